@@ -1,0 +1,1 @@
+"""WHERE: Ray, storage and clouds. Knows jobs only as command lines; imports neither `serve` nor `jobs`."""

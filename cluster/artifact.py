@@ -1,0 +1,228 @@
+"""What was made, from what, with what: an Artifact is a directory behind a URI with a manifest that is written last.
+
+    artifact = open_artifact("s3://bucket/runs/spam/teacher-1a2b3c4d")
+    artifact.manifest.metrics["f1"]
+    directory = artifact.local()          # a path on this host; what was downloaded is checked against its hash
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cluster import storage
+
+MANIFEST = "manifest.json"
+
+
+class ArtifactError(Exception):
+    """An artifact is missing, incomplete or not what its manifest says; the message names it."""
+
+
+class Kind(StrEnum):
+    """What an artifact holds."""
+
+    TOKENS = "tokens"
+    EXAMPLES = "examples"
+    MODEL = "model"
+    PREDICTIONS = "predictions"
+    REPORT = "report"
+
+
+class File(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    sha256: str
+
+
+class Parent(BaseModel):
+    """An artifact that this one was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    uri: str
+    fingerprint: str
+
+
+class Manifest(BaseModel):
+    """The record beside every output. Its stage, config and parents replay the step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Kind
+    step: str
+    stage: str
+    stage_version: int
+    config: dict[str, Any]
+    sources: dict[str, str] = Field(default_factory=dict, description="outside data and models, by content")
+    parents: dict[str, list[Parent]] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict, description="trials, curves, the path taken")
+    files: dict[str, File]
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    seconds: float
+    created: datetime
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: dict[str, File]) -> dict[str, File]:
+        """Paths come from outside and become paths on this host."""
+        for path in files:
+            if path.startswith("/") or ".." in path.split("/"):
+                raise ValueError(f"file {path!r} would lie outside of the artifact")
+        return files
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity by content: the hash over the kind and every file's path and hash."""
+        return digest({"kind": self.kind, "files": {path: file.sha256 for path, file in self.files.items()}})
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a JSON value in canonical form; raises TypeError for what JSON cannot say."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A URI and its manifest."""
+
+    uri: str
+    manifest: Manifest
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest.fingerprint
+
+    def as_parent(self) -> Parent:
+        return Parent(uri=self.uri, fingerprint=self.fingerprint)
+
+    def file(self, path: str) -> str:
+        """The URI of one of its files; raises ArtifactError if the manifest has none of that name."""
+        if path not in self.manifest.files:
+            known = ", ".join(sorted(self.manifest.files)[:8])
+            raise ArtifactError(f"{self.uri} has no file {path}; it has {known}")
+        return storage.join(self.uri, path)
+
+    def files(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Paths of its files that begin and end as given, sorted."""
+        return sorted(path for path in self.manifest.files if path.startswith(prefix) and path.endswith(suffix))
+
+    def verify(self) -> None:
+        """Read every file and raise ArtifactError naming the first that is missing or whose content is not the manifest's."""
+        for path, file in self.manifest.files.items():
+            try:
+                found = storage.sha256(storage.join(self.uri, path))
+            except storage.StorageError as error:
+                raise ArtifactError(f"{error}. The manifest lists it; delete {self.uri} and run its step again") from error
+            _check(self.uri, path, file, found)
+
+    def local(self, only: Iterable[str] | None = None) -> Path:
+        """A directory on this host with its files (or only those named).
+
+        Remote ones are downloaded once per host and checked; local ones stay where they are, see `verify`.
+        """
+        if storage.is_local(self.uri):
+            return Path(storage.absolute(self.uri))
+        place = cache_directory() / self.fingerprint
+        wanted = set(self.manifest.files) if only is None else set(only)
+        with _locked(place.with_suffix(".lock")):
+            for path in sorted(wanted):
+                target = place / path
+                if not target.exists():
+                    _fetch(self.uri, path, self.manifest.files[path], target)
+        return place
+
+
+def open_artifact(uri: str) -> Artifact:
+    """Read the manifest at a URI; ArtifactError if it is missing (an unfinished step) or not a manifest."""
+    place = storage.join(uri, MANIFEST)
+    if not storage.exists(place):
+        raise ArtifactError(f"{uri}: no {MANIFEST} there, so the step that makes it has not finished; run it first")
+    try:
+        return Artifact(uri, Manifest.model_validate_json(storage.read_bytes(place)))
+    except ValidationError as error:
+        raise ArtifactError(f"{place} is not a manifest: {error.errors()[0]['msg']}; delete it to make it again") from error
+
+
+def find_artifact(uri: str) -> Artifact | None:
+    """The artifact at a URI, or None where no finished one is."""
+    return open_artifact(uri) if storage.exists(storage.join(uri, MANIFEST)) else None
+
+
+def publish(directory: Path, uri: str, record: Mapping[str, Any], already: Mapping[str, File] | None = None) -> Artifact:
+    """Copy a finished local directory to its URI and write the manifest last.
+
+    `record` holds the manifest's fields but `files`. `already` names files that distributed writers have put
+    below the URI themselves. If another attempt has published there meanwhile, its artifact is returned.
+    """
+    other = find_artifact(uri)
+    if other is not None:
+        return other
+    files = {**(already or {}), **upload(directory, uri)}
+    manifest = Manifest(files=dict(sorted(files.items())), **record)
+    storage.write_bytes(storage.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
+    return Artifact(uri, manifest)
+
+
+def upload(directory: Path, uri: str) -> dict[str, File]:
+    """Copy a local directory's files below a URI, without a manifest; returns them by relative path."""
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        name = path.relative_to(directory).as_posix()
+        files[name] = File(size=path.stat().st_size, sha256=storage.copy_file(str(path), storage.join(uri, name)))
+    return files
+
+
+def describe_file(uri: str) -> File:
+    """Size and hash of a file that is already at its URI."""
+    hasher = hashlib.sha256()
+    size = 0
+    with storage.open_input(uri) as stream:
+        while chunk := stream.read(storage.CHUNK_BYTES):
+            hasher.update(chunk)
+            size += len(chunk)
+    return File(size=size, sha256=hasher.hexdigest())
+
+
+def cache_directory() -> Path:
+    """Where this host keeps remote artifacts' files: RAYSTILL_CACHE, or a place of one's own among temporary files."""
+    default = Path(tempfile.gettempdir()) / f"raystill-cache-{os.getuid()}"
+    return Path(os.environ.get("RAYSTILL_CACHE", default))
+
+
+def _check(uri: str, path: str, file: File, found: str) -> None:
+    if found != file.sha256:
+        raise ArtifactError(
+            f"{storage.join(uri, path)}: its sha256 is {found[:12]}…, the manifest says {file.sha256[:12]}…; the file was "
+            f"changed or damaged after it was published. Delete {uri} and run its step again"
+        )
+
+
+def _fetch(uri: str, path: str, file: File, target: Path) -> None:
+    draft = target.with_name(target.name + ".fetching")
+    try:
+        _check(uri, path, file, storage.copy_file(storage.join(uri, path), str(draft)))
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process of this host at a time: several workers often want the same model at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,231 @@
+"""Files behind URIs: one small face over pyarrow.fs.
+
+A URI is a `str`: a local path, or s3://bucket/…, gs://bucket/…, abfs://…, hdfs://…. Credentials come from the
+environment, as pyarrow reads them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, …).
+
+    write_bytes("s3://bucket/runs/a.json", b"{}")
+    list_files("s3://bucket/runs")
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, cast
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+CHUNK_BYTES = 8 << 20
+SPOOL_BYTES = 64 << 20
+"""What is written to an object store is gathered on this host first: in memory up to this size, then on disk."""
+
+
+class StorageError(Exception):
+    """A URI could not be read or written; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """One file below a URI: its path relative to it, and its size in bytes."""
+
+    path: str
+    size: int
+    modified: float
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path on this host."""
+    return urlsplit(uri).scheme in ("", "file")
+
+
+def absolute(uri: str) -> str:
+    """The URI with `~` and relative local paths resolved; remote URIs unchanged but for a trailing slash."""
+    if not is_local(uri):
+        return uri.rstrip("/")
+    return str(Path(uri.removeprefix("file://")).expanduser().absolute())
+
+
+def join(uri: str, *parts: str) -> str:
+    """The URI of something below this one."""
+    return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The pyarrow file system behind a URI and the path inside it."""
+    if is_local(uri):
+        return fs.LocalFileSystem(), absolute(uri)
+    parts = urlsplit(uri)
+    root = f"{parts.scheme}://{parts.netloc}"
+    return _remote(root), f"{parts.netloc}{parts.path}".rstrip("/")
+
+
+@lru_cache(maxsize=32)
+def _remote(root: str) -> fs.FileSystem:
+    try:
+        if root.startswith("s3://"):
+            # from_uri would first ask the cloud for the bucket's region; the environment already says it.
+            return fs.S3FileSystem(
+                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+                endpoint_override=os.environ.get("AWS_ENDPOINT_URL"),
+                allow_bucket_creation=False,
+            )
+        return fs.FileSystem.from_uri(root)[0]
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{root}: no such storage can be opened ({error}); use a local path, s3:// or gs://") from error
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or directory is there."""
+    system, path = filesystem(uri)
+    with _named(uri, "read"):
+        return system.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a small file."""
+    with open_input(uri) as stream:
+        return stream.read()
+
+
+@contextlib.contextmanager
+def open_input(uri: str) -> Iterator[BinaryIO]:
+    """A file opened for reading, as bytes."""
+    system, path = filesystem(uri)
+    with _named(uri, "read"), system.open_input_stream(path, compression=None) as stream:
+        yield stream
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file whole or not at all: a reader never sees a part of it."""
+    with open_output(uri) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def open_output(uri: str) -> Iterator[BinaryIO]:
+    """A file opened for writing that appears under its name only when the block ends without an error."""
+    system, path = filesystem(uri)
+    with _named(uri, "write"):
+        if not isinstance(system, fs.LocalFileSystem):
+            with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+                yield cast(BinaryIO, spool)
+                spool.seek(0)
+                _upload(cast(BinaryIO, spool), system, path)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        draft = f"{path}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with open(draft, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+
+
+def _upload(file: BinaryIO, system: fs.FileSystem, path: str) -> None:
+    stream = system.open_output_stream(path)
+    try:
+        shutil.copyfileobj(file, stream, CHUNK_BYTES)
+    except BaseException:
+        # pyarrow cannot abandon an upload: even a forgotten stream publishes the part that was sent: remove that.
+        with contextlib.suppress(OSError):
+            stream.close()
+        with contextlib.suppress(OSError):
+            system.delete_file(path)
+        raise
+    stream.close()
+
+
+def list_files(uri: str) -> list[FileStat]:
+    """All files below a URI, sorted by path; empty where nothing is there. Unfinished `.part` drafts are left out."""
+    system, root = filesystem(uri)
+    with _named(uri, "list"):
+        found = system.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
+    prefix = root.rstrip("/") + "/"
+    stats = [
+        FileStat(info.path.removeprefix(prefix), info.size, info.mtime.timestamp() if info.mtime else 0.0)
+        for info in found
+        if info.type == fs.FileType.File and not info.path.endswith(".part")
+    ]
+    return sorted(stats, key=lambda stat: stat.path)
+
+
+def list_directories(uri: str) -> list[str]:
+    """The names of the directories directly below a URI, sorted."""
+    system, root = filesystem(uri)
+    with _named(uri, "list"):
+        found = system.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+
+def delete(uri: str) -> None:
+    """Remove a file or a directory with all below it; silent where nothing is there."""
+    system, path = filesystem(uri)
+    with _named(uri, "delete"):
+        kind = system.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            system.delete_dir(path)
+        elif kind == fs.FileType.File:
+            system.delete_file(path)
+
+
+def copy_file(source: str, target: str) -> str:
+    """Copy one file between any two URIs and return the sha256 of what was read."""
+    digest = hashlib.sha256()
+    with open_input(source) as reader, open_output(target) as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
+
+
+def sha256(uri: str) -> str:
+    """The hash of a file's content, read in chunks."""
+    digest = hashlib.sha256()
+    with open_input(uri) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_writable(uri: str) -> None:
+    """Raise StorageError unless a file can be written below the URI, read back and deleted."""
+    probe = join(uri, f".probe-{uuid.uuid4().hex[:8]}")
+    write_bytes(probe, b"raystill")
+    if read_bytes(probe) != b"raystill":
+        raise StorageError(f"{uri}: what was written is not what is read back; choose another --storage")
+    delete(probe)
+
+
+def free_bytes(uri: str) -> int | None:
+    """Free space below a local path; None where the storage is remote and has no such number."""
+    if not is_local(uri):
+        return None
+    place = Path(absolute(uri))
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+@contextlib.contextmanager
+def _named(uri: str, verb: str) -> Iterator[None]:
+    """Turn the file system's own errors into one that names the URI and what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri}: not found; check the path or the bucket's name ({error})") from error
+    except PermissionError as error:
+        raise StorageError(f"{uri}: no permission to {verb} it ({error}); choose another place or mend its rights") from error
+    except OSError as error:
+        raise StorageError(f"{uri}: could not {verb} it: {error}") from error

@@ -1,0 +1,53 @@
+"""What a job would carry to the cluster: the files of its working directory but for those that .gitignore names.
+
+    check_upload(Path("."))      # UploadError if Ray would refuse it, naming the largest files
+"""
+
+import os
+from pathlib import Path
+
+MEBIBYTE = 1 << 20
+
+
+class UploadError(Exception):
+    """A working directory is missing or too large to upload; the message names the largest files."""
+
+
+def upload_sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each file that Ray would upload, by path: what .gitignore, .rayignore and Ray's own list leave."""
+    from ray._private import ray_constants
+    from ray._private.runtime_env import packaging
+
+    root = directory.absolute()
+    sizes: dict[str, int] = {}
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+
+    # Ray's own walk, so that the answer is what Ray does: its reading of ignore files differs from git's in corners.
+    packaging._dir_travel(
+        root,
+        [packaging._get_excludes(root, ray_constants.get_runtime_env_default_excludes())],
+        note,
+        include_gitignore=os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1",
+    )
+    return sizes
+
+
+def check_upload(directory: Path) -> None:
+    """Raise UploadError unless the directory is there and small enough for Ray to upload."""
+    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+
+    if not directory.is_dir():
+        raise UploadError(f"{directory}: no such directory, so there is no code to run a job from; mend --working-dir")
+    sizes = upload_sizes(directory)
+    total = sum(sizes.values())
+    if total < GCS_STORAGE_MAX_SIZE:
+        return
+    largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    listed = ", ".join(f"{path} ({size / MEBIBYTE:.1f} MiB)" for path, size in largest)
+    raise UploadError(
+        f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {GCS_STORAGE_MAX_SIZE / MEBIBYTE:.0f} MiB at "
+        f"most. Largest: {listed}. Name them in .gitignore or .rayignore; data belongs in the storage, not beside the code"
+    )

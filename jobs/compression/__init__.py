@@ -1,0 +1,1 @@
+"""Compression: structured pruning, ONNX export checked against torch, int8 quantisation."""

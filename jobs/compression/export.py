@@ -1,0 +1,86 @@
+"""ONNX export, checked against the torch model that it came from before anything else is measured on it.
+
+B batch, T tokens, C classes.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers import PreTrainedModel
+
+TOLERANCE = 1e-3
+CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
+
+
+class ExportError(Exception):
+    """The exported model does not say what the torch model says."""
+
+
+def export_onnx(model: PreTrainedModel, target: Path) -> float:
+    """Export a classifier with free batch and length; returns the largest difference of a logit from torch.
+
+    The check runs shapes that were not exported, with rows of different lengths in a batch and each alone;
+    ExportError if any logit differs by more than TOLERANCE.
+    """
+    model = model.float().eval()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ids_BT = torch.randint(5, model.config.vocab_size, (2, 8))
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[1, 6:] = 0  # all-ones masks are folded away by the exporter
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=model.config.max_position_embeddings)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            _Logits(model),
+            (ids_BT, mask_BT),
+            str(target),
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": free, "attention_mask": free},
+            external_data=False,
+            verbose=False,
+        )
+    return check_parity(model, target)
+
+
+class _Logits(torch.nn.Module):
+    """A classifier that takes ids and mask and returns its logits alone."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def check_parity(model: PreTrainedModel, target: Path, tolerance: float = TOLERANCE) -> float:
+    """The largest difference between ONNX and torch logits; ExportError beyond the tolerance."""
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, length in CHECKED_SHAPES:
+        length = min(length, model.config.max_position_embeddings - 4)
+        ids_BT = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator)
+        mask_BT = torch.ones_like(ids_BT)
+        for row in range(1, batch):
+            mask_BT[row, max(2, length - 2 * row) :] = 0
+        with torch.inference_mode():
+            wanted_BC = model(input_ids=ids_BT, attention_mask=mask_BT).logits.numpy()
+        got_BC = session.run(["logits"], {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()})[0]
+        alone_BC = [
+            session.run(["logits"], {"input_ids": ids[None, : mask.sum()], "attention_mask": mask[None, : mask.sum()]})[0][0]
+            for ids, mask in zip(ids_BT.numpy(), mask_BT.numpy(), strict=True)
+        ]
+        worst = max(worst, float(np.abs(got_BC - wanted_BC).max()), float(np.abs(np.stack(alone_BC) - wanted_BC).max()))
+    if worst > tolerance:
+        raise ExportError(
+            f"{target.name}: its logits differ from torch by {worst:.2g}, allowed are {tolerance:g}; do not serve it"
+        )
+    return worst

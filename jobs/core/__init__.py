@@ -1,0 +1,1 @@
+"""What every stage shares: config, recipe, stage, search spaces, execution, command line. No torch in here."""

@@ -1,0 +1,119 @@
+"""Config: frozen, typed, unknown keys forbidden; every error with its path, value, reason and remedy."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+
+class Config(BaseModel):
+    """The settings of a stage or a part of one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with what the user gave."""
+
+    path: str
+    value: Any
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" = {_short(self.value)}"
+        return f"{self.path}{shown}: {self.reason}. {self.remedy}"
+
+
+class BadInput(Exception):
+    """Everything wrong with what the user gave, found before any step has run. Exit code 2."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def problems_of(error: ValidationError, config: type[BaseModel], prefix: str) -> list[Problem]:
+    """A validation error as problems, each with a remedy that fits."""
+    return [_problem(detail, config, prefix) for detail in error.errors()]
+
+
+def _problem(detail: ErrorDetails, config: type[BaseModel], prefix: str) -> Problem:
+    location = [str(part) for part in detail["loc"]]
+    path = ".".join(part for part in [prefix, *location] if part)
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return Problem(path, detail["input"], "no such key", nearest(location[-1], _keys(config, location[:-1])))
+    if kind == "missing":
+        return Problem(path, None, "this key is required and not there", "Add it to the step.")
+    if kind == "value_error":
+        return Problem(path, detail["input"], str(context.get("error", detail["msg"])), "See --help of the stage.")
+    return Problem(path, detail["input"], detail["msg"][0].lower() + detail["msg"][1:], "Give a value that fits.")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A remedy for a name that is not known: the closest known one, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known here: {', '.join(known)}." if known else "Remove it."
+
+
+def _keys(config: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys of the config that stands at a location inside another."""
+    for part in location:
+        field = config.model_fields.get(part)
+        nested = nested_config(field.annotation) if field else None
+        if nested is None:
+            return []
+        config = nested
+    return list(config.model_fields)
+
+
+def nested_config(annotation: Any) -> type[BaseModel] | None:
+    """The Config inside an annotation such as `Config | None`, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType):
+        return next((nested for option in get_args(annotation) if (nested := nested_config(option))), None)
+    return None
+
+
+def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
+    """Every key of a config, nested ones dotted: (key, type, default, meaning)."""
+    rows = []
+    for name, field in config.model_fields.items():
+        nested = nested_config(field.annotation)
+        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+        if nested is not None:
+            rows.append(
+                (prefix + name, "section", "" if default.startswith(nested.__name__) else default, field.description or "")
+            )
+            rows += describe(nested, f"{prefix}{name}.")
+        else:
+            bounds = "".join(f" {note}" for note in map(_bound, field.metadata) if note)
+            rows.append((prefix + name, _type_name(field.annotation) + bounds, default, field.description or ""))
+    return rows
+
+
+def _bound(metadata: Any) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return " ".join(f"{sign} {getattr(metadata, key)}" for key, sign in signs.items() if hasattr(metadata, key))
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is not None:
+        text = str(annotation).replace("typing.", "")
+        return text.removeprefix("Literal").strip("[]").replace(", ", " | ") if text.startswith("Literal") else text
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,244 @@
+"""A recipe: named steps in YAML, each a stage with its inputs and settings, checked as a whole before anything runs.
+
+recipe = load_recipe("jobs/recipes/spam.yaml", ["steps.student.temperature=4"])
+recipe.steps["student"].inputs         # {"examples": ("messages",), …}
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cluster.artifact import Kind
+from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
+from jobs.core.search import Space, Tune, fill, find_spaces
+from jobs.core.stage import STAGES, Resources, Stage, load_stage
+
+STEP_KEYS = ("stage", "inputs", "tune", "resources")
+NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a recipe, checked."""
+
+    name: str
+    stage: Stage
+    raw: Mapping[str, Any]
+    spaces: Mapping[str, Space]
+    inputs: Mapping[str, tuple[str, ...]]
+    tune: Tune
+    resources: Resources
+
+    def configure(self, values: Mapping[str, Any]) -> Config:
+        """The step's config with these values in the place of its search spaces."""
+        return self.stage.config.model_validate(fill(self.raw, values))
+
+    @property
+    def config(self) -> Config:
+        """The config, with the first value of each search space standing in for it."""
+        return self.configure({path: space.examples()[0] for path, space in self.spaces.items()})
+
+    @property
+    def kind(self) -> Kind:
+        """What the step makes."""
+        return self.stage.output if isinstance(self.stage.output, Kind) else self.stage.output(self.config)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every key with its value or search space, as JSON: what the step is."""
+        dumped = self.config.model_dump(mode="json")
+        resolved = fill(dumped, {path: {space.kind: list(space.values)} for path, space in self.spaces.items()})
+        if self.spaces:
+            resolved["tune"] = self.tune.model_dump(mode="json", exclude={"max_concurrent"})
+        return resolved
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, checked: its steps in an order in which each comes after its inputs."""
+
+    name: str
+    steps: Mapping[str, Step]
+
+
+def load_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe; BadInput lists everything that is wrong with it."""
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(
+            [Problem(path, None, "no such recipe file", "Give the path of a YAML file, e.g. jobs/recipes/spam.yaml.")]
+        )
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput([Problem(path, None, f"not YAML: {' '.join(str(error).split())}", "Mend the syntax.")]) from error
+    if not isinstance(tree, Mapping):
+        raise BadInput([Problem(path, tree, "a recipe is a mapping with name and steps", "See README.")])
+    return parse_recipe(fill(tree, parse_overrides(overrides)))
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """`a.b=value` strings as paths and values; values are YAML."""
+    values = {}
+    for override in overrides:
+        path, sign, text = override.partition("=")
+        if not sign or not path:
+            raise BadInput([Problem(override, None, "an override is written key=value", "E.g. temperature=4.")])
+        try:
+            values[path] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise BadInput([Problem(path, text, "the value is not YAML", "Quote it for the shell.")]) from error
+    return values
+
+
+def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
+    """Check a recipe's tree; BadInput lists everything that is wrong with it."""
+    problems = [
+        Problem(str(key), value, "no such key in a recipe", nearest(str(key), ("name", "steps")))
+        for key, value in tree.items()
+        if key not in ("name", "steps")
+    ]
+    name = tree.get("name")
+    if not _is_name(name):
+        problems.append(Problem("name", name, "a recipe's name is lower-case letters, digits, - and _", "Add a name."))
+    raw_steps = tree.get("steps")
+    if not isinstance(raw_steps, Mapping) or not raw_steps:
+        raise BadInput([*problems, Problem("steps", raw_steps, "a recipe needs steps", "Add at least one step.")])
+    steps: dict[str, Step] = {}
+    for step_name, raw in raw_steps.items():
+        step, found = _parse_step(str(step_name), raw)
+        problems += found
+        if step is not None:
+            steps[step.name] = step
+    problems += _check_edges(steps, {str(key) for key in raw_steps})
+    order, found = _order(steps)
+    if problems + found:
+        raise BadInput(problems + found)
+    return Recipe(str(name), {step_name: steps[step_name] for step_name in order})
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and set(value) <= NAME_CHARACTERS
+
+
+def _parse_step(name: str, raw: Any) -> tuple[Step | None, list[Problem]]:
+    path = f"steps.{name}"
+    if not _is_name(name):
+        return None, [Problem(path, None, "a step's name is lower-case letters, digits, - and _", "Rename it.")]
+    if not isinstance(raw, Mapping):
+        return None, [Problem(path, raw, "a step is a mapping with a stage and its settings", "Write {stage: …}.")]
+    if raw.get("stage") not in STAGES:
+        return None, [Problem(f"{path}.stage", raw.get("stage"), "no such stage", nearest(str(raw.get("stage")), STAGES))]
+    stage = load_stage(raw["stage"])
+    settings = {str(key): value for key, value in raw.items() if key not in STEP_KEYS}
+    spaces = find_spaces(settings)
+    problems = _check_settings(stage, settings, spaces, path)
+    inputs, found = _parse_inputs(raw.get("inputs", {}), path)
+    problems += found
+    tune, found = _parse_section(Tune, raw.get("tune", {}), f"{path}.tune")
+    problems += found
+    resources, found = _parse_section(Resources, raw.get("resources", {}), f"{path}.resources")
+    problems += found
+    if spaces and stage.score is None:
+        problems.append(Problem(path, sorted(spaces), f"{stage.name} has no score to search by", "Give single values."))
+    if spaces and isinstance(resources, Resources) and resources.workers > 1:
+        remedy = "Set workers to 1: trials run side by side instead."
+        problems.append(Problem(f"{path}.resources.workers", resources.workers, "each trial trains in one worker", remedy))
+    if "tune" in raw and not spaces:
+        problems.append(Problem(f"{path}.tune", raw["tune"], "the step has no search space", "Add one, or remove tune."))
+    if problems or not isinstance(tune, Tune) or not isinstance(resources, Resources):
+        # The step stays in the graph, so that its edges are checked too and all errors come at once.
+        return Step(name, stage, {}, {}, inputs, Tune(), Resources()), problems
+    return Step(name, stage, settings, spaces, inputs, tune, resources), []
+
+
+def _parse_section(section: type[BaseModel], raw: Any, path: str) -> tuple[BaseModel | None, list[Problem]]:
+    try:
+        return section.model_validate(raw), []
+    except ValidationError as error:
+        return None, problems_of(error, section, path)
+
+
+def _check_settings(stage: Stage, settings: Mapping[str, Any], spaces: Mapping[str, Space], path: str) -> list[Problem]:
+    """Validate with every bound of every search space in its place; the same problem is told once."""
+    problems = [problem for where, space in spaces.items() if (problem := space.problem(f"{path}.{where}"))]
+    if problems:
+        return problems
+    columns = zip_longest(*(space.examples() for space in spaces.values()))
+    firsts = [space.examples()[0] for space in spaces.values()]
+    for row in [*columns] or [()]:
+        values = [first if value is None else value for value, first in zip(row, firsts, strict=True)]
+        filled = fill(settings, dict(zip(spaces, values, strict=True)))
+        try:
+            stage.config.model_validate(filled)
+        except ValidationError as error:
+            problems += problems_of(error, stage.config, path)
+    return list({str(problem): problem for problem in problems}.values())
+
+
+def _parse_inputs(raw: Any, path: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:
+    if not isinstance(raw, Mapping):
+        return {}, [
+            Problem(f"{path}.inputs", raw, "inputs map a name to a step or a list of steps", "Write {examples: corpus}.")
+        ]
+    inputs = {}
+    for key, value in raw.items():
+        names = value if isinstance(value, list) else [value]
+        if not names or not all(isinstance(name, str) for name in names):
+            return {}, [
+                Problem(f"{path}.inputs.{key}", value, "an input is the name of a step, or a list of them", "Mend it.")
+            ]
+        inputs[str(key)] = tuple(names)
+    return inputs, []
+
+
+def _check_edges(steps: Mapping[str, Step], named: set[str]) -> list[Problem]:
+    problems = []
+    for step in steps.values():
+        path = f"steps.{step.name}.inputs"
+        for key, spec in step.stage.inputs.items():
+            if key not in step.inputs and not spec.optional:
+                remedy = f"Name a step that makes {spec.kind}: {spec.meaning}."
+                problems.append(Problem(f"{path}.{key}", None, f"{step.stage.name} needs this input", remedy))
+        for key, names in step.inputs.items():
+            if key not in step.stage.inputs:
+                remedy = nearest(key, step.stage.inputs)
+                problems.append(Problem(f"{path}.{key}", list(names), f"{step.stage.name} has no such input", remedy))
+                continue
+            spec = step.stage.inputs[key]
+            if len(names) > 1 and not spec.many:
+                problems.append(Problem(f"{path}.{key}", list(names), "this input takes one step", "Name one."))
+            problems += [p for name in names if (p := _check_edge(f"{path}.{key}", name, spec.kind, steps, named))]
+    return problems
+
+
+def _check_edge(path: str, name: str, kind: Kind, steps: Mapping[str, Step], named: set[str]) -> Problem | None:
+    if name not in named:
+        return Problem(path, name, "no step has this name", nearest(name, named))
+    # A step with errors of its own has no config to ask; those errors are told already.
+    made = steps[name].kind if name in steps and steps[name].raw else kind
+    if made != kind:
+        return Problem(path, name, f"that step makes {made}, this input takes {kind}", "Name another step.")
+    return None
+
+
+def _order(steps: Mapping[str, Step]) -> tuple[list[str], list[Problem]]:
+    """The recipe's own order, but each step after its inputs."""
+    graph = {
+        name: sorted({parent for names in step.inputs.values() for parent in names if parent in steps})
+        for name, step in steps.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " → ".join(error.args[1])
+        return [], [Problem("steps", circle, "these steps wait for each other", "Break the circle.")]
+    order: list[str] = []
+    while len(order) < len(graph):
+        order += [name for name in graph if name not in order and set(graph[name]) <= set(order)][:1]
+    return order, []

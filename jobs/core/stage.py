@@ -1,0 +1,146 @@
+"""Stage: one kind of step. A function, its Config, its named inputs with their kinds, its output kind, a version.
+
+A module `jobs/<name>.py` defines `STAGE` and ends with `if __name__ == "__main__": main(STAGE)`.
+"""
+
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.artifact import Artifact, File, Kind
+from cluster.storage import join
+from jobs.core.config import Config, Problem
+
+STAGES = ("prepare", "pretrain", "finetune", "predict", "distill", "compress", "evaluate", "select", "deploy")
+
+PROGRESS_MARK = "@progress "
+
+
+class Resources(Config):
+    """What a step asks of the cluster. Never part of a step's identity: other hardware, the same step."""
+
+    workers: int = Field(1, ge=1)
+    """Processes that train together (Ray Train) or actors that predict side by side (Ray Data)."""
+    cpus: float = Field(1, gt=0)
+    """CPUs for each worker."""
+    gpus: float = Field(0, ge=0)
+    """GPUs for each worker."""
+    max_failures: int = Field(2, ge=0)
+    """How often lost workers are started again from the last checkpoint."""
+
+
+class Refused(Exception):
+    """A step did its work and its answer is no (no candidate within the budget). Exit code 3."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A named input of a stage."""
+
+    kind: Kind
+    meaning: str
+    many: bool = False
+    optional: bool = False
+
+
+class Inputs(dict[str, list[Artifact]]):
+    """The artifacts that a step was given, by input name."""
+
+    def one(self, name: str) -> Artifact:
+        """The single artifact of an input that is always there."""
+        return self[name][0]
+
+    def maybe(self, name: str) -> Artifact | None:
+        """The artifact of an optional input."""
+        return self[name][0] if self.get(name) else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage found out: figures for people and searches, details for the report."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, File] = field(default_factory=dict)
+    """Files that workers have put below the output's URI themselves."""
+
+
+def print_progress(**figures: Any) -> None:
+    """Say how far a step is, on its log: the pipeline shows the latest figures as the step's live line."""
+    print(PROGRESS_MARK + json.dumps(figures), flush=True)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and with what a step runs; nothing of it is part of the step's identity."""
+
+    storage: str
+    """Root of all runs, registry and aliases."""
+    recipe: str
+    step: str
+    output: str
+    """The URI that the step's artifact will have."""
+    attempt: str
+    """Unique for this execution: distributed writers put it into their paths."""
+    resources: Resources = Resources()
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="raystill-")))
+    """Local directory; what a stage leaves in it is published at the top of the output."""
+    report: Callable[..., None] = print_progress
+    """Called with figures during training: prints progress, or reports to a search."""
+    searching: bool = False
+    """Whether this is one trial of a search: then training runs inside this process."""
+
+    @property
+    def scratch(self) -> str:
+        """A URI that all workers share for what the step needs while it runs (checkpoints, trials)."""
+        name = self.output.rsplit("/", 1)[-1]
+        return join(self.storage, ".scratch", self.recipe, name)
+
+
+def _no_sources(_: Any) -> Mapping[str, str]:
+    return {}
+
+
+def _no_check(_: Any) -> list[Problem]:
+    return []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of step."""
+
+    name: str
+    purpose: str
+    config: type[Config]
+    run: Callable[[Any, Inputs, Context], Outcome]
+    output: Kind | Callable[[Any], Kind]
+    """What it makes; a function of the config where that decides."""
+    version: int
+    """Raised when the stage's meaning changes, so that what older code made is made again."""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    sources: Callable[[Any], Mapping[str, str]] = _no_sources
+    """The fingerprints of outside data and models that a config names; they are part of the step's identity."""
+    check: Callable[[Any], list[Problem]] = _no_check
+    """What would go wrong with a config, found without running it (files, columns, labels)."""
+    score: str | None = None
+    """The metric that a search over this stage improves; None where it cannot be searched."""
+    mode: Literal["max", "min"] = "max"
+    headline: tuple[str, ...] = ()
+    """The metrics that the pipeline shows when a step of this stage is done."""
+    effect: bool = False
+    """Whether the step acts on the world (a deployment) and so runs even if its artifact is there."""
+    settle: Callable[[Artifact, Context], None] | None = None
+    """What must hold outside once the artifact is there (an alias); called also when it was found complete."""
+
+
+def load_stage(name: str) -> Stage:
+    """The stage of that name, from its module."""
+    stage = importlib.import_module(f"jobs.{name}").STAGE
+    assert isinstance(stage, Stage)
+    return stage

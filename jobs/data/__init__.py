@@ -1,0 +1,1 @@
+"""From files to tokens and examples: sources, samples, cleaning, de-duplication, tokenizers, packing, loading."""

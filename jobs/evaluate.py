@@ -1,0 +1,116 @@
+"""evaluate: the teacher and all candidates are judged side by side, through the engine that would serve them.
+
+    ray job submit --working-dir . -- python -m jobs.evaluate jobs/recipes/spam.yaml --step judged
+
+Each variant (torch, onnx, int8) of each model is a candidate of its own. Latencies are taken in turns, so that
+whatever else the machine does falls on all alike.
+"""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.artifact import Artifact, Kind
+from jobs.core.cli import main
+from jobs.core.config import BadInput, Config, Problem
+from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+
+ROUNDS = 10
+
+
+class EvaluateConfig(Config):
+    """What is measured."""
+
+    split: Literal["test", "validation"] = "test"
+    """The split that no candidate has learned from."""
+    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+    """The figure by which candidates are compared."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the engine, the same for all."""
+    batch_size: int = Field(32, ge=1)
+    """Texts in a batch where throughput is measured."""
+    latency_texts: int = Field(200, ge=20)
+    """Single texts over which latency is measured, for each candidate."""
+    resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples behind the 95 % interval of the score (Efron 1979)."""
+
+
+def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
+    """Measure all candidates in one worker process and write report.json."""
+    import ray
+
+    resources = context.resources
+    remote = ray.remote(_evaluate).options(
+        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
+    )
+    report: dict[str, Any] = ray.get(remote.remote(config, inputs, context))
+    (context.directory / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1))
+    scores = {f"{row['candidate']}_{config.metric}": row["score"] for row in report["rows"]}
+    return Outcome(metrics=scores)
+
+
+def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
+    from jobs.data.loader import read_examples
+    from jobs.judging import Candidate, judge_quality, measure_latency, measure_throughput
+    from serve.card import read_card
+
+    table = read_examples(inputs.one("examples"), config.split)
+    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
+    if not texts:
+        remedy = "Give prepare a test split (split.test, or a source for test)."
+        raise BadInput([Problem("split", config.split, "the examples have no such split", remedy)])
+    candidates: list[Candidate] = []
+    for artifact in [inputs.one("teacher"), *inputs.get("candidates", [])]:
+        variants = read_card(artifact.local()).variants
+        # The yardstick is the teacher as it was trained: torch, fp32.
+        names = ["torch"] if artifact is inputs.one("teacher") else list(variants)
+        candidates += [Candidate.load(artifact, name, config.threads, config.batch_size) for name in names]
+    for candidate in candidates:
+        context.report(state=f"judging {candidate.name}")
+        judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples)
+    context.report(state="measuring latency")
+    measure_latency(candidates, texts, config.latency_texts, ROUNDS)
+    measure_throughput(candidates, texts, config.batch_size, ROUNDS)
+    return {
+        "metric": config.metric,
+        "labels": list(candidates[0].engine.card.labels),
+        "split": config.split,
+        "examples": len(texts),
+        "conditions": {"threads": config.threads, "batch_size": config.batch_size, "cpu": cpu_name()},
+        "rows": [candidate.row(candidates[0]) for candidate in candidates],
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the operating system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def read_report(artifact: Artifact) -> dict[str, Any]:
+    """The report.json of an evaluation."""
+    return json.loads((artifact.local(["report.json"]) / "report.json").read_text())
+
+
+STAGE = Stage(
+    name="evaluate",
+    purpose="judge all candidates through the serving engine on the test split",
+    config=EvaluateConfig,
+    run=run,
+    inputs={
+        "examples": Input(Kind.EXAMPLES, "labelled rows with a test split"),
+        "teacher": Input(Kind.MODEL, "the yardstick"),
+        "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
+    },
+    output=Kind.REPORT,
+    version=1,
+)
+
+if __name__ == "__main__":
+    main(STAGE)

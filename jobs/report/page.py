@@ -1,0 +1,85 @@
+"""The report of a finished recipe as one HTML file that needs nothing else: no network, no scripts, no fonts.
+
+    write_page("spam", {"teacher": open_artifact(uri), …, "judged": …, "winner": …}, Path("report.html"))
+
+Everything in it comes from manifests and from the report that `evaluate` published; sections whose step the recipe
+does not have are left out.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.artifact import Artifact, ArtifactError
+from cluster.storage import read_bytes
+from jobs.report import sections
+from jobs.report.markup import Html, tag
+
+REPORT_FILE = "report.json"
+NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_page(recipe: str, artifacts: Mapping[str, Artifact], target: Path) -> None:
+    """Write the page; `artifacts` are the recipe's, by step, in order.
+
+    Raises ArtifactError where none is of stage evaluate: then there is nothing to compare.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(render_page(recipe, artifacts), encoding="utf-8")
+
+
+def render_page(recipe: str, artifacts: Mapping[str, Artifact]) -> str:
+    """The page as text."""
+    report = read_report(recipe, artifacts)
+    choice, deployment = _details(artifacts, "select"), _details(artifacts, "deploy")
+    winner = next((row for row in report["rows"] if row["candidate"] == choice.get("winner")), None)
+    name = None if winner is None else winner["candidate"]
+    content = [
+        sections.headline(recipe, report, winner),
+        sections.comparison(report, name),
+        sections.trade_off(report, name, choice.get("budget") or {}),
+        sections.verdicts(choice),
+        sections.confusion(report, name),
+        sections.answers(deployment),
+        sections.learning(artifacts, report["metric"]),
+        sections.searches(artifacts),
+        sections.lineage(artifacts, None if winner is None else winner.get("step")),
+        sections.hardware(artifacts),
+    ]
+    return _document(f"{recipe}: report", tag("main", *content))
+
+
+def read_report(recipe: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What the recipe's last evaluate step published; ArtifactError where there is no such step."""
+    judged = _last(artifacts, "evaluate")
+    if judged is None:
+        known = ", ".join(artifacts) or "no steps at all"
+        raise ArtifactError(
+            f"recipe {recipe} has no finished evaluate step (it has {known}): there is nothing to compare; add one and run it"
+        )
+    report: dict[str, Any] = json.loads(read_bytes(judged.file(REPORT_FILE)))
+    return report
+
+
+def _last(artifacts: Mapping[str, Artifact], stage: str) -> Artifact | None:
+    return next((artifact for artifact in reversed(list(artifacts.values())) if artifact.manifest.stage == stage), None)
+
+
+def _details(artifacts: Mapping[str, Artifact], stage: str) -> Mapping[str, Any]:
+    found = _last(artifacts, stage)
+    return {} if found is None else found.manifest.details
+
+
+def _document(title: str, body: Html) -> str:
+    style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name_="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=NOTHING_FROM_OUTSIDE),
+        tag("title", title),
+        tag("style", style),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"

@@ -1,0 +1,238 @@
+"""The sections of the report page, one function each: from figures to HTML. A section without content is None."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cluster.artifact import Artifact
+from jobs.report import plots
+from jobs.report.lineage import duration, lineage_graph
+from jobs.report.markup import Html, join, table, tag
+from jobs.report.tables import (
+    MISSING,
+    conditions_sentence,
+    count,
+    fraction,
+    interval,
+    megabytes,
+    metric_name,
+    percent,
+    significant,
+    times,
+)
+
+NARROW = (360, 430)
+COLUMNS = ("kept", "accuracy", "p50 ms", "p95 ms", "texts/s", "MB", "parameters", "agreement", "faster", "smaller")
+
+
+def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html:
+    """The outcome in one sentence and, where there is a winner, its three figures."""
+    kicker = tag("p", "Raystill · ", recipe, kind="kicker")
+    rows = report["rows"]
+    if winner is None:
+        sentence = f"{len(rows)} candidate{'s' if len(rows) > 1 else ''} measured, none chosen"
+        return tag("header", kicker, tag("h1", sentence))
+    if winner["candidate"] == rows[0]["candidate"]:
+        sentence = ", the teacher itself, is the winner: no smaller candidate was chosen"
+        return tag("header", kicker, tag("h1", tag("em", winner["candidate"]), sentence))
+    metric, kept = metric_name(report["metric"]), winner.get("kept")
+    speed = _compared(winner.get("speedup"), "faster", "slower")
+    size = _compared(winner.get("size_ratio"), "smaller", "larger")
+    parts = [f"keeps {percent(kept)} of the teacher’s {metric}" if kept is not None else None]
+    parts += [f"answers {speed[0]} times {speed[1]}" if speed else None, f"is {size[0]} times {size[1]}" if size else None]
+    said = [part for part in parts if part]
+    sentence = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    bounds = f"{fraction(winner['score'])} ({interval(winner.get('interval'))})".replace(" ()", "")
+    figures = [
+        _figure(percent(kept), f"of the teacher’s {metric}", f"{bounds} against {fraction(rows[0]['score'])}"),
+        speed and _figure(f"{speed[0]}×", speed[1], _change(rows[0], winner, "latency_p50_ms", significant, "ms, median")),
+        size and _figure(f"{size[0]}×", size[1], _change(rows[0], winner, "bytes", megabytes, "MB on disk")),
+    ]
+    return tag(
+        "header", kicker, tag("h1", tag("em", winner["candidate"]), f" {sentence}"), tag("div", *figures, kind="figures")
+    )
+
+
+def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
+    """All candidates with all that was measured."""
+    rows = report["rows"]
+    header = ["candidate", metric_name(report["metric"]), *COLUMNS]
+    best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
+    body = table(header, (_cells(row, position == 0, position == best) for position, row in enumerate(rows)), best=best)
+    return _section("Candidates", tag("p", f"Measured: {conditions_sentence(report)}.", kind="note"), body)
+
+
+def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
+    """Quality against latency, once for a wide screen and once for a narrow one."""
+    kept = budget.get("minimum_kept")
+    wide = plots.quality_plot(report["rows"], report["metric"], winner, kept)
+    narrow = plots.quality_plot(report["rows"], report["metric"], winner, kept, NARROW, "quality-narrow")
+    note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
+    return _section("Quality against latency", tag("p", note, kind="note"), _both(Html(wide), Html(narrow)))
+
+
+def verdicts(details: Mapping[str, Any]) -> Html | None:
+    """What the budget asked for and what it said about each candidate."""
+    if not details.get("verdicts"):
+        return None
+    asked = [f"{key.replace('_', ' ')} {value}" for key, value in (details.get("budget") or {}).items() if value is not None]
+    rows = (
+        [verdict["candidate"], _mark(verdict["qualifies"], "qualifies", "rejected"), "; ".join(verdict.get("reasons") or [])]
+        for verdict in details["verdicts"]
+    )
+    note = tag("p", f"Asked for: {', '.join(asked)}.", kind="note") if asked else None
+    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, kind="words"))
+
+
+def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
+    """The learning curve of each step that trained."""
+    curves = {name: curve for name, artifact in artifacts.items() if (curve := artifact.manifest.details.get("curve"))}
+    drawn = {name: Html(plots.curves_plot(name, curve, metric)) for name, curve in curves.items()}
+    panels = [tag("figure", tag("figcaption", name), svg) for name, svg in drawn.items()]
+    return _section("Learning curves", tag("div", *panels, kind="panels")) if panels else None
+
+
+def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
+    """For each step that was searched: score against every searched value, and the table of trials."""
+    parts = []
+    for name, artifact in artifacts.items():
+        details = artifact.manifest.details
+        if trials := details.get("trials"):
+            parts += _search(name, trials, details.get("mode", "max"))
+    return (
+        _section("Searches", tag("p", "Hollow marks are trials that were stopped early.", kind="note"), *parts)
+        if parts
+        else None
+    )
+
+
+def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
+    """Confusion matrices of the teacher and of the winner."""
+    rows = report["rows"]
+    shown = [row for row in rows if row.get("confusion") and (row is rows[0] or row["candidate"] == winner)]
+    panels = []
+    for row in shown:
+        drawn = plots.confusion_plot(row["candidate"], report["labels"], row["confusion"])
+        panels.append(tag("figure", tag("figcaption", row["candidate"]), Html(drawn)))
+    return _section("Where they err", tag("div", *panels, kind="panels pair")) if panels else None
+
+
+def answers(details: Mapping[str, Any]) -> Html | None:
+    """Texts that were asked over HTTP once the winner was deployed, and what it answered."""
+    if not details.get("answers"):
+        return None
+    rows = []
+    for answer in details["answers"]:
+        expected = answer.get("expected")
+        right = str(answer["label"]) == str(expected)
+        verdict = "" if expected is None else _mark(right, "as expected", f"expected {expected}")
+        rows.append([tag("q", answer["text"]), str(answer["label"]), percent(answer.get("probability")), verdict])
+    note = tag("p", "Asked over HTTP at ", tag("code", details.get("url", MISSING)), " after the deployment.", kind="note")
+    return _section("Questions and answers", note, table(["text", "answer", "probability", ""], rows, kind="words"))
+
+
+def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
+    """What was made from what: the graph, and every step's record."""
+    by_uri = {artifact.uri: name for name, artifact in artifacts.items()}
+    by_content = {artifact.fingerprint: name for name, artifact in artifacts.items()}
+    parents = {}
+    for name, artifact in artifacts.items():
+        made_from = [parent for group in artifact.manifest.parents.values() for parent in group]
+        found = (by_uri.get(parent.uri) or by_content.get(parent.fingerprint) for parent in made_from)
+        parents[name] = list(dict.fromkeys(parent for parent in found if parent is not None and parent != name))
+    steps = {name: (artifact.manifest.stage, artifact.manifest.seconds) for name, artifact in artifacts.items()}
+    graphs = _both(lineage_graph(steps, parents, winner_step), lineage_graph(steps, parents, winner_step, down=True))
+    total = duration(sum(seconds for _, seconds in steps.values()))
+    said = f"{len(steps)} steps, {total} of work. Each opens to its record, from which it can be made again."
+    note = tag("p", said, kind="note")
+    return _section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
+
+
+def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:
+    """On what the steps ran; steps that ran on the same are named together."""
+    groups: dict[str, list[str]] = {}
+    for name, artifact in artifacts.items():
+        present = {key: value for key, value in artifact.manifest.hardware.items() if value not in (None, "", [], {})}
+        if present:
+            said = ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in present.items())
+            groups.setdefault(said, []).append(name)
+    rows = ([", ".join(names), said] for said, names in groups.items())
+    return _section("Hardware", table(["steps", "ran on"], rows, kind="words")) if groups else None
+
+
+def _section(title: str, *content: Html | None) -> Html:
+    return tag("section", tag("h2", title), *content)
+
+
+def _both(wide: Html, narrow: Html) -> Html:
+    return tag("figure", tag("div", wide, kind="wide"), tag("div", narrow, kind="narrow"))
+
+
+def _figure(number: str, word: str, small: str) -> Html:
+    return tag("div", tag("strong", number), tag("span", word), tag("small", small), kind="figure")
+
+
+def _compared(ratio: float | None, more: str, less: str) -> tuple[str, str] | None:
+    """A ratio to the teacher in words; one below 1 is turned round, so that no one reads 0.5 times faster."""
+    if not ratio:
+        return None
+    return (times(ratio)[:-1], more) if ratio >= 1 else (times(1 / ratio)[:-1], less)
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, written: Any, unit: str) -> str:
+    return f"{written(before.get(key))} → {written(after.get(key))} {unit}"
+
+
+def _cells(row: Mapping[str, Any], teacher: bool, won: bool) -> list[str]:
+    roles = ", ".join(word for word, held in (("teacher", teacher), ("winner", won)) if held)
+    role = tag("span", roles, kind="role") if roles else None
+    score = join([fraction(row["score"]), tag("small", f" {interval(row.get('interval'))}")])
+    numbers = [percent(row.get("kept")), fraction(row.get("accuracy"))]
+    numbers += [significant(row.get(key)) for key in ("latency_p50_ms", "latency_p95_ms", "texts_per_second")]
+    numbers += [megabytes(row.get("bytes")), count(row.get("parameters")), percent(row.get("agreement"))]
+    return [join([row["candidate"], role]), score, *numbers, times(row.get("speedup")), times(row.get("size_ratio"))]
+
+
+def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str) -> list[Html]:
+    paths = list(dict.fromkeys(path for trial in trials for path in trial["values"]))
+    drawn = [plots.trials_plot(step, path, trials, mode) for path in paths]
+    panels = [tag("figure", Html(svg)) for svg in drawn if svg]
+    scored = sorted((t for t in trials if t.get("score") is not None), key=lambda t: t["score"], reverse=mode == "max")
+    ranked = [*scored, *(trial for trial in trials if trial.get("score") is None)]
+    rows = (_trial(trial, paths) for trial in ranked)
+    body = table(["trial", "score", *paths, "status", "reports", "time"], rows, best=0 if scored else None)
+    summary = tag("summary", f"All {len(trials)} trials of {step}")
+    return [tag("h3", step), tag("div", *panels, kind="panels"), tag("details", summary, body)]
+
+
+def _trial(trial: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
+    values = [_plain(trial["values"].get(path, MISSING)) for path in paths]
+    time = duration(trial["seconds"]) if trial.get("seconds") is not None else MISSING
+    fate = [str(trial.get(key, MISSING)) for key in ("status", "reports")]
+    return [str(trial["name"]), fraction(trial.get("score")), *values, *fate, time]
+
+
+def _mark(good: bool, yes: str, no: str) -> Html:
+    return tag("span", f"✓ {yes}" if good else f"✗ {no}", kind="yes" if good else "no")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _record(name: str, artifact: Artifact, parents: Sequence[str]) -> Html:
+    """One step's manifest, folded."""
+    manifest = artifact.manifest
+    figures = ", ".join(f"{key} {fraction(value)}" for key, value in list(manifest.metrics.items())[:3])
+    facts = {"made": f"{manifest.created:%Y-%m-%d %H:%M %Z} by stage {manifest.stage}, version {manifest.stage_version}"}
+    facts |= {"uri": artifact.uri, "fingerprint": manifest.fingerprint, "made from": ", ".join(parents)}
+    facts |= {"outside sources": ", ".join(f"{source} ({content})" for source, content in manifest.sources.items())}
+    facts |= {"versions": ", ".join(f"{key} {value}" for key, value in manifest.versions.items())}
+    facts |= {"metrics": ", ".join(f"{key} {_plain(value)}" for key, value in manifest.metrics.items())}
+    listed = [child for key, value in facts.items() if value for child in (tag("dt", key), tag("dd", value))]
+    config = tag("pre", json.dumps(manifest.config, indent=2, ensure_ascii=False, default=str))
+    inside = tag("div", tag("dl", *listed), tag("details", tag("summary", "config"), config), kind="record")
+    summary = [tag("b", name), tag("span", manifest.stage), tag("span", duration(manifest.seconds)), tag("span", figures)]
+    return tag("details", tag("summary", *summary), inside, kind="step")

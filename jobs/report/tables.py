@@ -1,0 +1,160 @@
+"""Numbers as people read them, the comparison as a terminal table, and the Pareto front.
+
+print(comparison_table(report, winner="small:int8"))
+pareto_front(report["rows"])            # ["teacher:fp32", "small:int8"]
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TABLE_WIDTH = 120
+GAP = "  "
+MISSING = "–"
+
+
+def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
+    """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`."""
+    header, *rows = [_header(report["metric"]), *(_cells(row) for row in report["rows"])]
+    widths = [max(display_width(line[column]) for line in [header, *rows]) for column in range(1, len(header))]
+    room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - 2)
+    names = [shorten(line[0], room) for line in [header, *rows]]
+    widths.insert(0, max(map(display_width, names)))
+    lines = []
+    for name, cells in zip(names, [header, *rows], strict=True):
+        mark = "* " if winner is not None and cells[0] == winner else "  "
+        numbers = [_pad(cell, width, right=True) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        lines.append(mark + GAP.join([_pad(name, widths[0], right=False), *numbers]))
+    rule = "─" * max(map(display_width, lines))
+    notes = [shorten(conditions_sentence(report), TABLE_WIDTH)]
+    if winner is not None:
+        notes.append(f"* {shorten(winner, TABLE_WIDTH - 16)}: the winner")
+    return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
+
+
+def pareto_front(rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = ("latency_p50_ms", "bytes")) -> list[str]:
+    """Names of the candidates that no other beats: score up, the `lower` keys down; equals stay together, in row order."""
+    points = [(-row["score"], *(row[key] for key in lower)) for row in rows]
+
+    def beaten(point: tuple[float, ...]) -> bool:
+        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+
+    return [row["candidate"] for row, point in zip(rows, points, strict=True) if not beaten(point)]
+
+
+def conditions_sentence(report: Mapping[str, Any]) -> str:
+    """On what and how the figures were measured, in one line."""
+    conditions = dict(report.get("conditions") or {})
+    parts = [f"{metric_name(report['metric'])} on {report['examples']:,} examples of the {report['split']} split"]
+    threads, batch = conditions.pop("threads", None), conditions.pop("batch_size", None)
+    if threads is not None:
+        parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
+    if batch is not None:
+        parts.append(f"batches of {batch}")
+    cpu = conditions.pop("cpu", None)
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in conditions.items()]
+    return ", ".join(parts if cpu is None else [*parts, str(cpu)])
+
+
+def metric_name(metric: str) -> str:
+    """`macro_f1` as it is written in a sentence: macro F1."""
+    return " ".join(word.upper() if word in ("f1", "bleu", "em", "map", "mcc") else word for word in metric.split("_"))
+
+
+def significant(value: float | None) -> str:
+    """A positive quantity with about three significant digits, never in exponent form above 0.001."""
+    if value is None:
+        return MISSING
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if size >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def fraction(value: float | None) -> str:
+    """A score between 0 and 1 with three decimals; larger scores (perplexity, BLEU) with three digits."""
+    if value is None:
+        return MISSING
+    return f"{value:.3f}" if abs(value) <= 1 else significant(value)
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f}%"
+
+
+def times(value: float | None) -> str:
+    """A ratio such as a speed-up."""
+    return MISSING if value is None else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes as decimal megabytes, without the unit."""
+    return MISSING if value is None else significant(value / 1e6)
+
+
+def count(value: float | None) -> str:
+    """A number of parameters: 22.7M, 310K."""
+    if value is None:
+        return MISSING
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}" if value < 999.5 * size else f"{value / size:.0f}{letter}"
+    return f"{value:.0f}"
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """The two bounds of a confidence interval."""
+    return "" if not bounds else f"{fraction(bounds[0])}–{fraction(bounds[1])}"
+
+
+def display_width(text: str) -> int:
+    """Terminal columns of a text: two for wide (Chinese, Japanese, Korean) characters, none for combining ones."""
+    return sum(_columns(character) for character in text)
+
+
+def shorten(text: str, width: int) -> str:
+    """The text on one line, cut with an ellipsis where it is wider than so many columns."""
+    text = " ".join(text.split())
+    if display_width(text) <= width:
+        return text
+    kept = ""
+    for character in text:
+        if display_width(kept + character) > width - 1:
+            break
+        kept += character
+    return kept + "…"
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - display_width(text))
+    return space + text if right else text + space
+
+
+def _header(metric: str) -> list[str]:
+    figures = ["kept", "acc", "p50/p95 ms", "texts/s", "MB", "params", "agree", "faster", "smaller"]
+    return ["candidate", shorten(metric_name(metric), 19), *figures]
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["candidate"],
+        f"{fraction(row['score'])} {interval(row.get('interval'))}".strip(),
+        percent(row.get("kept")),
+        fraction(row.get("accuracy")),
+        f"{significant(row.get('latency_p50_ms'))}/{significant(row.get('latency_p95_ms'))}",
+        significant(row.get("texts_per_second")),
+        megabytes(row.get("bytes")),
+        count(row.get("parameters")),
+        percent(row.get("agreement")),
+        times(row.get("speedup")),
+        times(row.get("size_ratio")),
+    ]

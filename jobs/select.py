@@ -1,0 +1,91 @@
+"""select: of the candidates that meet the budget the fastest wins, and the registry's alias moves to it.
+
+    ray job submit --working-dir . -- python -m jobs.select jobs/recipes/spam.yaml --step winner
+
+Where none qualifies, nothing moves, and the error says what each one misses and by how much.
+"""
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from cluster.artifact import Artifact, Kind
+from cluster.registry import move
+from jobs.core.cli import main
+from jobs.core.config import Config
+from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
+from jobs.evaluate import read_report
+
+
+class SelectConfig(Config):
+    """The budget. Of those within it the lowest p50 latency wins."""
+
+    minimum_kept: float = Field(0.97, ge=0, le=2)
+    """Share of the teacher's score that a winner must keep."""
+    maximum_p95_ms: float | None = Field(None, gt=0)
+    """Highest p95 latency of a single text."""
+    maximum_bytes: int | None = Field(None, gt=0)
+    """Largest size on disk."""
+    minimum_speedup: float | None = Field(None, gt=0)
+    """How many times faster than the teacher at least."""
+
+
+def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
+    """Judge each candidate against the budget, write verdict.json."""
+    report = read_report(inputs.one("report"))
+    rows = report["rows"]
+    verdicts = [
+        {"candidate": row["candidate"], "qualifies": not (reasons := shortfalls(row, config)), "reasons": reasons}
+        for row in rows[1:]
+    ]
+    fit = [row for row, verdict in zip(rows[1:], verdicts, strict=True) if verdict["qualifies"]]
+    if not fit:
+        lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
+        raise Refused("no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines))
+    winner = min(fit, key=lambda row: row["latency_p50_ms"])
+    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts}
+    (context.directory / "verdict.json").write_text(json.dumps({**details, "row": winner, "teacher": rows[0]}, indent=1))
+    figures = {key: float(winner[key]) for key in ("score", "kept", "speedup", "size_ratio", "latency_p50_ms")}
+    return Outcome(metrics=figures, details=details)
+
+
+def shortfalls(row: dict[str, Any], budget: SelectConfig) -> list[str]:
+    """What keeps a candidate from the budget, each with by how much."""
+    found = []
+    if row["kept"] < budget.minimum_kept:
+        found.append(f"keeps {row['kept']:.1%} of the teacher's score, {budget.minimum_kept:.1%} are asked")
+    if budget.maximum_p95_ms is not None and row["latency_p95_ms"] > budget.maximum_p95_ms:
+        found.append(f"p95 is {row['latency_p95_ms']:.2f} ms, allowed are {budget.maximum_p95_ms:g}")
+    if budget.maximum_bytes is not None and row["bytes"] > budget.maximum_bytes:
+        found.append(f"has {row['bytes']:,} bytes, allowed are {budget.maximum_bytes:,}")
+    if budget.minimum_speedup is not None and row["speedup"] < budget.minimum_speedup:
+        found.append(f"is {row['speedup']:.1f} times faster than the teacher, {budget.minimum_speedup:g} are asked")
+    return found
+
+
+def read_verdict(artifact: Artifact) -> dict[str, Any]:
+    """The verdict.json of a selection: winner, budget, verdicts, the winner's row and the teacher's."""
+    return json.loads((artifact.local(["verdict.json"]) / "verdict.json").read_text())
+
+
+def settle(artifact: Artifact, context: Context) -> None:
+    """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
+    row = read_verdict(artifact)["row"]
+    move(context.storage, f"{context.recipe}/winner", row["uri"], row["fingerprint"], row["variant"])
+
+
+STAGE = Stage(
+    name="select",
+    purpose="choose the fastest candidate within the budget and move the alias",
+    config=SelectConfig,
+    run=run,
+    inputs={"report": Input(Kind.REPORT, "the figures from evaluate")},
+    output=Kind.REPORT,
+    version=1,
+    headline=("kept", "speedup", "size_ratio"),
+    settle=settle,
+)
+
+if __name__ == "__main__":
+    main(STAGE)

@@ -1,0 +1,1 @@
+"""Tasks: how labels become targets, which head, which loss, which metrics. One file a task."""

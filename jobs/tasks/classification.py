@@ -1,0 +1,130 @@
+"""Classification: one label for a text. Tokenised examples, cross-entropy, accuracy and macro-F1.
+
+B batch, T tokens, C classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cluster.artifact import Artifact
+from jobs.data.loader import read_examples
+from jobs.training.loop import Batch
+from serve.card import Card, Variant, write_card
+
+EVALUATION_BATCH = 64
+
+
+class Encoded:
+    """The texts of one split as token ids, and their labels as numbers."""
+
+    def __init__(
+        self, examples: Artifact, split: str, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int
+    ) -> None:
+        table = read_examples(examples, split)
+        self.keys: list[str] = table["key"].to_pylist()
+        numbers = {label: number for number, label in enumerate(labels)}
+        self.labels = np.array([numbers[label] for label in table["label"].to_pylist()], dtype=np.int64)
+        texts = table["text"].to_pylist()
+        encoded = tokenizer(texts, truncation=True, max_length=max_length) if texts else {"input_ids": []}
+        self.ids: list[list[int]] = encoded["input_ids"]
+        self.lengths = [len(ids) for ids in self.ids]
+        self.pad = int(tokenizer.pad_token_id)
+
+    def batch(self, indices: np.ndarray) -> Batch:
+        """input_ids_BT and attention_mask_BT padded to the longest, labels_B."""
+        longest = max(self.lengths[index] for index in indices)
+        ids_BT = torch.full((len(indices), longest), self.pad)
+        mask_BT = torch.zeros((len(indices), longest), dtype=torch.long)
+        for row, index in enumerate(indices):
+            length = self.lengths[index]
+            ids_BT[row, :length] = torch.tensor(self.ids[index])
+            mask_BT[row, :length] = 1
+        return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": torch.from_numpy(self.labels[indices])}
+
+
+class Classification:
+    """The objective of fine-tuning a classifier; distillation extends it with the teacher's answers."""
+
+    score = "macro_f1"
+    mode = "max"
+
+    def __init__(self, examples: Artifact, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int) -> None:
+        self.tokenizer, self.names, self.max_length = tokenizer, tuple(labels), max_length
+        self.train = Encoded(examples, "train", tokenizer, labels, max_length)
+        self.validation = Encoded(examples, "validation", tokenizer, labels, max_length)
+        self.size, self.validation_size = len(self.train.ids), len(self.validation.ids)
+        self.lengths: Sequence[int] | None = self.train.lengths
+
+    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+        """The training examples with these numbers; nothing is random."""
+        return self.train.batch(indices)
+
+    def count(self, batch: Batch) -> int:
+        """One target an example."""
+        return len(batch["labels"])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy, summed over the batch."""
+        logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return functional.cross_entropy(logits_BC.float(), batch["labels"], reduction="sum")
+
+    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
+        """The logits and labels of the validation examples with these numbers."""
+        by_length = sorted(indices, key=lambda index: self.validation.lengths[index])
+        logits, labels = [], []
+        for start in range(0, len(by_length), EVALUATION_BATCH):
+            batch = self.validation.batch(np.array(by_length[start : start + EVALUATION_BATCH]))
+            inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
+            logits.append(model(**inputs).logits.float().cpu().numpy())
+            labels.append(batch["labels"].numpy())
+        if not logits:
+            return np.zeros((0, len(self.names)), dtype=np.float32), np.zeros(0, dtype=np.int64)
+        return np.concatenate(logits), np.concatenate(labels)
+
+    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+        """macro_f1, accuracy and the mean cross-entropy."""
+        logits_BC = np.concatenate([part[0] for part in parts])
+        labels_B = np.concatenate([part[1] for part in parts])
+        loss = functional.cross_entropy(torch.from_numpy(logits_BC), torch.from_numpy(labels_B))
+        return {**scores(logits_BC.argmax(-1), labels_B, len(self.names)), "validation_loss": float(loss)}
+
+    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
+        """Write weights, config, tokenizer and card."""
+        assert isinstance(model, PreTrainedModel)
+        return save_classifier(model, self.tokenizer, self.names, self.max_length, directory)
+
+
+def scores(predicted_B: np.ndarray, labels_B: np.ndarray, classes: int) -> dict[str, float]:
+    """Accuracy and macro-F1 over all classes; a class that is never right counts 0."""
+    macro_f1 = f1_score(labels_B, predicted_B, labels=range(classes), average="macro", zero_division=0.0)
+    return {"macro_f1": float(macro_f1), "accuracy": float(accuracy_score(labels_B, predicted_B))}
+
+
+def save_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int, directory: Path
+) -> dict[str, float]:
+    """Write a MODEL directory that stock `from_pretrained` loads; returns its number of parameters."""
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+    model.float().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    variants = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
+    card = Card(
+        task="classification",
+        labels=tuple(labels),
+        max_length=max_length,
+        variants=variants,
+        default="torch",
+        parameters=parameters,
+    )
+    write_card(directory, card)
+    return {"parameters": float(parameters)}

@@ -1,0 +1,1 @@
+"""ANSWER: how a published model answers. Knows no job; may import `cluster`."""

@@ -1,0 +1,108 @@
+"""What runs a model's graph: torch through transformers, or ONNX Runtime. Each is imported only when it is chosen.
+
+    run = open_onnx(directory / "onnx/model.onnx", threads=1, device="auto")
+    logits_BC = run(run_inputs)          # {"input_ids": ids_BT, "attention_mask": mask_BT, …} → float32
+
+Shapes: B batch, T tokens, C classes.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from serve.card import EngineError
+
+Device = Literal["auto", "cpu", "cuda"]
+KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+REMEDY = "Publish the model again"
+
+
+class Backend(Protocol):
+    """A graph ready to run."""
+
+    inputs: frozenset[str]
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """int64 arrays of shape BT, by input name → float32 logits_BC."""
+
+
+class OnnxBackend:
+    """An ONNX graph in an onnxruntime session; it never imports torch."""
+
+    def __init__(self, file: Path, threads: int, device: Device) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Threads that spin while they wait would take the core from the HTTP server beside them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = _providers(device, onnxruntime.get_available_providers())
+        try:
+            self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:
+            raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {REMEDY}.") from error
+        self.inputs = frozenset(node.name for node in self.session.get_inputs())
+        names = [node.name for node in self.session.get_outputs()]
+        self.outputs = ["logits" if "logits" in names else names[0]]
+        if unknown := self.inputs - KNOWN_INPUTS:
+            raise EngineError(
+                f"{file}: its graph wants {', '.join(sorted(unknown))}, which a text does not give; export it without."
+            )
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        return self.session.run(self.outputs, feeds)[0].astype(np.float32, copy=False)
+
+
+class TorchBackend:
+    """A transformers model in torch, on the GPU if there is one and the device is not cpu."""
+
+    def __init__(self, directory: Path, file: str, precision: str, threads: int, device: Device) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("the device cuda was asked for, and torch sees no GPU here; use auto or cpu")
+        types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        if precision not in types:
+            raise EngineError(f"torch does not run {precision} here, only {', '.join(types)}; serve an onnx variant instead")
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        try:
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                (directory / file).parent,
+                config=AutoConfig.from_pretrained(directory, local_files_only=True),
+                dtype=types[precision],
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise EngineError(f"{directory / file}: transformers cannot load it ({error}). {REMEDY}.") from error
+        # transformers fills what is missing with random numbers and only warns.
+        if loading["missing_keys"]:
+            missing = ", ".join(sorted(loading["missing_keys"])[:4])
+            raise EngineError(f"{directory / file}: these weights are not in it: {missing}. {REMEDY}.")
+        self.model = model.eval().to(self.device)
+        self.inputs = KNOWN_INPUTS & frozenset(inspect.signature(model.forward).parameters)
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array_BT).to(self.device) for name, array_BT in feeds.items()}
+            return self.model(**tensors).logits.float().cpu().numpy()
+
+
+def _providers(device: Device, available: list[str]) -> list[str]:
+    """CUDA only when it is asked for by name: the CPU build of a small graph is often the faster one at batch 1."""
+    if device != "cuda":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in available:
+        raise EngineError(
+            "the device cuda was asked for, and this onnxruntime has no CUDA; install onnxruntime-gpu or use cpu"
+        )
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]

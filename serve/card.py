@@ -1,0 +1,147 @@
+"""A published model's card: `raystill.json` beside the weights. What the model answers, and in which forms it is there.
+
+    card = read_card(directory)
+    card.variants[card.default].file                 # "onnx/model.int8.onnx"
+    variant_files(directory, card, "int8")           # exactly the files that serving it needs
+
+Everything that is wrong with a published model is an EngineError.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+CARD = "raystill.json"
+TASKS = ("classification",)
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+
+# What the engine itself reads; other tokenizer files (vocab.txt, merges.txt) say again what tokenizer.json says.
+REQUIRED = (CARD, "config.json", "tokenizer.json")
+OPTIONAL = ("tokenizer_config.json",)
+
+
+class EngineError(Exception):
+    """A published model cannot be read or run; the message names the file, what is wrong and the remedy."""
+
+
+class Variant(BaseModel):
+    """One form of the model's weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    backend: Literal["torch", "onnx"]
+    """What runs it: torch through transformers, or ONNX Runtime."""
+    file: str
+    """Path of its weights inside the model's directory: …model.safetensors, or ….onnx."""
+    precision: str
+    """Numbers that the weights are kept in: fp32, bf16, fp16, int8 or int4."""
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, precision: str) -> str:
+        return _one_of(precision, PRECISIONS)
+
+    @model_validator(mode="after")
+    def _fitting_file(self) -> Self:
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{self.file} is not inside the model's directory; give a path relative to it")
+        if self.backend == "torch" and path.name != "model.safetensors":
+            raise ValueError(f"a torch variant's file is named model.safetensors, not {path.name}")
+        if self.backend == "onnx" and path.suffix != ".onnx":
+            raise ValueError(f"an onnx variant's file ends with .onnx, not {path.name}")
+        return self
+
+
+class Card(BaseModel):
+    """What a published model is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    task: str
+    """What its logits mean: classification."""
+    labels: tuple[str, ...]
+    """The label of each column of the logits, in their order."""
+    max_length: int = Field(ge=1)
+    """Tokens, special ones included; a longer text is cut."""
+    variants: dict[str, Variant] = Field(min_length=1)
+    """The forms in which the weights are there, by name."""
+    default: str
+    """The variant that is served when none is asked for."""
+    parameters: int = Field(ge=0)
+    """Number of the model's parameters."""
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, task: str) -> str:
+        return _one_of(task, TASKS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default not in self.variants:
+            raise ValueError(f"the default variant {self.default} is not one of {', '.join(self.variants)}")
+        if self.task == "classification" and len(self.labels) < 2:
+            raise ValueError(f"a classification has two labels or more, this one has {len(self.labels)}")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("two columns of the logits have the same label")
+        return self
+
+    def variant(self, name: str | None) -> tuple[str, Variant]:
+        """The variant of this name, or the default one, with its name; EngineError if there is none."""
+        chosen = self.default if name is None else name
+        if chosen not in self.variants:
+            raise EngineError(f"the model has no variant {chosen}; it has {', '.join(sorted(self.variants))}")
+        return chosen, self.variants[chosen]
+
+
+def read_card(directory: Path) -> Card:
+    """The card in a model's directory; EngineError if it is missing or damaged."""
+    place = directory / CARD
+    if not place.is_file():
+        raise EngineError(f"{place}: not there, so {directory} is no published model; publish one, or mend the path")
+    try:
+        return Card.model_validate_json(place.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise EngineError(f"{place} is damaged: {where}: {first['msg']}; publish the model again") from error
+
+
+def write_card(directory: Path, card: Card) -> None:
+    """Write the card into a model's directory."""
+    (directory / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def variant_names(card: Card, variant: str | None, available: Iterable[str]) -> list[str]:
+    """The names, among those available in a model, of the files that serving a variant needs, sorted.
+
+    EngineError names the first one that is needed and not available.
+    """
+    there = set(available)
+    name, chosen = card.variant(variant)
+    for needed in (chosen.file, *REQUIRED):
+        if needed not in there:
+            raise EngineError(f"{needed}: not there, and the variant {name} needs it; publish the model again")
+    return sorted({chosen.file, *REQUIRED, *(there & set(OPTIONAL)), *_external_data(chosen, there)})
+
+
+def variant_files(directory: Path, card: Card, variant: str | None = None) -> list[Path]:
+    """The files of a model's directory that serving a variant needs, and no others; EngineError if one is missing."""
+    available = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
+    try:
+        return [directory / name for name in variant_names(card, variant, available)]
+    except EngineError as error:
+        raise EngineError(f"{directory}: {error}") from error
+
+
+def _external_data(variant: Variant, available: set[str]) -> set[str]:
+    """ONNX exporters put large weights beside the graph, as model.onnx.data or model.onnx_data."""
+    if variant.backend != "onnx":
+        return set()
+    return {name for name in available if name in (f"{variant.file}.data", f"{variant.file}_data")}
+
+
+def _one_of(value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{value} is not known; known are {', '.join(known)}")
+    return value
