@@ -170,6 +170,8 @@ def publish(directory: Path, uri: str, record: Mapping[str, Any], already: Mappi
     other = find_artifact(uri)
     if other is not None:
         return other
+    if (directory / MANIFEST).exists():
+        raise ArtifactError(f"{directory} has a {MANIFEST} of its own, which would be read as this artifact's; leave it out")
     files = {**(already or {}), **upload(directory, uri)}
     manifest = Manifest(files=dict(sorted(files.items())), **record)
     storage.write_bytes(storage.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())

@@ -132,7 +132,7 @@ def open_output(uri: str) -> Iterator[BinaryIO]:
 
 
 def _upload(file: BinaryIO, system: fs.FileSystem, path: str) -> None:
-    stream = system.open_output_stream(path)
+    stream = system.open_output_stream(path, compression=None)
     try:
         shutil.copyfileobj(file, stream, CHUNK_BYTES)
     except BaseException:

@@ -68,6 +68,7 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
     )
     files: dict[str, File] = {}
     done = 0
+    batch: Any
     for batch in answered.iter_batches(batch_format="pyarrow", batch_size=ROWS_PER_FILE):
         name, file = _write(batch, context.output)
         files[name] = file

@@ -91,7 +91,7 @@ def _tune_config(step: Step, concurrent: int) -> "TuneConfig":
             grace_period=settings.grace_reports,
             reduction_factor=settings.reduction_factor,
         )
-    named = {} if scheduler or settings.algorithm == "optuna" else {"metric": stage.score, "mode": stage.mode}
+    named: dict[str, Any] = {} if scheduler or settings.algorithm == "optuna" else {"metric": stage.score, "mode": stage.mode}
     return tune.TuneConfig(
         search_alg=algorithm, scheduler=scheduler, num_samples=settings.trials, max_concurrent_trials=concurrent, **named
     )
@@ -133,6 +133,7 @@ def _trial(step: Step, inputs: Inputs, context: Context) -> Callable[[dict[str, 
 
 def _table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str, Any]]:
     """One row a trial: its values, score, how it ended."""
+    assert step.stage.score is not None
     rows = []
     for number in range(len(results)):
         result = results[number]

@@ -46,25 +46,25 @@ class Arguments(BaseModel):
     """The model's name in replies; by default the last part of its URI."""
     device: Device = "auto"
     """auto: the GPU for a torch variant where there is one, else the CPU."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """CPU threads of one forward pass."""
-    cpus: float | None = Field(None, ge=0)
+    cpus: float | None = Field(default=None, ge=0)
     """CPUs reserved for each replica; as many as threads when not given."""
-    gpus: float = Field(0, ge=0)
+    gpus: float = Field(default=0, ge=0)
     """GPUs reserved for each replica."""
-    min_replicas: int = Field(1, ge=0)
+    min_replicas: int = Field(default=1, ge=0)
     """Replicas that are always there."""
-    max_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
     """Replicas under load; above min_replicas, Serve scales between the two."""
-    target_ongoing_requests: float = Field(8, gt=0)
+    target_ongoing_requests: float = Field(default=8, gt=0)
     """Requests in work for each replica that scaling aims at."""
-    max_batch_size: int = Field(32, ge=1)
+    max_batch_size: int = Field(default=32, ge=1)
     """Requests answered by one call of the engine, and texts in one forward pass."""
-    batch_wait_seconds: float = Field(0.0, ge=0)
+    batch_wait_seconds: float = Field(default=0.0, ge=0)
     """How long a batch waits for more requests; with 0 it takes those that came during the batch before."""
-    max_ongoing_requests: int = Field(64, ge=1)
+    max_ongoing_requests: int = Field(default=64, ge=1)
     """Requests that a replica holds at once."""
-    max_queued_requests: int = Field(256, ge=-1)
+    max_queued_requests: int = Field(default=256, ge=-1)
     """Requests that wait for a replica before more are refused with 503; -1 for no limit."""
 
     @model_validator(mode="after")

@@ -6,7 +6,8 @@ from typing import Any
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1c2127; }
-pre, textarea { background: #f3f5f7; padding: .8rem; border-radius: .4rem; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; }
+pre, textarea { background: #f3f5f7; padding: .8rem; border-radius: .4rem; font: 13px/1.5 ui-monospace, monospace; }
+pre { overflow-x: auto; }
 textarea { width: 100%; min-height: 8rem; border: 1px solid #c5cbd3; box-sizing: border-box; }
 h2 code { background: #e6eef8; padding: .1rem .4rem; border-radius: .3rem; }
 button { font: inherit; padding: .4rem 1.2rem; margin: .5rem 0; }
@@ -39,7 +40,8 @@ def docs_page(openapi: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(info["title"])}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
         f"<h1>{escape(info['title'])}</h1><p>Version {escape(info['version'])}. "
-        f'Machine-readable: <a href="openapi.json">openapi.json</a>.</p>{"".join(routes)}<script>{SCRIPT}</script></body></html>'
+        f'Machine-readable: <a href="openapi.json">openapi.json</a>.</p>{"".join(routes)}'
+        f"<script>{SCRIPT}</script></body></html>"
     )
 
 

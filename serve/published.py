@@ -44,10 +44,8 @@ class Published:
 
 def find_model(uri: str, fingerprint: str | None = None) -> Published:
     """The model at a URI, or in a plain local directory; EngineError if it is none or has not this fingerprint."""
-    if storage.is_local(uri) and not storage.exists(storage.join(uri, MANIFEST)):
-        found = _plain(uri)
-    else:
-        found = _artifact(uri)
+    plain = storage.is_local(uri) and not storage.exists(storage.join(uri, MANIFEST))
+    found = _plain(uri) if plain else _artifact(uri)
     if fingerprint is not None and found.fingerprint != fingerprint:
         raise EngineError(
             f"{uri}: its fingerprint is {found.fingerprint[:12]}…, {fingerprint[:12]}… was asked for; "

@@ -6,6 +6,7 @@ B batch, T tokens, F feed-forward neurons.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,8 @@ def feed_forward_layers(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Line
     if model.config.model_type not in SUPPORTED:
         known = ", ".join(SUPPORTED)
         raise TypeError(f"feed-forward pruning does not know {model.config.model_type}; it knows {known}")
-    return [(layer.intermediate.dense, layer.output.dense) for layer in model.base_model.encoder.layer]
+    encoder: Any = model.base_model.encoder
+    return [(layer.intermediate.dense, layer.output.dense) for layer in encoder.layer]
 
 
 def kept_neurons(width: int, share_removed: float) -> int:

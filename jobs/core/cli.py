@@ -60,9 +60,7 @@ def connect() -> None:
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        ray.init(
-            address=address, log_to_driver=True, logging_level="WARNING", include_dashboard=False if not address else None
-        )
+        ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

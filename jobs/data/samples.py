@@ -135,10 +135,10 @@ def _unpack(sample: Sample, archive: Path, scratch: Path) -> Path:
     else:
         with tarfile.open(archive) as tar:
             for member, name in sample.members.items():
-                source = tar.extractfile(member)
-                assert source is not None, member
-                with source, open(target / name, "wb") as file:
-                    shutil.copyfileobj(source, file)
+                packed = tar.extractfile(member)
+                assert packed is not None, member
+                with packed, open(target / name, "wb") as file:
+                    shutil.copyfileobj(packed, file)
     if sample.finish is not None:
         sample.finish(target)
     return target

@@ -18,6 +18,7 @@ from jobs.data.samples import fetch_sample, find_sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import csv
     from ray.data import Dataset
 
 FORMATS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -113,7 +114,6 @@ def model_directory(model: str) -> str:
 def read(source: str) -> "Dataset":
     """A source as a Ray Dataset of rows."""
     import ray.data as data
-    from pyarrow import csv
 
     if source.startswith("hub:"):
         import datasets
@@ -124,15 +124,19 @@ def read(source: str) -> "Dataset":
     kind = file_format(files[0])
     if {file_format(file) for file in files} != {kind}:
         raise BadInput([Problem("source", source, "files of different kinds in one source", "Give one kind.")])
-    where = {"paths": files, "filesystem": system}
     if kind == "text":
-        return data.read_text(**where, drop_empty_lines=True)
+        return data.read_text(files, filesystem=system, drop_empty_lines=True)
     if kind == "json":
-        return data.read_json(**where)
+        return data.read_json(files, filesystem=system)
     if kind == "parquet":
-        return data.read_parquet(**where)
-    delimiter = csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
-    return data.read_csv(**where, parse_options=delimiter)
+        return data.read_parquet(files, filesystem=system)
+    return data.read_csv(files, filesystem=system, parse_options=_csv_options(kind))
+
+
+def _csv_options(kind: str | None) -> "csv.ParseOptions":
+    from pyarrow import csv
+
+    return csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
 
 
 def tables(source: str) -> Iterator["pa.Table"]:
@@ -153,8 +157,7 @@ def tables(source: str) -> Iterator["pa.Table"]:
                 elif kind == "parquet":
                     yield parquet.read_table(path, filesystem=system)
                 else:
-                    delimiter = csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
-                    yield csv.read_csv(stream, parse_options=delimiter)
+                    yield csv.read_csv(stream, parse_options=_csv_options(kind))
         except (pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
             if "Empty" in str(error):
                 yield pa.table({})

@@ -52,6 +52,8 @@ def train_tokenizer(settings: Tokenizer, texts: Iterable[str], max_length: int, 
     unknown = SPECIAL_TOKENS["unk_token"]
     split: Any = pre_tokenizers.BertPreTokenizer()
     decoder: Any = None
+    model: Any
+    trainer: Any
     if settings.train == "wordpiece":
         model, trainer = models.WordPiece(unk_token=unknown), trainers.WordPieceTrainer(**shared)
         decoder = decoders.WordPiece()

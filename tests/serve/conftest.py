@@ -42,4 +42,4 @@ def service(model_directory: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}/tiny"
     finally:
         server.stdin.close()
-        server.wait(60)
+        server.wait(180)

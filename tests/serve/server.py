@@ -17,7 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve.app import Arguments, deployment_config
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 
 
 def main(directory: str, port: int) -> None:
@@ -30,7 +30,9 @@ def main(directory: str, port: int) -> None:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         arguments = Arguments(model=directory, batch_wait_seconds=0.05)
         entry = deployment_config("tiny", arguments, "/tiny") | {"runtime_env": environment}
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate({"applications": [entry]}))
+        client = _get_global_client()
+        assert client is not None
+        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [entry]}))
         wait_until_running()
         print("ready", flush=True)
         sys.stdin.read()

@@ -40,7 +40,7 @@ def publish_tiny(directory: Path) -> None:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=MAX_LENGTH,
-        num_labels=len(LABELS),
+        id2label=dict(enumerate(LABELS)),
         pad_token_id=tokenizer.pad_token_id,
         # Wide enough that answers differ between texts.
         initializer_range=0.5,

@@ -1,0 +1,160 @@
+"""demo: a recipe from its raw text to answers over HTTP, on the cluster that is there or one of its own.
+
+    make demo
+    python -m jobs.demo jobs/recipes/spam.yaml            keeps serving until Ctrl-C
+    python -m jobs.demo jobs/recipes/spam.yaml --exit     shuts down what it started and leaves
+
+The recipe's pipeline is submitted as a Ray job; here its log becomes one live line a step. The very last line on
+standard output is the summary as JSON.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from cluster.connect import attach_or_start
+from cluster.storage import absolute
+from cluster.submit import follow, result, stop, stop_children, submit
+from jobs.core.cli import add_recipe_arguments, guarded
+from jobs.core.config import BadInput, Problem
+from jobs.core.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+STEP_LINE = re.compile(r"^\[([a-z0-9_-]+)\] (\w+)\s+(\w+)\s+(\d+) s  (.*)$")
+MARKS = {"done": "✓", "complete": "✓", "failed": "✗", "stopped": "■", "submitted": "…", "running": "…"}
+
+
+def main() -> None:
+    """Run the recipe; exits as the pipeline does."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="run a recipe and serve its winner")
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--address", help="a cluster to use (host:port or dashboard URL; default: RAY_ADDRESS, else one of its own)"
+    )
+    parser.add_argument("--exit", action="store_true", help="shut down when done instead of serving until Ctrl-C")
+    parser.add_argument("--began", type=float, help="when the work began (Unix time), where set-up is to be counted in")
+    arguments = parser.parse_args()
+    guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    began = arguments.began or time.time()
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    storage = absolute(arguments.storage)
+    screen = Screen(recipe, sys.stdout)
+    print(f"Raystill: {len(recipe.steps)} steps of {recipe.name}; runs are kept in {storage}", flush=True)
+    with attach_or_start(arguments.address) as cluster:
+        print(
+            f"cluster {cluster.address or ''} {'(embedded)' if cluster.owned else ''}  dashboard {cluster.dashboard}",
+            flush=True,
+        )
+        command = ["python", "-m", "jobs.pipeline", arguments.recipe, *arguments.overrides, "--storage", storage]
+        code, summary = run_job(cluster.jobs(), command, {"recipe": recipe.name, "step": "pipeline"}, screen)
+        if code or summary is None:
+            return code or 1
+        summary = {**summary, "seconds": round(time.time() - began, 1)}
+        show(summary)
+        stays = not arguments.exit and sys.stdout.isatty() and "url" in summary
+        if stays:
+            print(f"\nserving until Ctrl-C; jobs and logs: {cluster.dashboard}")
+            if cluster.owned:
+                print("  " + " ".join(f"{key}={value}" for key, value in cluster.environment.items()))
+        print(json.dumps(summary, ensure_ascii=False), flush=True)
+        if stays:
+            with suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
+            print("shutting down", file=sys.stderr)
+    return 0
+
+
+def run_job(
+    client: "JobSubmissionClient", command: list[str], metadata: dict[str, str], screen: "Screen"
+) -> tuple[int, dict[str, Any] | None]:
+    """Submit the pipeline, show its log, return its exit code and summary; Ctrl-C stops it with its steps."""
+    job = submit(client, command, metadata=metadata)
+    try:
+        summary = screen.show(follow(client, job))
+        ended = result(client, job)
+    except KeyboardInterrupt:
+        print(f"\nstopping {job} and its steps", file=sys.stderr)
+        stop(client, job)
+        stop_children(client, job)
+        raise
+    if ended.succeeded:
+        return 0, summary
+    if not ended.exit_code:
+        raise BadInput([Problem(job, None, ended.message, "See the job's log on the dashboard.")])
+    return ended.exit_code, None
+
+
+@dataclass
+class Screen:
+    """One line a step: rewritten in place on a terminal, printed as it changes elsewhere."""
+
+    recipe: Recipe
+    out: TextIO
+    lines: dict[str, str] = field(default_factory=dict)
+
+    def show(self, log: Iterable[str]) -> dict[str, Any] | None:
+        """Show a pipeline's log until it ends; returns the summary of its last line."""
+        summary = None
+        for line in log:
+            matched = STEP_LINE.match(line)
+            if matched and matched[1] in self.recipe.steps:
+                self._step(*matched.groups())
+            elif line.startswith('{"recipe"'):
+                summary = json.loads(line)
+            elif not _is_noise(line):
+                print(line, file=self.out, flush=True)
+        return summary
+
+    def _step(self, step: str, stage: str, state: str, seconds: str, text: str) -> None:
+        line = f"{MARKS.get(state, ' ')} {step:<12} {stage:<9} {state:<9} {seconds:>5} s  {text}"
+        if not self.out.isatty():
+            if state != "submitted":
+                print(line, file=self.out, flush=True)
+            return
+        if step in self.lines:
+            below = len(self.lines) - list(self.lines).index(step)
+            # Up to the step's line, over it, and back down.
+            print(f"\x1b[{below}A\r\x1b[2K{line[: _width()]}\x1b[{below}B\r", end="", file=self.out, flush=True)
+        else:
+            print(line[: _width()], file=self.out, flush=True)
+        self.lines[step] = line
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns - 1
+
+
+def _is_noise(line: str) -> bool:
+    """Ray's own words about uploads and connections."""
+    return any(word in line for word in ("working_dir.py", "dashboard_sdk.py", "worker.py", "INFO ", "packaging.py"))
+
+
+def show(summary: dict[str, Any]) -> None:
+    """The questions with what came back, where the report is, how to ask."""
+    if summary.get("answers"):
+        print("asked over HTTP:")
+    for answer in summary.get("answers", []):
+        text = answer["text"] if len(answer["text"]) <= 76 else answer["text"][:75] + "…"
+        print(f"  {text!r}\n    → {answer['label']} ({answer['probability']:.1%}), labelled {answer['expected']}")
+    if "url" in summary:
+        body = json.dumps({"inputs": "Congratulations! You won a free phone, call now"})
+        print(f"\nask it yourself:\n  curl -s {summary['url']} -H 'Content-Type: application/json' -d '{body}'")
+    print(f"report: {summary['report']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
