@@ -157,7 +157,9 @@ def _launch(directory: Path, ports: list[int], cpus: int | None, gpus: int | Non
     command += [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=False)]
     command += [f"--num-cpus={cpus}"] if cpus is not None else []
     command += [f"--num-gpus={gpus}"] if gpus is not None else []
-    metrics = {name: str(port) for name, port in zip(PORT_VARIABLES, ports[len(PORT_OPTIONS) :], strict=True)}
+    # Without it Train and the state API look for any cluster on this machine, and fail where there are two.
+    own = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
+    own |= {name: str(port) for name, port in zip(PORT_VARIABLES, ports[len(PORT_OPTIONS) :], strict=True)}
     with open(directory / LOG, "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-P", guard.__file__, str(directory), *command],
@@ -165,7 +167,7 @@ def _launch(directory: Path, ports: list[int], cpus: int | None, gpus: int | Non
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**_inherited(directory), **metrics},
+            env={**_inherited(directory), **own},
         )
 
 

@@ -88,6 +88,13 @@ def exists(uri: str) -> bool:
         return system.get_file_info(path).type != fs.FileType.NotFound
 
 
+def is_directory(uri: str) -> bool:
+    """Whether a directory is there (in an object store: whether anything is below the URI)."""
+    system, path = filesystem(uri)
+    with _named(uri, "read"):
+        return system.get_file_info(path).type == fs.FileType.Directory
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content of a small file."""
     with open_input(uri) as stream:

@@ -37,17 +37,17 @@ def upload_sizes(directory: Path) -> dict[str, int]:
 
 def check_upload(directory: Path) -> None:
     """Raise UploadError unless the directory is there and small enough for Ray to upload."""
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 
     if not directory.is_dir():
         raise UploadError(f"{directory}: no such directory, so there is no code to run a job from; mend --working-dir")
     sizes = upload_sizes(directory)
     total = sum(sizes.values())
-    if total < GCS_STORAGE_MAX_SIZE:
+    if total < DASHBOARD_CLIENT_MAX_SIZE:
         return
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
     listed = ", ".join(f"{path} ({size / MEBIBYTE:.1f} MiB)" for path, size in largest)
     raise UploadError(
-        f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {GCS_STORAGE_MAX_SIZE / MEBIBYTE:.0f} MiB at "
-        f"most. Largest: {listed}. Name them in .gitignore or .rayignore; data belongs in the storage, not beside the code"
+        f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {DASHBOARD_CLIENT_MAX_SIZE / MEBIBYTE:.0f} MiB "
+        f"at most. Largest: {listed}. Name them in .gitignore or .rayignore; data belongs in the storage, not beside the code"
     )

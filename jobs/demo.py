@@ -11,6 +11,7 @@ standard output is the summary as JSON.
 import argparse
 import json
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable
@@ -102,7 +103,9 @@ class Screen:
 
     recipe: Recipe
     out: TextIO
-    lines: dict[str, str] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    """The row of the screen on which each step's line stands, counted from the first that was written."""
+    rows: int = 0
 
     def show(self, log: Iterable[str]) -> dict[str, Any] | None:
         """Show a pipeline's log until it ends; returns the summary of its last line."""
@@ -114,7 +117,7 @@ class Screen:
             elif line.startswith('{"recipe"'):
                 summary = json.loads(line)
             elif not _is_noise(line):
-                print(line, file=self.out, flush=True)
+                self._print(line)
         return summary
 
     def _step(self, step: str, stage: str, state: str, seconds: str, text: str) -> None:
@@ -123,19 +126,20 @@ class Screen:
             if state != "submitted":
                 print(line, file=self.out, flush=True)
             return
-        if step in self.lines:
-            below = len(self.lines) - list(self.lines).index(step)
+        size = shutil.get_terminal_size()
+        line = line[: size.columns - 1]
+        below = self.rows - self.places.get(step, self.rows)
+        if 0 < below < size.lines:
             # Up to the step's line, over it, and back down.
-            print(f"\x1b[{below}A\r\x1b[2K{line[: _width()]}\x1b[{below}B\r", end="", file=self.out, flush=True)
+            print(f"\x1b[{below}A\r\x1b[2K{line}\x1b[{below}B\r", end="", file=self.out, flush=True)
         else:
-            print(line[: _width()], file=self.out, flush=True)
-        self.lines[step] = line
+            self.places[step] = self.rows
+            self._print(line)
 
-
-def _width() -> int:
-    import shutil
-
-    return shutil.get_terminal_size().columns - 1
+    def _print(self, line: str) -> None:
+        print(line, file=self.out, flush=True)
+        # A long line goes on in the next row.
+        self.rows += 1 + max(0, len(line) - 1) // shutil.get_terminal_size().columns
 
 
 def _is_noise(line: str) -> bool:

@@ -179,7 +179,7 @@ def headline(place: Place, artifact: Artifact) -> str:
 
 def latest_progress(lines: Sequence[str]) -> dict[str, Any]:
     """The figures of a log's last progress line; those of a search also say how many trials have spoken."""
-    found = [json.loads(line.split(PROGRESS_MARK, 1)[1]) for line in lines if PROGRESS_MARK in line and line.endswith("}")]
+    found = [json.loads(line.rsplit(PROGRESS_MARK, 1)[1]) for line in lines if PROGRESS_MARK in line and line.endswith("}")]
     if not found:
         return {}
     trials = {figures["trial"] for figures in found if "trial" in figures}

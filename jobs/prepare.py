@@ -53,6 +53,8 @@ class PrepareConfig(Config):
     """How rows are divided where the source does not say."""
     max_length: int = Field(128, ge=8)
     """Tokens in a row of TOKENS."""
+    limit: int | None = Field(None, ge=10)
+    """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
     @model_validator(mode="after")
     def _one_output(self) -> "PrepareConfig":
@@ -87,6 +89,8 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     label = config.task.label if config.task else None
     rows, counts = load_rows(config.source, config.text, label, config.clean, config.split)
+    if config.limit is not None:
+        rows = rows.limit(config.limit).materialize()
     context.report(state="cleaned", rows=rows.count())
     if config.task is None:
         return _make_tokens(config, rows, counts, context)

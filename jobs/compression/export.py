@@ -26,7 +26,7 @@ def export_onnx(model: PreTrainedModel, target: Path) -> float:
     The check runs shapes that were not exported, with rows of different lengths in a batch and each alone;
     ExportError if any logit differs by more than TOLERANCE.
     """
-    model = model.float().eval()
+    model = model.float().cpu().eval()
     target.parent.mkdir(parents=True, exist_ok=True)
     ids_BT = torch.randint(5, model.config.vocab_size, (2, 8))
     mask_BT = torch.ones_like(ids_BT)

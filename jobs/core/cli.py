@@ -56,6 +56,8 @@ def _run(stage: Stage, arguments: argparse.Namespace) -> int:
 
 def connect() -> None:
     """Attach this process to the cluster it runs in or that RAY_ADDRESS names, or start one inside it."""
+    # Lines of different workers that look alike are progress of their own, not repetitions.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
 
     if not ray.is_initialized():

@@ -220,11 +220,17 @@ def _check_edges(steps: Mapping[str, Step], named: set[str]) -> list[Problem]:
 def _check_edge(path: str, name: str, kind: Kind, steps: Mapping[str, Step], named: set[str]) -> Problem | None:
     if name not in named:
         return Problem(path, name, "no step has this name", nearest(name, named))
-    # A step with errors of its own has no config to ask; those errors are told already.
-    made = steps[name].kind if name in steps and steps[name].raw else kind
-    if made != kind:
+    made = _made(steps[name]) if name in steps else None
+    if made is not None and made != kind:
         return Problem(path, name, f"that step makes {made}, this input takes {kind}", "Name another step.")
     return None
+
+
+def _made(step: Step) -> Kind | None:
+    """What a step makes; None where its config decides and has errors of its own, which are told already."""
+    if isinstance(step.stage.output, Kind):
+        return step.stage.output
+    return step.kind if step.raw else None
 
 
 def _order(steps: Mapping[str, Step]) -> tuple[list[str], list[Problem]]:

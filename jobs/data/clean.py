@@ -31,7 +31,9 @@ def clean_text(text: str, settings: Clean) -> str:
     """The cleaned text; empty if it is to be dropped."""
     if settings.unicode:
         text = unicodedata.normalize("NFC", text)
-        text = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+        # Form feeds and the like are control characters, but they part words.
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
     if settings.strip_tags:
         text = _TAGS.sub(" ", text)
     text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text)).strip()[: settings.max_characters].rstrip()

@@ -38,7 +38,8 @@ class Split(Config):
 
 def split_of(key: str, settings: Split) -> str:
     """The split of a text, from its key alone."""
-    place = int(key[:16], 16) / 2**64
+    # The other half of the key than the one that rows are sorted (and limited) by.
+    place = int(key[16:], 16) / 2**64
     if place < settings.test:
         return "test"
     return "validation" if place < settings.test + settings.validation else "train"

@@ -59,12 +59,13 @@ def epoch_batches(
 ) -> Iterator[np.ndarray]:
     """The batches of one epoch as arrays of example numbers; with lengths, batches of similar length."""
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(size)
     count = steps_per_epoch(size, batch_size)
+    # What an epoch leaves out is cut off before the grouping, which would always leave out the longest.
+    order = generator.permutation(size)[: count * batch_size]
     if lengths is not None:
         sizes = np.asarray(lengths)
         span = GROUPED_BATCHES * batch_size
-        groups = [order[start : start + span] for start in range(0, count * batch_size, span)]
+        groups = [order[start : start + span] for start in range(0, len(order), span)]
         order = np.concatenate([group[np.argsort(sizes[group], kind="stable")] for group in groups])
     numbers = generator.permutation(count) if lengths is not None else np.arange(count)
     for number in numbers:

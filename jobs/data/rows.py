@@ -158,13 +158,15 @@ def _check_tables(
 def _collect_labels(
     table: "pa.Table", wanted: Mapping[str, str], split: Split, named: str, labels: dict[str, set[str]]
 ) -> None:
+    """The labels of each split; rows without a label are dropped later and count for nothing here."""
     label = wanted.get("task.label")
     if label is None:
         return
     if split.by == "hash":
         if named:
-            labels.setdefault(named, set()).update(_label_name(value) for value in pc.unique(table[label]).to_pylist())
+            names = {_label_name(value) for value in pc.unique(table[label]).to_pylist()}
+            labels.setdefault(named, set()).update(names - {""})
         return
     pairs = table.select([split.by, label]).group_by([split.by, label]).aggregate([]).to_pydict()
     for place, value in zip(pairs[split.by], pairs[label], strict=True):
-        labels.setdefault(_split_name(place), set()).add(_label_name(value))
+        labels.setdefault(_split_name(place), set()).update({_label_name(value)} - {""})

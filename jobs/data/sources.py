@@ -41,8 +41,9 @@ def resolve(source: str) -> list[str]:
         return _glob(source)
     if not storage.exists(source):
         raise BadInput([Problem("source", source, "no such file or directory", "Check the path; relative ones start here.")])
-    below = storage.list_files(source)
-    files = [storage.join(source, stat.path) for stat in below if file_format(stat.path)] if below else [source]
+    files = [source]
+    if storage.is_directory(source):
+        files = [storage.join(source, stat.path) for stat in storage.list_files(source) if file_format(stat.path)]
     if not files:
         raise BadInput([Problem("source", source, "the directory has no data files", f"Known: {', '.join(FORMATS)} (.gz).")])
     unknown = [file for file in files if not file_format(file)]
@@ -158,7 +159,7 @@ def tables(source: str) -> Iterator["pa.Table"]:
                     yield parquet.read_table(path, filesystem=system)
                 else:
                     yield csv.read_csv(stream, parse_options=_csv_options(kind))
-        except (pa.ArrowInvalid, UnicodeDecodeError, EOFError) as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
             if "Empty" in str(error):
                 yield pa.table({})
                 continue

@@ -131,7 +131,7 @@ class _Loop:
 
     def run(self) -> Fitted:
         self._restore()
-        began, saved, last_loss, stopped = time.monotonic(), time.monotonic(), None, False
+        began, saved, last_loss, stopped = time.monotonic(), time.monotonic(), None, self._patience_is_out()
         earlier, before = self.state.seconds, self.state.step
         for indices in self._batches():
             loss = self._step(indices)
@@ -150,7 +150,7 @@ class _Loop:
 
     def _batches(self) -> Iterator[np.ndarray]:
         """Global batches from the next step on."""
-        while self.state.step < self.total:
+        while self.state.step < self.total and not self._patience_is_out():
             epoch, done = divmod(self.state.step, self.per_epoch)
             batches = epoch_batches(self.objective.size, self.batch_size, self.settings.seed, epoch, self.objective.lengths)
             yield from islice(batches, done, min(self.per_epoch, done + self.total - self.state.step))
@@ -209,7 +209,10 @@ class _Loop:
         else:
             state.curve.append({"step": state.step, **figures})
         self.hooks.evaluated({"step": state.step, "steps": self.total, **figures})
-        return self.settings.patience is not None and state.without_better >= self.settings.patience
+        return self._patience_is_out()
+
+    def _patience_is_out(self) -> bool:
+        return self.settings.patience is not None and self.state.without_better >= self.settings.patience
 
     def _measure(self) -> dict[str, float]:
         self.model.eval()
@@ -245,6 +248,8 @@ class _Loop:
 
     def _finish(self, last_loss: float | None, stopped: bool) -> Fitted:
         state = self.state
+        # Accelerate has wrapped `forward`: the model would go on to compute in the training's precision.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         metrics = dict(state.best_metrics if self.settings.keep == "best" and state.best_metrics else {})
         if state.best_weights is not None:
             self.inner.load_state_dict(state.best_weights)

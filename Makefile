@@ -1,0 +1,38 @@
+# Each target sets itself up. Needs Python 3.11 and make.
+PYTHON ?= python3.11
+VENV := .venv
+RECIPE ?= jobs/recipes/spam.yaml
+BENCH ?= all
+STARTED := $(shell date +%s)
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/ready
+	$(VENV)/bin/python -m jobs.demo $(RECIPE) --began $(STARTED) $(ARGUMENTS)
+
+test: $(VENV)/ready-dev
+	$(VENV)/bin/python -m pytest $(ARGUMENTS)
+
+lint: $(VENV)/ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+bench: $(VENV)/ready-dev
+	$(VENV)/bin/python -m tests.benchmarks $(BENCH)
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by itself, so that its pinned build is taken and no other package asks for a larger one.
+$(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

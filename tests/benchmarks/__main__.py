@@ -1,0 +1,28 @@
+"""Run the measures and print one JSON line for each: name, value, goal, better, unit, detail.
+
+make bench                  all
+make bench BENCH=train      masked pretraining against transformers' Trainer
+make bench BENCH=compress   MiniLM in int8 against torch fp32
+"""
+
+import importlib
+import json
+import sys
+
+GROUPS = ("train", "compress")
+
+
+def main() -> int:
+    """Run the named group, or all."""
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "all"
+    if wanted not in ("all", *GROUPS):
+        print(f"BENCH={wanted}: no such group; known are all, {', '.join(GROUPS)}", file=sys.stderr)
+        return 2
+    for group in GROUPS if wanted == "all" else (wanted,):
+        for measure in importlib.import_module(f"tests.benchmarks.{group}").measures():
+            print(json.dumps(measure), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

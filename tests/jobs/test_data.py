@@ -1,0 +1,281 @@
+"""From files to rows, tokens and batches, without a cluster. `pytest tests/jobs/test_data.py`"""
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from cluster.artifact import Kind
+from jobs.core.config import BadInput, Problem
+from jobs.data.clean import Clean, clean_text, text_key
+from jobs.data.dedup import Split, keep_first, split_of
+from jobs.data.loader import TokenRows, epoch_batches, read_examples
+from jobs.data.pack import pack, write_rows
+from jobs.data.rows import check_source
+from jobs.data.sources import file_format, fingerprint, resolve, tables
+from tests.jobs.tiny import publish_directory
+
+ROWS = [("hello there", "ham"), ("中奖了，请领取", "spam")]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "cleaned"),
+    [
+        ("  a\u200b \t b\u00a0c\ufeff ", {}, "a b c"),
+        ("one\n\n\n\n\ntwo", {}, "one\n\ntwo"),
+        ("one\r\ntwo\rthree", {}, "one\ntwo\nthree"),
+        ("page\x0cnext\x0bcell\x1fend\x00", {}, "page next cell end"),
+        ("e\u0301te\u0301", {}, "été"),
+        ("全角ＡＢＣ。　空格", {}, "全角ＡＢＣ。 空格"),
+        ("<p class='x'>a<br/>b</p><!-- no\nway --> 1 < 2, 3 > 2 <3", {"strip_tags": True}, "a b 1 < 2, 3 > 2 <3"),
+        ("<b>a</b>", {}, "<b>a</b>"),
+        ("短", {"min_characters": 2}, ""),
+        ("hello there", {"max_characters": 6}, "hello"),
+        ("a\u200bb", {"unicode": False}, "a\u200bb"),
+        ("\ud800 broken", {}, "broken"),
+    ],
+)
+def test_cleaning(text: str, settings: dict[str, object], cleaned: str) -> None:
+    assert clean_text(text, Clean.model_validate(settings)) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("Win a PRIZE now!!", "win a prize now"), ("ＷＩＮ　１２３", "win 123"), ("很好，喜欢！", "很好,喜欢"), ("Straße", "STRASSE"), ("a_b", "a b")],
+)
+def test_duplicates_share_a_key(left: str, right: str) -> None:
+    assert text_key(left) == text_key(right)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [("很好", "不好"), ("win 100", "win 1000"), (":-)", ":-("), ("👍", "👎"), ("ab c", "a bc")]
+)
+def test_different_texts_have_different_keys(left: str, right: str) -> None:
+    assert text_key(left) != text_key(right)
+
+
+def test_splits_depend_on_the_text_alone_and_have_about_their_shares() -> None:
+    keys = [text_key(f"text number {number}") for number in range(5000)]
+    settings = Split(validation=0.1, test=0.2)
+    found = [split_of(key, settings) for key in keys]
+    assert found == [split_of(key, settings) for key in keys]
+    shares = {name: found.count(name) / len(found) for name in ("test", "validation", "train")}
+    # Four standard deviations of the shares of 5,000 draws.
+    assert abs(shares["test"] - 0.2) < 0.023 and abs(shares["validation"] - 0.1) < 0.017
+    more = Split(validation=0.3, test=0.2)
+    assert all(split_of(key, more) == "test" for key, name in zip(keys, found, strict=True) if name == "test"), (
+        "a larger validation split must not move texts of the test split"
+    )
+
+
+def test_no_text_is_in_two_splits_and_test_is_preferred() -> None:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "key": [text_key(f"text {number}") for number in generator.integers(60, size=400)],
+            "text": [f"copy {number}" for number in range(400)],
+            "label": generator.choice(["ham", "spam"], 400),
+            "split": generator.choice(["train", "validation", "test"], 400),
+        }
+    )
+    kept = keep_first(frame)
+    assert kept["key"].is_unique and set(kept["key"]) == set(frame["key"])
+    for key, split in zip(kept["key"], kept["split"], strict=True):
+        there = set(frame["split"][frame["key"] == key])
+        assert split == next(name for name in ("test", "validation", "train") if name in there)
+    shuffled = keep_first(frame.sample(frac=1, random_state=1))
+    assert shuffled.equals(kept), "the order in which rows arrive must not decide which one stays"
+
+
+def write(place: Path, rows: Sequence[tuple[str, str]] = ROWS) -> str:
+    """The rows in the format that the file's name says."""
+    name = place.name.removesuffix(".gz")
+    lines = {
+        ".txt": [text for text, _ in rows],
+        ".jsonl": [json.dumps({"text": text, "label": label}, ensure_ascii=False) for text, label in rows],
+        ".csv": ["text,label", *(f'"{text}",{label}' for text, label in rows)],
+        ".tsv": ["text\tlabel", *(f"{text}\t{label}" for text, label in rows)],
+    }.get(Path(name).suffix)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if lines is None:
+        parquet.write_table(pa.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]}), place)
+    else:
+        data = ("\n".join(lines) + "\n").encode()
+        place.write_bytes(gzip.compress(data) if place.suffix == ".gz" else data)
+    return str(place)
+
+
+def texts(source: str) -> list[str]:
+    return [text for table in tables(source) if table.num_rows for text in table["text"].to_pylist()]
+
+
+def reason(source: str | dict[str, str], split: Split | None = None, label: str | None = "label") -> list[Problem]:
+    return check_source(source, {"text": "text", "task.label": label}, split or Split())
+
+
+@pytest.mark.parametrize("ending", ["txt", "jsonl", "csv", "tsv", "parquet", "txt.gz", "jsonl.gz", "csv.gz"])
+def test_each_format_is_read_as_single_file(tmp_path: Path, ending: str) -> None:
+    source = write(tmp_path / f"rows.{ending}")
+    assert resolve(source) == [source]
+    assert texts(source) == [text for text, _ in ROWS]
+    assert reason(source, label=None if ending.startswith("txt") else "label") == []
+
+
+def test_line_breaks_and_quotes_inside_csv_fields(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('text,label\n"two\nlines, ""quoted""",ham\n')
+    assert texts(str(tmp_path / "rows.csv")) == ['two\nlines, "quoted"']
+
+
+def test_directories_and_globs_find_data_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [write(tmp_path / "data" / name, [(name, "ham")]) for name in ("a-1.csv", "a-2.csv", "b-1.csv")]
+    (tmp_path / "data" / "README.md").write_text("about")
+    assert resolve(str(tmp_path / "data")) == wanted
+    assert resolve(str(tmp_path / "data" / "a-*.csv")) == wanted[:2]
+    assert resolve(f"{tmp_path}/da*/[ab]-1.*") == [wanted[0], wanted[2]]
+    monkeypatch.chdir(tmp_path / "data")
+    assert resolve("a-?.csv") == resolve("./a-?.csv") == wanted[:2]
+    assert resolve("b-1.csv") == wanted[2:]
+    assert file_format("x.md") is None and file_format("x.CSV.zip") is None
+
+
+def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
+    first = fingerprint(write(tmp_path / "one" / "rows.csv"))
+    assert fingerprint(write(tmp_path / "two" / "rows.csv")) == first, "the folder is not part of the data"
+    assert fingerprint(write(tmp_path / "three" / "rows.csv", [*ROWS, ("more", "ham")])) != first
+    assert fingerprint("sample:sms_spam") != fingerprint("sample:minilm_l6")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("none.csv", None, "no such file"),
+        ("*.none", None, "no file matches"),
+        ("notes.md", b"text", "no known kind of file"),
+        ("empty.csv", b"", "no rows"),
+        ("empty.jsonl", b"", "no rows"),
+        ("empty.txt", b"\n\n", "no rows"),
+        ("head.csv", b"text,label\n", "no rows"),
+        ("empty.csv.gz", gzip.compress(b""), "no rows"),
+        ("cut.csv.gz", gzip.compress(b"text,label\n" + b"hello there,1\n" * 1000)[:-20], "cannot be read as csv"),
+        ("plain.csv.gz", b"text,label\nhello,1\n", "cannot be read as csv"),
+        ("bad.parquet", b"not parquet at all", "cannot be read as parquet"),
+        ("bad.jsonl", b'{"text": "a", "label": "x"}\nnope\n', "cannot be read as json"),
+        ("latin.txt", "café".encode("latin-1"), "cannot be read as text"),
+        ("ragged.csv", b"text,label\na,b\nc,d,e\n", "cannot be read as csv"),
+    ],
+)
+def test_sources_that_cannot_be_used_are_told_before_anything_runs(
+    tmp_path: Path, name: str, content: bytes | None, told: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    (problem,) = reason(str(tmp_path / name), label=None)
+    assert problem.path == "source" and told in problem.reason and problem.remedy
+    assert str(tmp_path / name) in f"{problem.value} {problem.reason}", "the file is named"
+
+
+def test_missing_columns_are_told_with_the_nearest_name(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.csv")
+    found = check_source(source, {"text": "txt", "task.label": "lable"}, Split(by="fold"))
+    assert [(problem.path, problem.remedy) for problem in found] == [
+        ("text", "Did you mean text?"),
+        ("task.label", "Did you mean label?"),
+        ("split.by", "Known here: label, text."),
+    ]
+
+
+def test_labels_that_train_lacks_are_told_by_file_and_by_column(tmp_path: Path) -> None:
+    train, test = write(tmp_path / "train.csv"), write(tmp_path / "test.csv", [("x", "ham"), ("y", "scam"), ("z", "")])
+    (problem,) = reason({"train": train, "test": test})
+    assert (problem.path, problem.value) == ("source.test", "scam") and "not in the training set" in problem.reason
+
+    column = tmp_path / "rows.csv"
+    column.write_text("text,label,part\na,ham,train\nb,spam,TRAIN\nc,scam,dev\nd,,dev\n")
+    (problem,) = reason(str(column), Split(by="part"))
+    assert (problem.path, problem.value) == ("source.validation", "scam")
+    column.write_text("text,label,part\na,ham,train\nb,spam,holdout\n")
+    (problem,) = reason(str(column), Split(by="part"))
+    assert problem.value == "holdout" and "no name of a split" in problem.reason
+
+
+def test_numbers_as_labels_are_the_same_in_files_where_some_are_missing(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.csv", [("a", "0"), ("b", "1")])
+    test = write(tmp_path / "test.parquet", [])
+    parquet.write_table(pa.table({"text": ["c", "d"], "label": [1.0, None]}), test)
+    assert reason({"train": train, "test": test}) == []
+
+
+def test_splits_have_known_names(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.csv")
+    (problem,) = reason({"train": source, "vaildation": source})
+    assert problem.remedy == "Did you mean validation?"
+
+
+def test_packing_loses_nothing_and_pads_only_the_end() -> None:
+    generator = np.random.default_rng(0)
+    documents = [[2, *generator.integers(5, 300, generator.integers(0, 30)).tolist(), 3] for _ in range(57)]
+    stream = [token for document in documents for token in document]
+    ids_NT = pack(documents, 16, pad=0, vocab_size=300)
+    assert ids_NT.shape == (-(-len(stream) // 16), 16) and ids_NT.dtype == np.uint16
+    assert ids_NT.reshape(-1)[: len(stream)].tolist() == stream
+    assert not ids_NT.reshape(-1)[len(stream) :].any() and (ids_NT[:-1] != 0).all()
+    assert pack([], 16, 0, 300).shape == (0, 16)
+    assert pack([[65_535]], 4, 0, 65_536).tolist() == [[65_535, 0, 0, 0]]
+    assert pack([[65_536]], 4, 0, 65_537).tolist() == [[65_536, 0, 0, 0]]
+
+
+def test_rows_of_several_files_are_found_by_number(tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    parts = [np.arange(start, start + size * 4, dtype=np.uint16).reshape(size, 4) for start, size in ((0, 3), (100, 1), (200, 5))]
+    for part in parts:
+        name, file = write_rows(part, str(draft), "train")
+        assert (draft / name).stat().st_size == file.size
+    rows = TokenRows(publish_directory(draft, tmp_path / "tokens", Kind.TOKENS), "train")
+    assert len(rows) == 9
+    found = rows.rows(np.arange(9))
+    assert found.dtype == np.int64
+    assert sorted(map(tuple, found.tolist())) == sorted(tuple(row) for part in parts for row in part.tolist())
+    mixed = np.array([8, 0, 3, 3])
+    assert (rows.rows(mixed) == found[mixed]).all()
+    empty = TokenRows(publish_directory(draft, tmp_path / "tokens", Kind.TOKENS), "test")
+    assert len(empty) == 0
+
+
+def test_a_split_that_is_not_there_is_an_empty_table(tmp_path: Path) -> None:
+    write(tmp_path / "draft" / "train" / "rows.parquet")
+    examples = publish_directory(tmp_path / "draft", tmp_path / "examples", Kind.EXAMPLES)
+    assert read_examples(examples, "train").num_rows == 2
+    assert read_examples(examples, "test").column_names == ["key", "text", "label"]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch_alone(grouped: bool) -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 103).tolist() if grouped else None
+
+    def order(seed: int, epoch: int, size: int = 8) -> list[list[int]]:
+        return [batch.tolist() for batch in epoch_batches(103, size, seed, epoch, lengths)]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1) and order(1, 0) != order(2, 0)
+    flat = [number for batch in order(1, 0) for number in batch]
+    assert len(flat) == len(set(flat)) == 96, "whole batches, nothing twice"
+    seen = {number for epoch in range(20) for batch in order(1, epoch) for number in batch}
+    assert seen == set(range(103)), "what one epoch leaves out is seen in others"
+
+
+def test_grouping_by_length_saves_padding_and_keeps_batches_in_random_order() -> None:
+    lengths = np.random.default_rng(0).integers(1, 129, 2000)
+
+    def padding(grouped: bool) -> float:
+        batches = list(epoch_batches(2000, 16, 0, 0, lengths.tolist() if grouped else None))
+        return sum(lengths[batch].max() * len(batch) for batch in batches) / sum(lengths[batch].sum() for batch in batches)
+
+    assert padding(False) > 1.7 and padding(True) < 1.1
+    means = [lengths[batch].mean() for batch in epoch_batches(2000, 16, 0, 0, lengths.tolist())]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3, "short texts first would be a curriculum"

@@ -1,0 +1,97 @@
+"""Tokenizers: trained, saved, loaded again by stock code with the same ids. `pytest tests/jobs/test_tokenizer.py`"""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RobertaConfig
+
+from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from serve.engine import _load_tokenizer
+from tests.jobs.tiny import MAX_LENGTH, MESSAGES, tiny_tokenizer
+
+KINDS = ("wordpiece", "bpe", "unigram", "characters")
+TEXTS = ["Win a FREE prize, now!", "我们六点见面。", "café 中奖 mixed", "unseen žluťoučký 🙂", "", "call " * 60]
+
+
+def train(directory: Path, kind: str, **settings: object) -> int:
+    return train_tokenizer(
+        Tokenizer.model_validate({"train": kind, "vocab_size": 200, **settings}),
+        [text for text, _ in MESSAGES],
+        MAX_LENGTH,
+        directory,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_tokenizer_is_loaded_by_stock_code(tmp_path: Path, kind: str) -> None:
+    size = train(tmp_path, kind)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == size <= 200
+    assert tokenizer.model_max_length == MAX_LENGTH
+    special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token]
+    assert special == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2, 3, 4]
+    ids = tokenizer(MESSAGES[0][0])["input_ids"]
+    assert ids[0] == 2 and ids[-1] == 3
+    assert 1 not in ids, "words that it was trained on are known"
+    assert tokenizer(TEXTS[0])["input_ids"] == tokenizer(TEXTS[0].upper())["input_ids"], "case is folded"
+    pair = tokenizer("win", "bring")
+    assert pair["input_ids"].count(3) == 2
+    padded = tokenizer(["a", "a free prize now"], padding=True)
+    assert padded["input_ids"][0][-1] == 0 and padded["attention_mask"][0][-1] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path, kind: str) -> None:
+    """Training, the published directory and the server each load the tokenizer in their own way."""
+    first = tiny_tokenizer(tmp_path / "tokenizer", kind)
+    wanted = first(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    for name, config in (("bert", BertConfig()), ("roberta", RobertaConfig())):
+        published = tmp_path / name
+        config.save_pretrained(published)
+        first.save_pretrained(published)
+        loaded = AutoTokenizer.from_pretrained(published)
+        assert loaded(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"] == wanted
+        copy_tokenizer(str(published), tmp_path / f"{name}-copy")
+        copied = AutoTokenizer.from_pretrained(tmp_path / f"{name}-copy")
+        assert copied(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"] == wanted
+        served = _load_tokenizer(published, MAX_LENGTH)
+        assert [encoding.ids for encoding in served.encode_batch(TEXTS)] == wanted
+
+
+def test_ids_survive_saving_beside_weights(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
+
+
+def test_characters_make_each_chinese_character_a_token(tmp_path: Path) -> None:
+    train(tmp_path, "characters")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.tokenize("我们六点见面") == list("我们六点见面")
+    assert tokenizer.tokenize("中奖 now") == ["中", "奖", "n", "o", "w"]
+    assert tokenizer.tokenize("我龘") == ["我", "[UNK]"]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_known_text_comes_back_from_its_ids(tmp_path: Path, kind: str) -> None:
+    train(tmp_path, kind)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("win a free prize now", "bring the keys home"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_case_is_kept_where_that_is_asked(tmp_path: Path) -> None:
+    settings = Tokenizer(train="wordpiece", vocab_size=150, lowercase=False)
+    train_tokenizer(settings, ["Hello hello HELLO"] * 20, MAX_LENGTH, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("Hello")["input_ids"] != tokenizer("hello")["input_ids"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"train": "bpe", "model": "sample:minilm_l6"}])
+def test_a_tokenizer_is_trained_or_taken_but_not_both(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="either train or model"):
+        Tokenizer.model_validate(settings)

@@ -1,0 +1,107 @@
+"""Tiny real things for the tests of jobs: messages in two languages, published examples and tokens, models of two layers.
+
+    examples = publish_examples(tmp_path, {"train": MESSAGES, "validation": MESSAGES[:8]})
+    model = tiny_classifier("bert", classes=2, vocabulary=200)
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from cluster.artifact import Artifact, Kind, publish
+from jobs.data.clean import text_key
+from jobs.data.pack import pack, write_rows
+from jobs.data.tokenizer import Tokenizer, train_tokenizer
+
+torch.set_num_threads(1)
+
+LABELS = ("ham", "spam")
+GOOD = ("see you at the station", "bring the keys home", "dinner is at six", "我们六点见面", "妈妈在家等你")
+BAD = ("win a free prize now", "call this number to claim", "cash offer ends tonight", "恭喜您中奖了", "免费领取现金大奖")
+ENDINGS = ("", "today", "please", "my friend", "please call me when you are there", "谢谢", "明天", "再见")
+MESSAGES = [(f"{start} {end}".strip(), label) for end in ENDINGS for pair in zip(GOOD, BAD, strict=True)
+            for start, label in zip(pair, LABELS, strict=True)]  # fmt: skip
+"""80 texts of different lengths, half of each label; the first words give the label away."""
+MAX_LENGTH = 24
+
+
+def publish_directory(
+    directory: Path, uri: Path | str, kind: Kind, step: str = "made", metrics: Mapping[str, float] | None = None, **more: Any
+) -> Artifact:
+    """An artifact of whatever the directory holds."""
+    record = {
+        "kind": kind, "step": step, "stage": "prepare", "stage_version": 1, "config": {}, "seconds": 1.0,
+        "created": datetime.now(UTC), "metrics": dict(metrics or {}), **more,
+    }  # fmt: skip
+    return publish(directory, str(uri), record)
+
+
+def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]], labels: Sequence[str] = LABELS) -> Artifact:
+    """EXAMPLES with these (text, label) rows."""
+    draft = root / "examples-draft"
+    for split, rows in splits.items():
+        (draft / split).mkdir(parents=True)
+        columns = {"key": [text_key(text) for text, _ in rows], "text": [t for t, _ in rows], "label": [lab for _, lab in rows]}
+        parquet.write_table(pa.table(columns), draft / split / "rows.parquet")
+    (draft / "task.json").write_text(json.dumps({"kind": "classification", "labels": list(labels)}))
+    return publish_directory(draft, root / "examples", Kind.EXAMPLES)
+
+
+def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]]) -> Artifact:
+    """PREDICTIONS: the logits of each text."""
+    draft = root / "predictions-draft" / "logits"
+    draft.mkdir(parents=True)
+    columns = {"key": [text_key(text) for text in logits], "logits": [list(row) for row in logits.values()]}
+    parquet.write_table(pa.table(columns), draft / "rows.parquet")
+    return publish_directory(draft.parent, root / "predictions", Kind.PREDICTIONS)
+
+
+def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:
+    """TOKENS of all messages, packed; validation has a quarter of them."""
+    draft = root / "tokens-draft"
+    tokenizer.save_pretrained(draft / "tokenizer")
+    texts = [text for text, _ in MESSAGES]
+    for split, part in (("train", texts), ("validation", texts[::4])):
+        rows_NT = pack(tokenizer(part)["input_ids"], length, int(tokenizer.pad_token_id), len(tokenizer))
+        write_rows(rows_NT, str(draft), split)
+    return publish_directory(draft, root / "tokens", Kind.TOKENS, details={"max_length": length})
+
+
+def tiny_tokenizer(directory: Path, train: Any = "wordpiece") -> PreTrainedTokenizerBase:
+    """A tokenizer of 200 tokens, trained on the messages."""
+    settings = Tokenizer(train=train, vocab_size=200)
+    train_tokenizer(settings, [text for text, _ in MESSAGES], MAX_LENGTH, directory)
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def tiny_classifier(architecture: str, classes: int, vocabulary: int, dropout: float = 0.0, seed: int = 0) -> PreTrainedModel:
+    """Two layers of 32 units with random weights, wide enough that answers differ between texts."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64, "hidden_dropout_prob": dropout,
+        "attention_probs_dropout_prob": dropout, "initializer_range": 0.2, "num_labels": classes, "pad_token_id": 0,
+    }  # fmt: skip
+    if architecture == "electra":
+        sizes["embedding_size"] = 32
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(architecture, **sizes)).eval()
+
+
+def random_ids(batch: int, length: int, vocabulary: int, seed: int = 0) -> torch.Tensor:
+    """ids_BT without special tokens."""
+    numbers = np.random.default_rng(seed).integers(5, vocabulary, (batch, length))
+    return torch.from_numpy(numbers)
+
+
+def same_weights(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> float:
+    """The largest difference between two models' weights; they must have the same names."""
+    assert left.keys() == right.keys()
+    return max(float((left[name].double() - right[name].double()).abs().max()) for name in left)

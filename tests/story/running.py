@@ -1,0 +1,39 @@
+"""Running a pipeline as a Ray job, as a user does, and reading what it said."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.connect import Cluster
+from cluster.submit import follow, result, submit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Ran:
+    """A job that has ended."""
+
+    exit_code: int | None
+    lines: list[str]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON of the last line."""
+        return json.loads(self.lines[-1])
+
+    def state(self, step: str) -> list[str]:
+        """The states that a step went through."""
+        return [line.split("] ", 1)[1].split()[1] for line in self.lines if line.startswith(f"[{step}] ")]
+
+
+def run_job(cluster: Cluster, *command: str) -> Ran:
+    """Submit `python -m …` from the repository's root and wait for its end."""
+    job = submit(cluster.jobs(), ["python", "-m", *command], working_dir=str(ROOT))
+    lines = list(follow(cluster.jobs(), job))
+    return Ran(result(cluster.jobs(), job).exit_code, lines)

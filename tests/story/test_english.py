@@ -1,0 +1,169 @@
+"""The whole road on real Ray jobs: raw text → HTTP answers; then a second run, a changed recipe, a refusal."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from cluster import registry
+from cluster.artifact import Artifact
+from cluster.connect import Cluster
+from jobs.core.execute import locate
+from jobs.core.recipe import Recipe, load_recipe
+from tests.story.running import ROOT, Ran, run_job
+from tests.story.tiny_world import recipe, write_recipe, write_world
+
+MODELS = ("teacher", "student", "undistilled", "small")
+
+
+@dataclass
+class Story:
+    """One finished run of the tiny recipe."""
+
+    directory: Path
+    paths: dict[str, str]
+    file: str
+    storage: str
+    ran: Ran
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.file)
+
+    def artifact(self, step: str) -> Artifact:
+        found = locate(self.recipe, self.storage)[step].artifact
+        assert found is not None, f"{step} has no artifact"
+        return found
+
+
+@pytest.fixture(scope="module")
+def story(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    directory = tmp_path_factory.mktemp("english")
+    paths = write_world(directory)
+    file = write_recipe(directory / "tiny.yaml", recipe(paths))
+    storage = str(directory / "runs")
+    yield Story(directory, paths, file, storage, run_job(ray_cluster, "jobs.pipeline", file, "--storage", storage))
+
+
+def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
+    assert story.ran.exit_code == 0, story.ran.text
+    summary = story.ran.summary
+    row = next(row for row in json.loads(Path(story.artifact("judged").file("report.json")).read_text())["rows"])
+    assert row["candidate"] == "teacher"
+    assert summary["teacher_score"] == row["score"]
+    assert summary["winner_score"] >= 0.9 * summary["teacher_score"]
+    assert summary["winner"].split(":")[0] in MODELS
+    assert summary["size_ratio"] > 1
+    for step in story.recipe.steps:
+        assert story.ran.state(step)[-1] == "done", step
+
+
+def test_the_winner_answers_over_http(story: Story) -> None:
+    assert len(story.ran.summary["answers"]) == 4
+    reply = requests.post(
+        story.ran.summary["url"], json={"inputs": ["claim your cash bonus 7", "see you at lunch 3"]}, timeout=30
+    )
+    assert reply.status_code == 200
+    assert [answer["label"] for answer in reply.json()["answers"]] == ["spam", "ham"]
+    fingerprint = reply.json()["model"]["fingerprint"]
+    assert fingerprint == registry.read(story.storage, "tiny/production").target.fingerprint
+    assert fingerprint == registry.read(story.storage, "tiny/winner").target.fingerprint
+
+
+@pytest.mark.parametrize("step", MODELS)
+def test_stock_transformers_loads_each_model(story: Story, step: str) -> None:
+    directory = story.artifact(step).uri
+    model, told = AutoModelForSequenceClassification.from_pretrained(directory, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["mismatched_keys"]
+    tokens = AutoTokenizer.from_pretrained(directory)("claim your cash bonus", return_tensors="pt")
+    assert model(**tokens).logits.shape == (1, 2)
+    assert model.config.id2label == {0: "ham", 1: "spam"}
+
+
+def test_the_pruned_model_really_shrank(story: Story) -> None:
+    student, small = story.artifact("student").manifest, story.artifact("small").manifest
+    removed, hidden, layers = 64, 32, 1  # half of 4 × 32 neurons
+    assert student.metrics["parameters"] - small.metrics["parameters"] == layers * removed * (2 * hidden + 1)
+
+
+def test_the_base_is_a_masked_language_model(story: Story) -> None:
+    _, told = AutoModelForMaskedLM.from_pretrained(story.artifact("base").uri, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert story.artifact("base").manifest.metrics["steps"] == 20
+
+
+def test_the_report_and_the_lineage_are_there(story: Story) -> None:
+    page = Path(story.ran.summary["report"]).read_text()
+    assert story.ran.summary["winner"] in page
+    assert story.artifact("judged").manifest.parents["teacher"][0].uri == story.artifact("teacher").uri
+    assert len(story.artifact("student").manifest.details["trials"]) == 2
+    assert not list(Path(story.storage, ".scratch", "tiny").iterdir()), "trials and checkpoints go when a step is done"
+
+
+def test_a_second_run_finds_everything_complete(story: Story, ray_cluster: Cluster) -> None:
+    ran = run_job(ray_cluster, "jobs.pipeline", story.file, "--storage", story.storage)
+    assert ran.exit_code == 0, ran.text
+    assert ran.summary["winner"] == story.ran.summary["winner"]
+    for step in story.recipe.steps:
+        assert ran.state(step)[-1] == ("done" if step == "served" else "complete"), step
+
+
+def test_a_changed_temperature_runs_only_what_follows(story: Story) -> None:
+    command = [sys.executable, "-m", "jobs.pipeline", story.file, "steps.student.temperature={uniform: [1, 8]}"]
+    done = subprocess.run(
+        [*command, "--storage", story.storage, "--plan"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=_no_cluster(),
+    )
+    plan = {line.split()[0]: line for line in done.stdout.splitlines() if line.split()[2:3] in (["run"], ["skip"])}
+    running = [step for step, line in plan.items() if line.split()[2] == "run"]
+    assert running == ["student", "small", "judged", "winner", "served"]
+    assert "temperature.uniform [1, 4] → [1, 8]" in plan["student"]
+    assert "new parent student" in plan["small"]
+
+
+def test_no_candidate_within_the_budget_is_refused_by_figures(story: Story, ray_cluster: Cluster) -> None:
+    before = registry.read(story.storage, "tiny/winner")
+    ran = run_job(ray_cluster, "jobs.pipeline", story.file, "steps.winner.minimum_kept=1.9", "--storage", story.storage)
+    assert ran.exit_code == 3, ran.text
+    assert "190.0% are asked" in ran.text
+    assert registry.read(story.storage, "tiny/winner") == before
+
+
+def test_a_damaged_parent_is_refused_by_name(story: Story, ray_cluster: Cluster) -> None:
+    weights = Path(story.artifact("student").file("model.safetensors"))
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    try:
+        ran = run_job(ray_cluster, "jobs.compress", story.file, "prune.feed_forward=0.25", "--storage", story.storage)
+    finally:
+        weights.write_bytes(sound)
+    assert ran.exit_code == 2
+    assert str(weights) in ran.text
+
+
+def test_a_single_stage_by_the_ray_command_line(story: Story, ray_cluster: Cluster) -> None:
+    stage = ["python", "-m", "jobs.distill", story.file, "temperature=3", "epochs=1", "--storage", story.storage]
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", ".", "--", *stage]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **ray_cluster.environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    changed = load_recipe(story.file, ["steps.student.temperature=3", "steps.student.epochs=1"])
+    found = locate(changed, story.storage)["student"].artifact
+    assert found is not None
+    assert found.manifest.config["temperature"] == 3
+    assert "trials" not in found.manifest.details
+
+
+def _no_cluster() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
