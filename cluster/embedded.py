@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -16,7 +17,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
@@ -113,7 +114,7 @@ class Embedded:
 
 
 def start(cpus: int | None = None, gpus: int | None = None) -> Embedded:
-    """Start a cluster and wait until its jobs API answers; StartError with the end of its log if it does not.
+    """Start a cluster and wait until its node and its jobs API are there; StartError with the end of its log if it does not.
 
     `cpus` and `gpus` are what it hands out to tasks; by default what Ray detects (container limits count).
     """
@@ -191,22 +192,30 @@ def _inherited(directory: Path) -> dict[str, str]:
 
 def _wait_until_ready(cluster: Embedded, token: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(f"{cluster.dashboard}/api/jobs/", token):
+    while not _is_ready(cluster.dashboard, token):
         code = cluster.exit_code
         if code is not None:
-            raise StartError(f"ray start ended with code {code} before its jobs API answered:\n{_log_tail(cluster)}")
+            raise StartError(f"ray start ended with code {code} before it was ready:\n{_log_tail(cluster)}")
         if time.monotonic() > deadline:
-            raise StartError(f"{cluster.dashboard}: no jobs API within {START_SECONDS:.0f} s:\n{_log_tail(cluster)}")
+            raise StartError(f"{cluster.dashboard}: not ready within {START_SECONDS:.0f} s:\n{_log_tail(cluster)}")
         time.sleep(0.1)
 
 
-def _answers(url: str, token: str) -> bool:
+def _is_ready(dashboard: str, token: str) -> bool:
+    """The dashboard is up before the node is, and may yet find that the node cannot start."""
+    nodes = _get(f"{dashboard}/nodes?view=summary", token)
+    alive = nodes is not None and any(node["raylet"]["state"] == "ALIVE" for node in nodes["data"]["summary"])
+    return alive and _get(f"{dashboard}/api/jobs/", token) is not None
+
+
+def _get(url: str, token: str) -> Any:
+    """A JSON answer; None where there is none yet."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     try:
         with urllib.request.urlopen(request, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:  # refused, 503 and time-outs alike: not yet
-        return False
+            return json.load(reply)
+    except OSError:  # refused, 503 and time-outs alike
+        return None
 
 
 def _log_tail(cluster: Embedded, lines: int = 20) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 POLL_SECONDS = 0.5
-PROGRESS_SECONDS = 5.0
+PROGRESS_SECONDS = 3.0
 TAIL_LINES = 40
 SUMMARY = "summary.json"
 REPORT = "report.html"

@@ -56,13 +56,20 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     paths = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
     system = filesystem(examples.uri)[0]
-    rows = ray.data.read_parquet([filesystem(path)[1] for path in paths], filesystem=system, columns=["key", "text"])
-    answered = rows.repartition(BLOCKS_PER_WORKER * context.resources.workers).map_batches(
+    rows = ray.data.read_parquet(
+        [filesystem(path)[1] for path in paths],
+        filesystem=system,
+        columns=["key", "text"],
+        override_num_blocks=BLOCKS_PER_WORKER * context.resources.workers,
+    )
+    # Read before the actors start: they may fill the cluster, and tasks that read would then wait for ever.
+    rows = rows.materialize()
+    answered = rows.map_batches(
         Answer,
         fn_constructor_args=(model, config.batch_size, max(1, int(context.resources.cpus))),
         batch_format="pandas",
         batch_size=8 * config.batch_size,
-        concurrency=context.resources.workers,
+        compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
         num_cpus=context.resources.cpus,
         num_gpus=context.resources.gpus,
     )

@@ -98,7 +98,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
-    import ray
+    import ray.data
 
     assert config.tokenizer is not None
     files: dict[str, File] = {}
@@ -113,7 +113,7 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         fn_constructor_args=(contents, config.max_length, context.output),
         batch_format="pandas",
         batch_size=None,
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
     ).take_all()
     metrics: dict[str, float] = dict(counts)
     for row in written:

@@ -46,9 +46,7 @@ def _keyed(
 ) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that turns a batch of raw rows into key, text, (label,) split."""
     # A source that names a validation or test split needs none taken from train.
-    given = {str(name): 0.0 for name in ("validation", "test") if name in splits} | (
-        {"test": 0.0} if named == "train" else {}
-    )
+    given = {str(name): 0.0 for name in ("validation", "test") if name in splits} | ({"test": 0.0} if named == "train" else {})
     rest = split.model_copy(update=given)
 
     def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":
