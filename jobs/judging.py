@@ -103,7 +103,7 @@ def bootstrap(truth_N: np.ndarray, predicted_N: np.ndarray, classes: int, metric
 def measure_latency(candidates: Sequence[Candidate], texts: Sequence[str], count: int, rounds: int) -> None:
     """Seconds of single texts, the candidates taking turns."""
     chosen = [texts[i] for i in np.random.default_rng(0).choice(len(texts), size=min(count, len(texts)), replace=False)]
-    for part in np.array_split(np.array(chosen, dtype=object), rounds):
+    for part in np.array_split(np.array(chosen, dtype=object), min(rounds, len(chosen))):
         for candidate in candidates:
             candidate.engine.logits([str(part[0])])
             for text in part:

@@ -60,10 +60,9 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
         [filesystem(path)[1] for path in paths],
         filesystem=system,
         columns=["key", "text"],
-        override_num_blocks=BLOCKS_PER_WORKER * context.resources.workers,
     )
     # Read before the actors start: they may fill the cluster, and tasks that read would then wait for ever.
-    rows = rows.materialize()
+    rows = rows.repartition(BLOCKS_PER_WORKER * context.resources.workers).materialize()
     answered = rows.map_batches(
         Answer,
         fn_constructor_args=(model, config.batch_size, max(1, int(context.resources.cpus))),

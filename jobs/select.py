@@ -54,13 +54,19 @@ def shortfalls(row: dict[str, Any], budget: SelectConfig) -> list[str]:
     """What keeps a candidate from the budget, each with by how much."""
     found = []
     if row["kept"] < budget.minimum_kept:
-        found.append(f"keeps {row['kept']:.1%} of the teacher's score, {budget.minimum_kept:.1%} are asked")
+        short = 100 * (budget.minimum_kept - row["kept"])
+        asked = f"{budget.minimum_kept:.1%} are asked ({short:.2g} points more)"
+        found.append(f"keeps {row['kept']:.1%} of the teacher's score, {asked}")
     if budget.maximum_p95_ms is not None and row["latency_p95_ms"] > budget.maximum_p95_ms:
-        found.append(f"p95 is {row['latency_p95_ms']:.2f} ms, allowed are {budget.maximum_p95_ms:g}")
+        over = row["latency_p95_ms"] - budget.maximum_p95_ms
+        found.append(f"p95 is {row['latency_p95_ms']:.2f} ms, allowed are {budget.maximum_p95_ms:g} ({over:.2g} less)")
     if budget.maximum_bytes is not None and row["bytes"] > budget.maximum_bytes:
-        found.append(f"has {row['bytes']:,} bytes, allowed are {budget.maximum_bytes:,}")
+        over = row["bytes"] - budget.maximum_bytes
+        found.append(f"has {row['bytes']:,} bytes, allowed are {budget.maximum_bytes:,} ({over:,} less)")
     if budget.minimum_speedup is not None and row["speedup"] < budget.minimum_speedup:
-        found.append(f"is {row['speedup']:.1f} times faster than the teacher, {budget.minimum_speedup:g} are asked")
+        short = budget.minimum_speedup - row["speedup"]
+        asked = f"{budget.minimum_speedup:g} are asked ({short:.2g} more)"
+        found.append(f"is {row['speedup']:.1f} times faster than the teacher, {asked}")
     return found
 
 

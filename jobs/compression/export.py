@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from transformers import PreTrainedModel
@@ -46,7 +47,17 @@ def export_onnx(model: PreTrainedModel, target: Path) -> float:
             external_data=False,
             verbose=False,
         )
+    _drop_notes(target)
     return check_parity(model, target)
+
+
+def _drop_notes(target: Path) -> None:
+    """Take out what the exporter noted of this host: paths and source lines, a large part of a small model's file."""
+    model = onnx.load(str(target))
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+    onnx.save(model, str(target))
 
 
 class _Logits(torch.nn.Module):

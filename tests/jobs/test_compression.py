@@ -16,7 +16,7 @@ from jobs.compression.export import ExportError, check_parity, export_onnx
 from jobs.compression.prune import feed_forward_layers, kept_neurons, neuron_importance, prune_feed_forward
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.tasks.classification import Classification
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, random_ids, tiny_classifier, tiny_tokenizer
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, random_ids, tiny_classifier
 
 VOCABULARY = 200
 HIDDEN, WIDTH, LAYERS = 32, 64, 2
@@ -66,7 +66,7 @@ def test_pruning_takes_exactly_the_least_important_neurons(architecture: str, tm
 
 
 @pytest.mark.parametrize(
-    ("width", "share", "kept"), [(1024, 0.33, 688), (64, 0.25, 48), (64, 0.99, 16), (64, 0.0, 64), (1024, 0.5, 512), (8, 0.5, 16)]
+    ("width", "share", "kept"), [(1024, 0.33, 688), (64, 0.25, 48), (64, 0.99, 16), (64, 0.0, 64), (1024, 0.5, 512)]
 )
 def test_kept_neurons_are_whole_blocks(width: int, share: float, kept: int) -> None:
     assert kept_neurons(width, share) == kept
@@ -94,11 +94,6 @@ def test_architectures_laid_out_otherwise_are_refused_by_name(architecture: str)
     with pytest.raises(TypeError, match=f"does not know {architecture}; it knows bert, roberta, electra"):
         prune_feed_forward(model, importances(), 0.5)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_importance_finds_the_neurons_that_matter(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -150,6 +145,11 @@ def test_an_exported_model_agrees_at_shapes_that_the_export_did_not_check(
     assert np.abs(answer(file, ids_BT, mask_BT) - wanted_BC).max() < 1e-4
 
 
+def test_an_exported_file_tells_nothing_of_the_host_that_made_it(exported: tuple[PreTrainedModel, Path]) -> None:
+    content = exported[1].read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in content and b"stack_trace" not in content
+
+
 def test_a_roberta_is_exported_too(tmp_path: Path) -> None:
     assert export_onnx(tiny_classifier("roberta", 2, VOCABULARY), tmp_path / "model.onnx") < 1e-4
 
@@ -172,13 +172,13 @@ def test_int8_is_smaller_and_near(exported: tuple[PreTrainedModel, Path], tmp_pa
 def test_a_wrong_export_is_refused(exported: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:
     model, file = exported
     graph = onnx.load(str(file))
-    (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name.endswith("classifier.bias"))
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.01), weight.name))
+    (weight,) = (tensor for tensor in graph.graph.initializer if tensor.name.endswith("classifier.weight"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.05), weight.name))
     wrong = tmp_path / "wrong.onnx"
     onnx.save(graph, str(wrong))
-    with pytest.raises(ExportError, match=r"wrong\.onnx: its logits differ from torch by 0\.01, allowed are 0\.001"):
+    with pytest.raises(ExportError, match=r"wrong\.onnx: its logits differ from torch by 0\.\d+, allowed are 0\.001"):
         check_parity(model, wrong)
-    assert check_parity(model, wrong, tolerance=0.02) == pytest.approx(0.01, abs=1e-4)
+    assert 0.001 < check_parity(model, wrong, tolerance=1.0) < 1.0
 
 
 def test_an_export_that_reads_padding_is_refused(exported: tuple[PreTrainedModel, Path], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from cluster.artifact import Kind
-from jobs.core.config import BadInput, Problem
+from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.dedup import Split, keep_first, split_of
 from jobs.data.loader import TokenRows, epoch_batches, read_examples
@@ -47,7 +47,13 @@ def test_cleaning(text: str, settings: dict[str, object], cleaned: str) -> None:
 
 @pytest.mark.parametrize(
     ("left", "right"),
-    [("Win a PRIZE now!!", "win a prize now"), ("ＷＩＮ　１２３", "win 123"), ("很好，喜欢！", "很好,喜欢"), ("Straße", "STRASSE"), ("a_b", "a b")],
+    [
+        ("Win a PRIZE now!!", "win a prize now"),
+        ("ＷＩＮ　１２３", "win 123"),
+        ("很好，喜欢！", "很好,喜欢"),
+        ("Straße", "STRASSE"),
+        ("a_b", "a b"),
+    ],
 )
 def test_duplicates_share_a_key(left: str, right: str) -> None:
     assert text_key(left) == text_key(right)
@@ -232,7 +238,9 @@ def test_packing_loses_nothing_and_pads_only_the_end() -> None:
 
 def test_rows_of_several_files_are_found_by_number(tmp_path: Path) -> None:
     draft = tmp_path / "draft"
-    parts = [np.arange(start, start + size * 4, dtype=np.uint16).reshape(size, 4) for start, size in ((0, 3), (100, 1), (200, 5))]
+    parts = [
+        np.arange(start, start + size * 4, dtype=np.uint16).reshape(size, 4) for start, size in ((0, 3), (100, 1), (200, 5))
+    ]
     for part in parts:
         name, file = write_rows(part, str(draft), "train")
         assert (draft / name).stat().st_size == file.size

@@ -47,13 +47,22 @@ def finish(data: Path, chosen: Recipe, name: str, content: str = "") -> Artifact
     draft.mkdir(parents=True)
     (draft / "out.txt").write_text(content or name)
     step = place.step
-    parents = {key: [output_of(chosen, parent, str(data / "runs")).as_parent() for parent in step.inputs[key]] for key in step.inputs}
-    record = {"stage": step.stage.name, "stage_version": step.stage.version, "config": step.resolved(), "parents": parents}
+    parents = {
+        key: [output_of(chosen, parent, str(data / "runs")).as_parent() for parent in step.inputs[key]] for key in step.inputs
+    }
+    record: dict[str, Any] = {
+        "stage": step.stage.name,
+        "stage_version": step.stage.version,
+        "config": step.resolved(),
+        "parents": parents,
+    }
     return publish_directory(draft, place.uri, step.kind, step.name, **record)
 
 
 def finish_all(data: Path, chosen: Recipe, content: str = "") -> dict[str, Artifact]:
-    return {name: finish(data, chosen, name, content) for name, place in places(data, chosen).items() if place.artifact is None}
+    return {
+        name: finish(data, chosen, name, content) for name, place in places(data, chosen).items() if place.artifact is None
+    }
 
 
 def places(data: Path, chosen: Recipe) -> dict[str, Place]:
@@ -163,8 +172,8 @@ def stamped(log: Path, settle: Callable[[Artifact, Context], None] | None = None
 
     def step(name: str, raw: dict[str, Any], inputs: dict[str, tuple[str, ...]], **fields: Any) -> Step:
         spec = {"of": Input(Kind.REPORT, "what is copied", many=True)} if inputs else {}
-        stage = Stage(**({"name": "copy", "purpose": "", "config": Copy, "run": run, "output": Kind.REPORT, "version": 1,
-                          "inputs": spec} | fields))  # fmt: skip
+        usual: dict[str, Any] = {"config": Copy, "run": run, "output": Kind.REPORT, "version": 1, "inputs": spec}
+        stage = Stage(name="copy", purpose="", **(usual | fields))
         return Step(name, stage, raw, {}, inputs, Tune(), Resources())
 
     config = {"fails": stage_fields.pop("fails", False)}

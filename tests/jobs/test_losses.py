@@ -14,7 +14,7 @@ from cluster.artifact import Artifact
 from jobs.core.config import BadInput
 from jobs.losses.distillation import forward_kl
 from jobs.tasks.distillation import DistilledClassification
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_predictions, tiny_classifier, tiny_tokenizer
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_predictions, tiny_classifier
 
 STUDENT = [[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]
 TEACHER = [[2.0, 0.0, -1.0], [0.5, 0.5, 4.0]]
@@ -57,11 +57,6 @@ def test_equal_answers_cost_nothing_and_others_something() -> None:
     assert float(forward_kl(torch.tensor(TEACHER), logits, 3.0)) > 0.1
     sure = torch.tensor([[200.0, -200.0]])
     assert torch.isfinite(forward_kl(-sure, sure, 1.0)), "logits that are far apart must not make infinities"
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    return tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture

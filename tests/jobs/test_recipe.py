@@ -159,7 +159,9 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: str, reason: str) -> 
 
 def test_overrides_replace_single_values_and_are_checked_like_the_file() -> None:
     plain = load_recipe(SPAM)
-    changed = load_recipe(SPAM, ["steps.student.temperature=4", "steps.base.model.layers=2", "steps.teacher.optimizer.name=adam"])
+    changed = load_recipe(
+        SPAM, ["steps.student.temperature=4", "steps.base.model.layers=2", "steps.teacher.optimizer.name=adam"]
+    )
     student, base, teacher = (changed.steps[name] for name in ("student", "base", "teacher"))
     assert "temperature" not in student.spaces and student.resolved()["temperature"] == 4
     assert (base.resolved()["model"]["layers"], base.resolved()["model"]["hidden"]) == (2, 256)

@@ -1,6 +1,7 @@
 """Tokenizers: trained, saved, loaded again by stock code with the same ids. `pytest tests/jobs/test_tokenizer.py`"""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -62,7 +63,7 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
 
 def test_ids_survive_saving_beside_weights(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "model")(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]

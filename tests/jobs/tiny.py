@@ -1,7 +1,7 @@
 """Tiny real things for the tests of jobs: messages in two languages, published examples and tokens, models of two layers.
 
-    examples = publish_examples(tmp_path, {"train": MESSAGES, "validation": MESSAGES[:8]})
-    model = tiny_classifier("bert", classes=2, vocabulary=200)
+examples = publish_examples(tmp_path, {"train": MESSAGES, "validation": MESSAGES[:8]})
+model = tiny_classifier("bert", classes=2, vocabulary=200)
 """
 
 import json
@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from cluster.artifact import Artifact, Kind, publish
 from jobs.data.clean import text_key
@@ -49,7 +55,11 @@ def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]]
     draft = root / "examples-draft"
     for split, rows in splits.items():
         (draft / split).mkdir(parents=True)
-        columns = {"key": [text_key(text) for text, _ in rows], "text": [t for t, _ in rows], "label": [lab for _, lab in rows]}
+        columns = {
+            "key": [text_key(text) for text, _ in rows],
+            "text": [t for t, _ in rows],
+            "label": [lab for _, lab in rows],
+        }
         parquet.write_table(pa.table(columns), draft / split / "rows.parquet")
     (draft / "task.json").write_text(json.dumps({"kind": "classification", "labels": list(labels)}))
     return publish_directory(draft, root / "examples", Kind.EXAMPLES)

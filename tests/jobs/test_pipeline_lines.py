@@ -1,0 +1,188 @@
+"""What people see while a recipe runs: written by the pipeline, read back by the demo.
+
+pytest tests/jobs/test_pipeline_lines.py
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from jobs.core.recipe import load_recipe
+from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
+from jobs.demo import STEP_LINE, Screen
+from jobs.pipeline import describe_progress, latest_progress, step_line
+
+RECIPE = load_recipe(str(Path(__file__).parents[2] / "jobs" / "recipes" / "spam.yaml"))
+STATES = ("submitted", "running", "done", "complete", "failed", "stopped")
+SUMMARY = {"recipe": "spam", "seconds": 3.0, "winner": "small:int8"}
+
+
+class Terminal(io.StringIO):
+    """A terminal that obeys what the screen sends: up, down, to the line's start, clear the line; long lines wrap."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns, self.rows, self.row, self.column = columns, [""], 0, 0
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        for piece in re.findall(r"\x1b\[\d*[A-Z]|.|\n", text, re.DOTALL):
+            self._obey(piece)
+        return len(text)
+
+    def _obey(self, piece: str) -> None:
+        if piece.startswith("\x1b"):
+            number, command = int(piece[2:-1] or 1), piece[-1]
+            assert command in "ABK", f"a command that this terminal does not know: {piece!r}"
+            if command == "K":
+                self.rows[self.row] = ""
+            else:
+                self._go(self.row + (number if command == "B" else -number))
+        elif piece == "\n":
+            self._go(self.row + 1, grow=True)
+            self.column = 0
+        elif piece == "\r":
+            self.column = 0
+        else:
+            if self.column == self.columns:
+                self._go(self.row + 1, grow=True)
+                self.column = 0
+            line = self.rows[self.row].ljust(self.column)
+            self.rows[self.row] = line[: self.column] + piece + line[self.column + 1 :]
+            self.column += 1
+
+    def _go(self, row: int, grow: bool = False) -> None:
+        if grow and row == len(self.rows):
+            self.rows.append("")
+        assert 0 <= row < len(self.rows), "the cursor left the screen"
+        self.row = row
+
+    def lines(self) -> list[str]:
+        return [row.rstrip() for row in self.rows]
+
+
+def shown(log: Iterable[str], columns: int, monkeypatch: pytest.MonkeyPatch, rows: int = 40) -> list[str]:
+    """What stands on a terminal of this size after the log."""
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, rows)))
+    terminal = Terminal(columns)
+    assert Screen(RECIPE, terminal).show([*log, json.dumps(SUMMARY)]) == SUMMARY
+    assert terminal.lines()[-1] == "", "the cursor ends below everything"
+    return terminal.lines()[:-1]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_line_of_the_pipeline_is_read_back(state: str, stage: str) -> None:
+    for seconds, text in ((0.4, "never run"), (59.6, ""), (1_234_567.0, "macro_f1 0.9812  温度 1 → 2")):
+        matched = STEP_LINE.match(step_line("my_step-2", stage, state, seconds, text))
+        assert matched is not None
+        assert matched.groups() == ("my_step-2", stage, state, f"{seconds:.0f}", text)
+
+
+def test_lines_of_others_are_not_taken_for_steps() -> None:
+    for line in ("[INFO] prepare done 3 s", "(pid=3) [base] pretrain  running       12 s  loss 3", "[base] loss 3", ""):
+        assert STEP_LINE.match(line) is None
+
+
+def test_progress_is_found_among_what_workers_print(capsys: pytest.CaptureFixture[str]) -> None:
+    print_progress(step=30, steps=450, loss=6.25, steps_per_second=4.5)
+    written = capsys.readouterr().out.rstrip("\n")
+    log = [
+        "2026-01-01 10:00:00,000 INFO worker.py:1900 -- Connecting to existing Ray cluster",
+        f"(RayTrainWorker pid=4711) {PROGRESS_MARK}" + json.dumps({"step": 10, "steps": 450, "loss": 8.5}),
+        f"\x1b[36m(RayTrainWorker pid=4711)\x1b[0m {written}",
+        "(RayTrainWorker pid=4712) UserWarning: {'x': 1}",
+        f"(RayTrainWorker pid=4711) {PROGRESS_MARK}" + '{"step": 40, "ste',
+    ]
+    assert latest_progress(log) == {"step": 30, "steps": 450, "loss": 6.25, "steps_per_second": 4.5}
+    assert describe_progress(latest_progress(log)) == "step 30/450  loss 6.2500  4.50 steps/s"
+    assert latest_progress(log[:1]) == {} and describe_progress({}) == ""
+
+
+def test_two_workers_that_write_into_one_line_do_not_end_the_pipeline() -> None:
+    log = [f'(pid=1) {PROGRESS_MARK}{{"step": 1, "steps": 9}}(pid=2) {PROGRESS_MARK}{{"step": 2, "steps": 9}}']
+    assert latest_progress(log) == {"step": 2, "steps": 9}
+    broken = [*log, f'(pid=1) {PROGRESS_MARK}{{"step": 1, "st(pid=2) {PROGRESS_MARK}{{"step": 3, "steps": 9}}']
+    assert latest_progress(broken) == {"step": 3, "steps": 9}
+
+
+def test_progress_of_a_search_counts_its_trials() -> None:
+    log = [
+        f"(trial pid={number}) {PROGRESS_MARK}" + json.dumps({"step": step, "steps": 80, "loss": 0.5, "trial": name})
+        for number, step, name in ((1, 40, "a"), (2, 20, "b"), (1, 80, "a"), (3, 20, "c"))
+    ]
+    assert describe_progress(latest_progress(log)) == "trial 3  step 20/80  loss 0.5000"
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"state": "cleaned", "rows": 36_718}, "cleaned  rows 36718"),
+        ({"step": 3, "steps": 3, "macro_f1": 0.98125, "evaluation": True}, "step 3/3  macro_f1 0.9812"),
+        ({"step": 3, "steps": 9, "validation_loss": 4.0, "perplexity": 54.598}, "step 3/9  perplexity 54.6"),
+        ({"state": "pruned", "feed_forward_kept": 688.0}, "pruned"),
+        ({"loss": float("nan"), "step": 1, "steps": 2}, "step 1/2  loss nan"),
+    ],
+)
+def test_progress_in_words(figures: dict[str, object], words: str) -> None:
+    assert describe_progress(figures) == words
+
+
+LOG = [
+    step_line("corpus", "prepare", "submitted", 0, "never run"),
+    step_line("corpus", "prepare", "running", 5, "cleaned  rows 100"),
+    step_line("corpus", "prepare", "done", 9, "train_rows 90"),
+    step_line("base", "pretrain", "submitted", 0, "never run"),
+    "a warning of a library",
+    step_line("base", "pretrain", "running", 5, "step 1/450"),
+    "another one, " + "and a long one: " * 12,
+    step_line("base", "pretrain", "running", 10, "step 99/450"),
+    step_line("messages", "prepare", "complete", 2, "train_rows 7"),
+    step_line("base", "pretrain", "failed", 11, "job raysubmit_1"),
+]
+
+
+def test_a_terminal_shows_one_line_a_step_with_its_latest_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(LOG, 80, monkeypatch)
+    assert lines[:3] == [
+        "✓ corpus       prepare   done          9 s  train_rows 90",
+        "✗ base         pretrain  failed       11 s  job raysubmit_1",
+        "a warning of a library",
+    ]
+    assert "".join(lines[3:6]) == LOG[6].rstrip(), "what others print stays whole"
+    assert lines[6:] == ["✓ messages     prepare   complete      2 s  train_rows 7"]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 205, 400])
+def test_a_terminal_of_another_width_is_not_spoiled(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(LOG, columns, monkeypatch)
+    starts = [line[2:10].rstrip() for line in lines if line[:1] in "✓✗…■"]
+    assert starts == ["corpus", "base", "messages"]
+    assert all(len(line) < columns for line in lines if line[:1] in "✓✗…■")
+
+
+def test_a_line_that_has_scrolled_away_is_written_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [LOG[3], *(f"line {number}" for number in range(12)), LOG[5], LOG[7]]
+    lines = shown(log, 80, monkeypatch, rows=10)
+    assert lines[1:13] == [f"line {number}" for number in range(12)], "lines that are still to be seen are not overwritten"
+    assert lines[13:] == ["… base         pretrain  running      10 s  step 99/450"]
+
+
+def test_elsewhere_lines_are_printed_as_they_come_and_noise_is_left_out() -> None:
+    out = io.StringIO()
+    noise = "2026-01-01 10:00:00,000 INFO dashboard_sdk.py:355 -- Uploading package"
+    unknown = step_line("stranger", "prepare", "done", 1, "")
+    assert Screen(RECIPE, out).show([noise, LOG[0], LOG[1], unknown, LOG[2]]) is None
+    assert out.getvalue().splitlines() == [
+        "… corpus       prepare   running       5 s  cleaned  rows 100",
+        unknown,
+        "✓ corpus       prepare   done          9 s  train_rows 90",
+    ]
+    assert "\x1b" not in out.getvalue()
