@@ -157,7 +157,8 @@ def show(summary: dict[str, Any]) -> None:
     if "url" in summary:
         body = json.dumps({"inputs": "Congratulations! You won a free phone, call now"})
         print(f"\nask it yourself:\n  curl -s {summary['url']} -H 'Content-Type: application/json' -d '{body}'")
-    print(f"report: {summary['report']}", flush=True)
+    if "report" in summary:
+        print(f"report: {summary['report']}", flush=True)
 
 
 if __name__ == "__main__":

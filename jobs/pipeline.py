@@ -204,22 +204,22 @@ def describe_progress(figures: dict[str, Any]) -> str:
 
 
 def publish_report(recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float) -> None:
-    """Write report.html and summary.json beside the steps, print the table and, as the last line, the summary."""
+    """Write summary.json and, where there is an evaluation, report.html; print the table and, last, the summary."""
     from jobs.report.page import write_page
     from jobs.report.tables import comparison_table
 
     root = join(storage, recipe.name)
-    summary: dict[str, Any] = {"recipe": recipe.name, "seconds": round(seconds, 1), "report": join(root, REPORT)}
-    with tempfile.TemporaryDirectory() as directory:
-        page = Path(directory) / REPORT
-        write_page(recipe.name, artifacts, page)
-        write_bytes(join(root, REPORT), page.read_bytes())
+    summary: dict[str, Any] = {"recipe": recipe.name, "seconds": round(seconds, 1)}
     by_stage = {artifact.manifest.stage: artifact for artifact in artifacts.values()}
     if "evaluate" in by_stage:
+        with tempfile.TemporaryDirectory() as directory:
+            page = Path(directory) / REPORT
+            write_page(recipe.name, artifacts, page)
+            write_bytes(join(root, REPORT), page.read_bytes())
         report = json.loads(read_bytes(by_stage["evaluate"].file("report.json")))
         winner = by_stage["select"].manifest.details["winner"] if "select" in by_stage else None
         print("\n" + comparison_table(report, winner) + "\n")
-        summary |= _figures(report, winner)
+        summary |= _figures(report, winner) | {"report": join(root, REPORT)}
     if "deploy" in by_stage:
         details = by_stage["deploy"].manifest.details
         summary |= {"url": details["url"], "answers": details["answers"]}

@@ -73,11 +73,26 @@ def fingerprint(source: str) -> str:
     if source.startswith("sample:"):
         return find_sample(source.removeprefix("sample:")).sha256
     if source.startswith("hub:"):
-        return _hub_revision(source.removeprefix("hub:"), "dataset")
+        name, _, _ = hub_parts(source)
+        if not storage.exists(name):
+            return _hub_revision(name, "dataset")
+        return digest([source.removeprefix(f"hub:{name}"), directory_contents(name)])
     files = resolve(source)
     if all(storage.is_local(file) for file in files):
         return digest([[Path(file).name, storage.sha256(file)] for file in files])
     return digest([_remote_stat(file) for file in files])
+
+
+def directory_contents(directory: str) -> list[list[str]]:
+    """Path and hash of every file below a directory."""
+    return [[stat.path, storage.sha256(storage.join(directory, stat.path))] for stat in storage.list_files(directory)]
+
+
+def hub_parts(source: str) -> tuple[str, str | None, str]:
+    """Name (or a local directory in the hub's format), config and split of `hub:NAME[:CONFIG][#SPLIT]`."""
+    address, _, split = source.removeprefix("hub:").partition("#")
+    name, _, config = address.partition(":")
+    return name, config or None, split or "train"
 
 
 def _remote_stat(file: str) -> list[Any]:
@@ -103,7 +118,7 @@ def model_fingerprint(model: str) -> str:
     if model.startswith("sample:"):
         return find_sample(model.removeprefix("sample:")).sha256
     if storage.exists(model):
-        return digest([[stat.path, storage.sha256(storage.join(model, stat.path))] for stat in storage.list_files(model)])
+        return digest(directory_contents(model))
     return _hub_revision(model, "model")
 
 
@@ -119,7 +134,8 @@ def read(source: str) -> "Dataset":
     if source.startswith("hub:"):
         import datasets
 
-        return data.from_huggingface(datasets.load_dataset(source.removeprefix("hub:"), split="train"))
+        name, config, split = hub_parts(source)
+        return data.from_huggingface(datasets.load_dataset(name, config, split=split))
     files = resolve(source)
     system = None if storage.is_local(files[0]) else storage.filesystem(files[0])[0]
     kind = file_format(files[0])

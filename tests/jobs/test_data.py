@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from cluster import storage
 from cluster.artifact import Kind
 from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, text_key
@@ -148,6 +149,21 @@ def test_directories_and_globs_find_data_files_only(tmp_path: Path, monkeypatch:
     assert resolve("a-?.csv") == resolve("./a-?.csv") == wanted[:2]
     assert resolve("b-1.csv") == wanted[2:]
     assert file_format("x.md") is None and file_format("x.CSV.zip") is None
+
+
+def test_sources_in_any_storage(storage_uri: str) -> None:
+    """A file, a directory and a glob, on this host and in an object store."""
+    for name in ("a-1.csv", "a-2.csv"):
+        storage.write_bytes(f"{storage_uri}/data/{name}", f"text,label\n{name} 中奖,ham\n".encode())
+    wanted = [f"{storage_uri}/data/a-1.csv", f"{storage_uri}/data/a-2.csv"]
+    assert resolve(wanted[1]) == wanted[1:]
+    assert resolve(f"{storage_uri}/data") == resolve(f"{storage_uri}/data/a-?.csv") == wanted
+    assert texts(f"{storage_uri}/data") == ["a-1.csv 中奖", "a-2.csv 中奖"]
+    before = fingerprint(f"{storage_uri}/data")
+    storage.write_bytes(wanted[0], b"text,label\nother,ham\n")
+    assert fingerprint(f"{storage_uri}/data") != before
+    (problem,) = reason(f"{storage_uri}/none.csv")
+    assert "no such file" in problem.reason
 
 
 def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
