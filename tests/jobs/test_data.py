@@ -162,8 +162,7 @@ def test_sources_in_any_storage(storage_uri: str) -> None:
     before = fingerprint(f"{storage_uri}/data")
     storage.write_bytes(wanted[0], b"text,label\nother,ham\n")
     assert fingerprint(f"{storage_uri}/data") != before
-    (problem,) = reason(f"{storage_uri}/none.csv")
-    assert "no such file" in problem.reason
+    assert "no such file" in reason(f"{storage_uri}/none.csv")[0].reason
 
 
 def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_sources_that_cannot_be_used_are_told_before_anything_runs(
     assert str(tmp_path / name) in f"{problem.value} {problem.reason}", "the file is named"
 
 
-def test_missing_columns_are_told_with_the_nearest_name(tmp_path: Path) -> None:
+def test_missing_columns_and_splits_are_told_with_the_nearest_name(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.csv")
     found = check_source(source, {"text": "txt", "task.label": "lable"}, Split(by="fold"))
     assert [(problem.path, problem.remedy) for problem in found] == [
@@ -210,6 +209,8 @@ def test_missing_columns_are_told_with_the_nearest_name(tmp_path: Path) -> None:
         ("task.label", "Did you mean label?"),
         ("split.by", "Known here: label, text."),
     ]
+    (problem,) = reason({"train": source, "vaildation": source})
+    assert problem.remedy == "Did you mean validation?"
 
 
 def test_labels_that_train_lacks_are_told_by_file_and_by_column(tmp_path: Path) -> None:
@@ -231,12 +232,6 @@ def test_numbers_as_labels_are_the_same_in_files_where_some_are_missing(tmp_path
     test = write(tmp_path / "test.parquet", [])
     parquet.write_table(pa.table({"text": ["c", "d"], "label": [1.0, None]}), test)
     assert reason({"train": train, "test": test}) == []
-
-
-def test_splits_have_known_names(tmp_path: Path) -> None:
-    source = write(tmp_path / "rows.csv")
-    (problem,) = reason({"train": source, "vaildation": source})
-    assert problem.remedy == "Did you mean validation?"
 
 
 def test_packing_loses_nothing_and_pads_only_the_end() -> None:
