@@ -87,8 +87,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     import ray.data
 
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    label = config.task.label if config.task else None
-    rows, counts = load_rows(config.source, config.text, label, config.clean, config.split)
+    rows, counts = load_rows(config.source, config.text, config.task, config.clean, config.split)
     if config.limit is not None:
         rows = rows.limit(config.limit).materialize()
     context.report(state="cleaned", rows=rows.count())

@@ -13,6 +13,7 @@ from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.dedup import SPLITS, Split, deduplicate, split_of
 from jobs.data.sources import Sources, each, read, resolve, tables
+from jobs.tasks.settings import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +24,14 @@ CHECKED_BYTES = 512 << 20
 """Sources up to this size are read whole by the checks."""
 
 
-def load_rows(source: Sources, text: str, label: str | None, clean: Clean, split: Split) -> tuple["Dataset", dict[str, int]]:
+def load_rows(source: Sources, text: str, task: Task | None, clean: Clean, split: Split) -> tuple["Dataset", dict[str, int]]:
     """Rows of key, text, (label,) split: clean, without duplicates; and how many were read and kept."""
     parts: list[Dataset] = []
     read_count = 0
     for named, one in each(source).items():
         raw = read(one).materialize()
         read_count += raw.count()
-        parts.append(raw.map_batches(_keyed(text, label, clean, split, named, set(each(source))), batch_format="pandas"))
+        parts.append(raw.map_batches(_keyed(text, task, clean, split, named, set(each(source))), batch_format="pandas"))
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
     clean_count = rows.count()
     if not clean_count:
@@ -42,7 +43,7 @@ def load_rows(source: Sources, text: str, label: str | None, clean: Clean, split
 
 
 def _keyed(
-    text: str, label: str | None, clean: Clean, split: Split, named: str, splits: set[str]
+    text: str, task: Task | None, clean: Clean, split: Split, named: str, splits: set[str]
 ) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that turns a batch of raw rows into key, text, (label,) split."""
     # A source that names a validation or test split needs none taken from train.
@@ -54,8 +55,8 @@ def _keyed(
 
         texts = [clean_text("" if value is None else str(value), clean) for value in frame[text]]
         columns: dict[str, Any] = {"key": [text_key(one) for one in texts], "text": texts}
-        if label is not None:
-            columns["label"] = [_label_name(value) for value in frame[label]]
+        if task is not None:
+            columns["label"] = [task.names.get(name, name) for name in map(_label_name, frame[task.label])]
         if split.by != "hash":
             columns["split"] = [_split_name(value) for value in frame[split.by]]
         elif named in ("test", "validation"):
@@ -64,7 +65,7 @@ def _keyed(
             columns["split"] = [split_of(key, rest) for key in columns["key"]]
         made = pd.DataFrame(columns)
         keep = made["text"] != ""
-        if label is not None:
+        if task is not None:
             keep &= made["label"] != ""
         return made[keep].reset_index(drop=True)
 

@@ -12,3 +12,5 @@ class Task(Config):
     """classification: one label for a text."""
     label: str = "label"
     """The column that holds the label."""
+    names: dict[str, str] = {}
+    """What labels in that column are called from here on, e.g. {"0": ham, "1": spam}."""
