@@ -9,6 +9,7 @@ job's log, stops the job and its children on Ctrl-C, and exits with the exit cod
 
 import argparse
 import json
+import logging
 import os
 import re
 import secrets
@@ -67,6 +68,9 @@ def submit(
     place = working_dir or inherited_working_dir()
     if "://" not in place:
         check_upload(Path(place))
+        for name in ("ray._private.runtime_env", "ray.dashboard.modules"):
+            # Ray would tell each file that .gitignore keeps back.
+            logging.getLogger(name).setLevel(logging.ERROR)
     details = dict(metadata or {})
     parent = current_job_id()
     if parent is not None:

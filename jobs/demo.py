@@ -143,8 +143,8 @@ class Screen:
 
 
 def _is_noise(line: str) -> bool:
-    """Ray's own words about uploads and connections."""
-    return any(word in line for word in ("working_dir.py", "dashboard_sdk.py", "worker.py", "INFO ", "packaging.py"))
+    """Ray's own words about uploads, connections and the job's entrypoint."""
+    return any(word in line for word in (" INFO ", "worker.py:", "Running entrypoint for job", "RayDeprecationWarning"))
 
 
 def show(summary: dict[str, Any]) -> None:
