@@ -1,8 +1,8 @@
 """What was made, from what, with what: an Artifact is a directory behind a URI with a manifest that is written last.
 
-    artifact = open_artifact("s3://bucket/runs/spam/teacher-1a2b3c4d")
-    artifact.manifest.metrics["f1"]
-    directory = artifact.local()          # a path on this host; what was downloaded is checked against its hash
+artifact = open_artifact("s3://bucket/runs/spam/teacher-1a2b3c4d")
+artifact.manifest.metrics["f1"]
+directory = artifact.local()          # a path on this host; what was downloaded is checked against its hash
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A Ray cluster of one's own on this machine: loopback only, free ports, a token of its own, gone when closed.
 
-    with start(cpus=2) as cluster:
-        print(cluster.address, cluster.dashboard)
+with start(cpus=2) as cluster:
+    print(cluster.address, cluster.dashboard)
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A job's log while the job runs, and whether it has ended.
 
-    for line in follow(client, job_id):
-        print(line)
+for line in follow(client, job_id):
+    print(line)
 """
 
 import asyncio

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
 CHUNK_BYTES = 8 << 20
@@ -164,6 +165,15 @@ def list_files(uri: str) -> list[FileStat]:
         if info.type == fs.FileType.File and not info.path.endswith(".part")
     ]
     return sorted(stats, key=lambda stat: stat.path)
+
+
+def glob(pattern: str) -> list[str]:
+    """The files that a pattern matches, as URIs, sorted: * and ? stay inside a directory, ** crosses them."""
+    system, path = filesystem(pattern)
+    with _named(pattern, "list"):
+        found = ArrowFSWrapper(system).glob(path)
+    scheme = "" if is_local(pattern) else f"{urlsplit(pattern).scheme}://"
+    return [scheme + match for match in sorted(found)]
 
 
 def list_directories(uri: str) -> list[str]:

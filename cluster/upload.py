@@ -1,6 +1,6 @@
 """What a job would carry to the cluster: the files of its working directory but for those that .gitignore names.
 
-    check_upload(Path("."))      # UploadError if Ray would refuse it, naming the largest files
+check_upload(Path("."))      # UploadError if Ray would refuse it, naming the largest files
 """
 
 import os

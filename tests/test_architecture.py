@@ -56,5 +56,5 @@ def test_recipes_need_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from jobs.core.stage import STAGES, load_stage; [load_stage(n) for n in STAGES]; sys.exit('torch' in sys.modules)"
+    code = "import sys; from jobs.core.stage import *; [load_stage(n) for n in STAGES]; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

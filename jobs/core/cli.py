@@ -14,13 +14,20 @@ from types import FrameType
 
 from cluster.artifact import ArtifactError
 from cluster.connect import ConnectError
+from cluster.embedded import StartError
+from cluster.registry import RegistryError
 from cluster.storage import StorageError, absolute
+from cluster.submit import SubmitError
+from cluster.upload import UploadError
 from jobs.core.config import BadInput, Problem, describe, nearest
 from jobs.core.execute import default_storage, execute
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, Step, load_recipe
 from jobs.core.search import Tune
 from jobs.core.stage import Refused, Resources, Stage
+
+EXPECTED = (ArtifactError, ConnectError, RegistryError, StartError, StorageError, SubmitError, UploadError)
+"""Errors whose message says what to do; a traceback would hide it."""
 
 
 def main(stage: Stage) -> None:
@@ -88,7 +95,7 @@ def guarded(action: Callable[[], int]) -> None:
         for problem in error.problems:
             print(f"  {problem}", file=sys.stderr)
         code = 2
-    except (ArtifactError, StorageError, ConnectError) as error:
+    except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except Refused as error:

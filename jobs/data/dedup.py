@@ -4,7 +4,7 @@ Rows that share a key meet in one partition; the number of partitions depends on
 the outcome is the same on any cluster.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, model_validator
 
@@ -49,9 +49,9 @@ def deduplicate(rows: "Dataset", count: int) -> "Dataset":
     """Keep one row a key, preferring test, then validation, then train; rows come out sorted by key."""
     partitions = max(1, -(-count // ROWS_PER_PARTITION))
     if partitions == 1:
-        return rows.repartition(1).map_batches(keep_first, batch_format="pandas", batch_size=None)
+        return rows.repartition(1).map_batches(cast(Any, keep_first), batch_format="pandas", batch_size=None)
     parted = rows.repartition(partitions, keys=["key"])
-    return parted.map_batches(keep_first, batch_format="pandas", batch_size=None)
+    return parted.map_batches(cast(Any, keep_first), batch_format="pandas", batch_size=None)
 
 
 def keep_first(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -6,7 +6,6 @@ source: hub:imdb                           `datasets.load_dataset`
 source: sample:sms_spam                    see jobs/data/samples.py
 """
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,11 +52,7 @@ def resolve(source: str) -> list[str]:
 
 
 def _glob(pattern: str) -> list[str]:
-    first = min(pattern.index(character) for character in GLOB_CHARACTERS if character in pattern)
-    root = pattern[:first].rpartition("/")[0] or "."
-    candidates = [storage.join(root, stat.path) for stat in storage.list_files(root)]
-    wanted = pattern if "/" in pattern[:first] else f"./{pattern}"
-    files = [storage.absolute(file) for file in candidates if fnmatch.fnmatch(file, wanted) and file_format(file)]
+    files = [file for file in storage.glob(pattern) if file_format(file)]
     if not files:
         raise BadInput([Problem("source", pattern, "no file matches this pattern", "Check the pattern and the place.")])
     return files

@@ -56,6 +56,7 @@ class MaskedObjective:
         self.train, self.validation = TokenRows(tokens, "train"), TokenRows(tokens, "validation")
         self.size, self.validation_size = len(self.train), min(len(self.validation), EVALUATION_ROWS)
         self.special = np.array(sorted(tokenizer.all_special_ids))
+        self.ordinary = np.setdiff1d(np.arange(len(tokenizer)), self.special)
 
     def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
         """Rows with fresh masks."""
@@ -66,7 +67,7 @@ class MaskedObjective:
         free_BT = ~np.isin(ids_BT, self.special)
         chosen_BT = free_BT & (generator.random(ids_BT.shape) < self.probability)
         fate_BT = generator.random(ids_BT.shape)
-        others_BT = generator.integers(len(self.special), len(self.tokenizer), ids_BT.shape)
+        others_BT = generator.choice(self.ordinary, ids_BT.shape)
         labels_BT = np.where(chosen_BT, ids_BT, IGNORED)
         shown_BT = np.where(chosen_BT & (fate_BT < 0.8), self.tokenizer.mask_token_id, ids_BT)
         shown_BT = np.where(chosen_BT & (fate_BT >= 0.9), others_BT, shown_BT)

@@ -4,29 +4,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import torch
 
+from cluster.artifact import open_artifact
 from jobs.training.loop import State, fit
 from jobs.training.masked import MaskedModel, MaskedObjective
 from jobs.training.settings import Training
 from tests.benchmarks.masked_model import make
 from tests.benchmarks.train import BATCH, LENGTH, STEPS, WARM_UP
-
-
-class Rows:
-    """Packed rows from one file, as TokenRows gives them."""
-
-    def __init__(self, path: Path) -> None:
-        self.ids_NT = np.load(path, mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self.ids_NT)
-
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        return self.ids_NT[indices]
 
 
 class Clock:
@@ -50,11 +36,7 @@ def main() -> None:
     """Print tokens a second over the steps after warm-up."""
     torch.set_num_threads(1)
     model, tokenizer = make()
-    objective = MaskedObjective.__new__(MaskedObjective)
-    objective.tokenizer, objective.probability = tokenizer, 0.15
-    objective.train = objective.validation = Rows(Path(sys.argv[1]) / "rows.npy")  # type: ignore[assignment]
-    objective.size, objective.validation_size = len(objective.train), 0
-    objective.special = np.array(sorted(tokenizer.all_special_ids))
+    objective = MaskedObjective(open_artifact(sys.argv[1]), tokenizer, probability=0.15)
     clock = Clock()
     fit(MaskedModel(model), objective, Training(epochs=1, batch_size=BATCH), clock)
     print(json.dumps(STEPS * BATCH * LENGTH / (clock.times[-1] - clock.times[WARM_UP - 1])))

@@ -13,7 +13,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 
 from jobs.training.loop import resolve_precision
 from tests.benchmarks.masked_model import make
-from tests.benchmarks.train import BATCH, LENGTH, STEPS, WARM_UP
+from tests.benchmarks.train import BATCH, LENGTH, ROWS, STEPS, WARM_UP
 
 
 class Clock(TrainerCallback):
@@ -36,7 +36,7 @@ class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
         return len(self.ids_NT)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return {"input_ids": self.ids_NT[index].tolist()}
+        return {"input_ids": self.ids_NT[index].astype(int).tolist()}
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
             disable_tqdm=True,
         )
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-        rows = Rows(Path(sys.argv[1]) / "rows.npy")
+        rows = Rows(Path(sys.argv[1]) / ROWS)
         Trainer(model, arguments, data_collator=collator, train_dataset=rows, callbacks=[clock]).train()
     print(json.dumps(STEPS * BATCH * LENGTH / (clock.times[-1] - clock.times[WARM_UP - 1])))
 

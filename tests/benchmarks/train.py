@@ -9,12 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from cluster.artifact import Kind, publish
+
+ROWS = "train/rows.npy"
 PAIRS, STEPS, WARM_UP, BATCH, LENGTH, VOCABULARY = 3, 12, 3, 32, 128, 30_000
 
 
@@ -22,7 +26,7 @@ def measures() -> Iterator[dict[str, Any]]:
     """The ratio of tokens a second."""
     with tempfile.TemporaryDirectory() as directory:
         rows = np.random.default_rng(0).zipf(1.3, ((STEPS + WARM_UP) * BATCH, LENGTH)) % (VOCABULARY - 5) + 5
-        np.save(Path(directory) / "rows.npy", rows)
+        _publish(rows.astype(np.uint16), directory)
         pairs = [[_run(who, directory) for who in ("loop", "trainer")] for _ in range(PAIRS)]
     ratios = [ours / theirs for ours, theirs in pairs]
     yield {
@@ -33,6 +37,15 @@ def measures() -> Iterator[dict[str, Any]]:
         "unit": "ratio of tokens/s",
         "detail": {"pairs_tokens_per_second": [[round(rate) for rate in pair] for pair in pairs], "threads": 1},
     }
+
+
+def _publish(ids_NT: np.ndarray, uri: str) -> None:
+    """Packed rows as prepare would leave them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "train").mkdir()
+        np.save(Path(scratch) / ROWS, ids_NT)
+        made = {"kind": Kind.TOKENS, "step": "rows", "stage": "prepare", "stage_version": 1, "config": {}, "seconds": 0.0}
+        publish(Path(scratch), uri, made | {"created": datetime.now(UTC)})
 
 
 def _run(who: str, directory: str) -> float:
