@@ -16,6 +16,7 @@ from jobs.core.cli import main
 from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
+from jobs.training.models import check_length
 from jobs.training.settings import Optimizer, Training
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     """Do it all in one worker process of the cluster."""
     import ray
 
+    check_length(inputs.one("model"), config.max_length)
     resources = context.resources
     remote = ray.remote(_compress).options(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures

@@ -43,6 +43,8 @@ class DeployConfig(Config):
     """The HTTP port; the next free one is taken where it is not free and Serve does not run yet."""
     threads: int = Field(1, ge=1)
     """CPU threads of each replica."""
+    cpus: float | None = Field(None, ge=0)
+    """CPUs that each replica reserves (default: as many as threads); with 0 it shares them with whatever else runs."""
     replicas: int = Field(1, ge=1)
     """Replicas that answer."""
     questions: int = Field(4, ge=0)
@@ -65,6 +67,7 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         variant=row["variant"],
         name=context.recipe,
         threads=config.threads,
+        cpus=config.cpus,
         min_replicas=config.replicas,
         max_replicas=config.replicas,
     )

@@ -11,6 +11,7 @@ from cluster.artifact import Kind
 from jobs.core.cli import main
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import FinetuneConfig, check, labels_of, origin, sources
+from jobs.training.models import check_length
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,7 +46,7 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
     from jobs.training.worker import train
 
-    origin(config, inputs)
+    check_length(origin(config, inputs), config.max_length)
     return train(build, config, inputs, context)
 
 

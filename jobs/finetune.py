@@ -1,6 +1,7 @@
-"""finetune: a base MODEL and EXAMPLES become a MODEL of a task.
+r"""finetune: a base MODEL and EXAMPLES become a MODEL of a task.
 
-    ray job submit --working-dir . -- python -m jobs.finetune jobs/recipes/spam.yaml --step teacher epochs=1
+    ray job submit --working-dir . -- \
+        python -m jobs.finetune jobs/recipes/spam.yaml --step teacher optimizer.learning_rate=1e-4
 
 The base is another step's model (`inputs.init`) or one from outside (`model:`).
 """
@@ -15,7 +16,7 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
-from jobs.training.models import check_model
+from jobs.training.models import check_length, check_model
 from jobs.training.settings import Training
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer and card."""
     from jobs.training.worker import train
 
-    origin(config, inputs)
+    check_length(origin(config, inputs), config.max_length)
     return train(build, config, inputs, context)
 
 

@@ -79,7 +79,19 @@ def load_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
         raise BadInput([Problem(path, None, f"not YAML: {' '.join(str(error).split())}", "Mend the syntax.")]) from error
     if not isinstance(tree, Mapping):
         raise BadInput([Problem(path, tree, "a recipe is a mapping with name and steps", "See README.")])
-    return parse_recipe(fill(tree, parse_overrides(overrides)))
+    values = parse_overrides(overrides)
+    return parse_recipe(_without_idle_searches(fill(tree, values), values))
+
+
+def _without_idle_searches(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop `tune` from the steps whose last search space an override has replaced by a value."""
+    steps = tree.get("steps")
+    for path in values:
+        parts = path.split(".")
+        step = steps.get(parts[1]) if isinstance(steps, Mapping) and parts[0] == "steps" and len(parts) > 2 else None
+        if isinstance(step, dict) and parts[2] != "tune" and not find_spaces(step):
+            step.pop("tune", None)
+    return tree
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from jobs.data.sources import model_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+ROBERTA_OFFSET = 2
+"""RoBERTa's first positions are never used: it counts from its padding id on."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -45,7 +47,7 @@ def new_masked_model(shape: Shape, tokenizer: "PreTrainedTokenizerBase", max_len
     """A masked language model with fresh weights."""
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    offset = 2 if shape.architecture == "roberta" else 0  # RoBERTa counts positions from the padding id on
+    offset = ROBERTA_OFFSET if shape.architecture == "roberta" else 0
     config = AutoConfig.for_model(
         shape.architecture,
         vocab_size=len(tokenizer),
@@ -88,6 +90,20 @@ def load_classifier(
         **changed,
     )
     return model, AutoTokenizer.from_pretrained(directory)
+
+
+def check_length(origin: str | Artifact, max_length: int) -> None:
+    """BadInput where texts may have more tokens than the model has positions; no weights are loaded."""
+    from transformers import AutoConfig
+
+    place = str(origin.local(["config.json"])) if isinstance(origin, Artifact) else model_directory(origin)
+    config = AutoConfig.from_pretrained(place)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and "roberta" in config.model_type:
+        positions -= ROBERTA_OFFSET
+    if positions is not None and max_length > positions:
+        reason = f"the base, {origin.manifest.step if isinstance(origin, Artifact) else origin}, has {positions} positions"
+        raise BadInput([Problem("max_length", max_length, reason, f"Lower it to {positions}, or pretrain on longer rows.")])
 
 
 def check_model(model: str, path: str) -> list[Problem]:

@@ -28,7 +28,7 @@ SMALLER = [
     "steps.student.tune={trials: 2}",
     "steps.undistilled.optimizer={learning_rate: 2.0e-3}",
     "steps.winner.minimum_kept=0.9",
-    "steps.served={stage: deploy, route: /zh, port: 18000, inputs: {winner: winner, examples: reviews}}",
+    "steps.served={stage: deploy, route: /zh, port: 18000, cpus: 0, inputs: {winner: winner, examples: reviews}}",
 ]
 
 

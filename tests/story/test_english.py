@@ -58,6 +58,7 @@ def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
     row = next(row for row in json.loads(Path(story.artifact("judged").file("report.json")).read_text())["rows"])
     assert row["candidate"] == "teacher"
     assert summary["teacher_score"] == row["score"]
+    assert summary["teacher_score"] > 0.95, "the tiny task is easy"
     assert summary["winner_score"] >= 0.9 * summary["teacher_score"]
     assert summary["winner"].split(":")[0] in MODELS
     assert summary["size_ratio"] > 1
@@ -151,6 +152,14 @@ def test_a_damaged_parent_is_refused_by_name(story: Story, ray_cluster: Cluster)
         weights.write_bytes(sound)
     assert ran.exit_code == 2
     assert str(weights) in ran.text
+
+
+def test_texts_longer_than_the_base_are_refused(story: Story, ray_cluster: Cluster) -> None:
+    ran = run_job(
+        ray_cluster, "jobs.finetune", story.file, "max_length=64", "--step", "undistilled", "--storage", story.storage
+    )
+    assert ran.exit_code == 2
+    assert "the base, base, has 32 positions" in ran.text
 
 
 def test_a_single_stage_by_the_ray_command_line(story: Story, ray_cluster: Cluster) -> None:

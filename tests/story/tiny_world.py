@@ -51,23 +51,28 @@ def recipe(paths: dict[str, str], **changes: Any) -> dict[str, Any]:
     steps: dict[str, Any] = {
         "corpus": {"stage": "prepare", "source": paths["corpus"], "tokenizer": {"train": "wordpiece", "vocab_size": 400}}
         | {"max_length": 32},
-        "base": {"stage": "pretrain", "inputs": {"tokens": "corpus"}, "max_steps": 20, "evaluations": 2}
+        "base": {"stage": "pretrain", "inputs": {"tokens": "corpus"}, "max_steps": 20, "epochs": 50, "evaluations": 2}
         | {"model": {"layers": 1, "hidden": 32, "heads": 2, "dropout": 0.0}, "resources": {"workers": 2}},
         "messages": {"stage": "prepare", "source": paths["messages"], "text": "body"}
         | {"task": {"kind": "classification", "label": "kind"}, "split": {"validation": 0.15, "test": 0.25}},
         "teacher": {"stage": "finetune", "inputs": {"examples": "messages"}, "model": paths["base"], "max_length": 32}
-        | {"optimizer": {"learning_rate": rate}, "epochs": 3, "evaluations": 2, "tune": {"trials": 2}},
+        | {"optimizer": {"learning_rate": rate}, "epochs": 6, "batch_size": 16, "evaluations": 2, "tune": {"trials": 2}},
         "soft": {"stage": "predict", "inputs": {"model": "teacher", "examples": "messages"}},
-        "student": {"stage": "distill", "inputs": {"examples": "messages", "teacher": "soft", "init": "base"}}
-        | {"optimizer": {"learning_rate": 3e-3}, "temperature": {"uniform": [1, 4]}, "epochs": 5, "tune": {"trials": 2}},
-        "undistilled": {"stage": "finetune", "inputs": {"examples": "messages", "init": "base"}}
-        | {"optimizer": {"learning_rate": 3e-3}, "epochs": 5},
+        "student": {
+            "stage": "distill",
+            "inputs": {"examples": "messages", "teacher": "soft", "init": "base"},
+            "max_length": 32,
+        }
+        | {"optimizer": {"learning_rate": 3e-3}, "temperature": {"uniform": [1, 4]}, "epochs": 12, "batch_size": 16}
+        | {"tune": {"trials": 2, "scheduler": "none"}},
+        "undistilled": {"stage": "finetune", "inputs": {"examples": "messages", "init": "base"}, "max_length": 32}
+        | {"optimizer": {"learning_rate": 3e-3}, "epochs": 12, "batch_size": 16},
         "small": {"stage": "compress", "inputs": {"model": "student", "examples": "messages", "teacher": "soft"}}
         | {"prune": {"feed_forward": 0.5}, "heal": {"optimizer": {"learning_rate": 1e-3}, "evaluations": 1}, "max_length": 32},
         "judged": {"stage": "evaluate", "latency_texts": 20}
         | {"inputs": {"examples": "messages", "teacher": "teacher", "candidates": ["student", "undistilled", "small"]}},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.9},
-        "served": {"stage": "deploy", "inputs": {"winner": "winner", "examples": "messages"}, "port": 18000},
+        "served": {"stage": "deploy", "inputs": {"winner": "winner", "examples": "messages"}, "port": 18000, "cpus": 0},
     }
     for name, keys in changes.items():
         steps[name] = steps[name] | keys
