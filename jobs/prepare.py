@@ -127,22 +127,29 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
 
 def _make_tokenizer(settings: Tokenizer, max_length: int, blocks: list[Any]) -> dict[str, bytes]:
     """The files of the tokenizer, trained on the training split or copied."""
-    import ray
-
-    def texts() -> Iterator[str]:
-        for block in blocks:
-            table: pa.Table = ray.get(block)
-            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
-                if split == "train":
-                    yield text
-
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch)
         if settings.model is not None:
             copy_tokenizer(settings.model, target)
         else:
-            train_tokenizer(settings, texts(), max_length, target)
+            train_tokenizer(settings, TrainTexts(blocks), max_length, target)
         return {path.name: path.read_bytes() for path in target.iterdir()}
+
+
+class TrainTexts:
+    """The texts of the training split, block by block, as often as they are asked for."""
+
+    def __init__(self, blocks: list[Any]) -> None:
+        self.blocks = blocks
+
+    def __iter__(self) -> Iterator[str]:
+        import ray
+
+        for block in self.blocks:
+            table: pa.Table = ray.get(block)
+            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
+                if split == "train":
+                    yield text
 
 
 class PackRows:

@@ -1,5 +1,7 @@
 """Tokenizers: trained, saved, loaded again by stock code with the same ids. `pytest tests/jobs/test_tokenizer.py`"""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +98,16 @@ def test_case_is_kept_where_that_is_asked(tmp_path: Path) -> None:
 def test_a_tokenizer_is_trained_or_taken_but_not_both(settings: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="either train or model"):
         Tokenizer.model_validate(settings)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "characters"])
+def test_the_same_text_gives_the_same_tokenizer_in_any_process(kind: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from jobs.data.tokenizer import *;"
+        "texts = [f'river boat {n} harbour {n * 7} 河上的船' for n in range(300)];"
+        "train_tokenizer(Tokenizer(train=sys.argv[1], vocab_size=150), texts, 32, Path(sys.argv[2]))"
+    )
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / name)], check=True)
+    assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
