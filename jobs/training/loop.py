@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from jobs.core.config import BadInput, Problem
 from jobs.data.loader import epoch_batches, steps_per_epoch
 from jobs.training.optim import learning_rate_factor, make_optimizer
 from jobs.training.settings import Training
@@ -265,6 +266,9 @@ class _Loop:
 
 def resolve_precision(asked: str) -> str:
     """fp32, bf16 or fp16: auto becomes bf16 where the hardware computes in it."""
+    if asked == "fp16" and not torch.cuda.is_available():
+        reason = "this worker has no GPU, and CPUs do not train in fp16"
+        raise BadInput([Problem("precision", asked, reason, "Use auto, or give resources.gpus.")])
     if asked != "auto":
         return asked
     if torch.cuda.is_available():
