@@ -31,6 +31,12 @@ from cluster.upload import UploadError, check_upload
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+CHATTY = (
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+    "ray.dashboard.modules.dashboard_sdk",
+)
+"""Ray's loggers that tell every upload, and each file that .gitignore keeps back."""
 PARENT = "parent"
 """Metadata key: the id of the job that submitted this one."""
 COMMIT = "RAYSTILL_COMMIT"
@@ -67,10 +73,9 @@ def submit(
     """
     place = working_dir or inherited_working_dir()
     if "://" not in place:
-        check_upload(Path(place))
-        for name in ("ray._private.runtime_env", "ray.dashboard.modules"):
-            # Ray would tell each file that .gitignore keeps back.
+        for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
+        check_upload(Path(place))
     details = dict(metadata or {})
     parent = current_job_id()
     if parent is not None:

@@ -144,7 +144,7 @@ class Screen:
 
 def _is_noise(line: str) -> bool:
     """Ray's own words about uploads, connections and the job's entrypoint."""
-    return any(word in line for word in (" INFO ", "worker.py:", "Running entrypoint for job", "RayDeprecationWarning"))
+    return any(word in line for word in ("\tINFO ", "worker.py:", "Running entrypoint for job", "RayDeprecationWarning"))
 
 
 def show(summary: dict[str, Any]) -> None:
