@@ -130,7 +130,8 @@ def read(source: str) -> "Dataset":
         import datasets
 
         name, config, split = hub_parts(source)
-        return data.from_huggingface(datasets.load_dataset(name, config, split=split))
+        # Ray's own from_huggingface asks the hub again, also for what is here already.
+        return data.from_arrow(datasets.load_dataset(name, config, split=split).with_format("arrow")[:])
     files = resolve(source)
     system = None if storage.is_local(files[0]) else storage.filesystem(files[0])[0]
     kind = file_format(files[0])
