@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 STEP_LINE = re.compile(r"^\[([a-z0-9_-]+)\] (\w+)\s+(\w+)\s+(\d+) s  (.*)$")
+NOISE = re.compile(r"\sINFO |worker\.py:|Running entrypoint for job|RayDeprecationWarning")
 MARKS = {"done": "✓", "complete": "✓", "failed": "✗", "stopped": "■", "submitted": "…", "running": "…"}
 
 
@@ -144,7 +145,7 @@ class Screen:
 
 def _is_noise(line: str) -> bool:
     """Ray's own words about uploads, connections and the job's entrypoint."""
-    return any(word in line for word in ("\tINFO ", "worker.py:", "Running entrypoint for job", "RayDeprecationWarning"))
+    return NOISE.search(line) is not None
 
 
 def show(summary: dict[str, Any]) -> None:
