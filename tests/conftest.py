@@ -1,6 +1,7 @@
 """What tests share: an embedded cluster for the whole run, an S3 server on loopback, and storages of both kinds."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from cluster.connect import Cluster, attach_or_start
 from cluster.embedded import free_ports
 
 BUCKET = "raystill"
+
+# A shell that starts something in the background has it ignore SIGINT, and children inherit that: tests of Ctrl-C would hang.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
