@@ -187,15 +187,15 @@ def upload(directory: Path, uri: str) -> dict[str, File]:
     return files
 
 
-def describe_file(uri: str) -> File:
-    """Size and hash of a file that is already at its URI."""
-    hasher = hashlib.sha256()
-    size = 0
-    with storage.open_input(uri) as stream:
-        while chunk := stream.read(storage.CHUNK_BYTES):
-            hasher.update(chunk)
-            size += len(chunk)
-    return File(size=size, sha256=hasher.hexdigest())
+def write_by_content(output: str, directory: str, suffix: str, data: bytes) -> tuple[str, File]:
+    """Write a file below an output under the name of its own hash: (relative path, size and hash).
+
+    Distributed writers cannot clash, and the same content always has the same name.
+    """
+    found = hashlib.sha256(data).hexdigest()
+    path = f"{directory}/{found[:16]}{suffix}"
+    storage.write_bytes(storage.join(output, path), data)
+    return path, File(size=len(data), sha256=found)
 
 
 def cache_directory() -> Path:

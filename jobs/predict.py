@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from cluster.artifact import Artifact, File, Kind
-from cluster.storage import filesystem, join, write_bytes
+from cluster.artifact import Artifact, File, Kind, write_by_content
+from cluster.storage import filesystem
 from jobs.core.cli import main
 from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
@@ -84,17 +84,11 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _write(table: Any, output: str) -> tuple[str, File]:
-    import hashlib
-
     import pyarrow.parquet as parquet
 
     buffer = io.BytesIO()
     parquet.write_table(table, buffer)
-    data = buffer.getvalue()
-    found = hashlib.sha256(data).hexdigest()
-    name = f"logits/{found[:16]}.parquet"
-    write_bytes(join(output, name), data)
-    return name, File(size=len(data), sha256=found)
+    return write_by_content(output, "logits", ".parquet", buffer.getvalue())
 
 
 STAGE = Stage(

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.artifact import File, Kind
-from cluster.storage import join, write_bytes
+from cluster.artifact import File, Kind, write_by_content
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
@@ -191,9 +190,7 @@ def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context:
             part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
             buffer = io.BytesIO()
             parquet.write_table(part, buffer)
-            file = _content(buffer.getvalue())
-            path = f"{split}/{file.sha256[:16]}.parquet"
-            write_bytes(join(output, path), buffer.getvalue())
+            path, file = write_by_content(output, split, ".parquet", buffer.getvalue())
             labels = {str(key): int(count) for key, count in zip(*part["label"].value_counts().flatten(), strict=True)}
             written.append({"path": path, "size": file.size, "sha256": file.sha256, "labels": json.dumps(labels)})
         return pa.Table.from_pylist(written)
@@ -212,12 +209,6 @@ def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context:
     metrics: dict[str, float] = {**counts, **{f"{split}_rows": sum(labels.values()) for split, labels in by_split.items()}}
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
     return Outcome(metrics=metrics, files=files, details={"labels": by_split})
-
-
-def _content(data: bytes) -> File:
-    import hashlib
-
-    return File(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _check_labels(by_split: dict[str, dict[str, int]]) -> None:

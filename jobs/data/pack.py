@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cluster.artifact import File
-from cluster.storage import join, write_bytes
+from cluster.artifact import File, write_by_content
 
 
 def pack(documents: Iterable[Sequence[int]], length: int, pad: int, vocab_size: int) -> np.ndarray:
@@ -27,12 +26,6 @@ def pack(documents: Iterable[Sequence[int]], length: int, pad: int, vocab_size: 
 
 def write_rows(ids_NT: np.ndarray, output: str, directory: str) -> tuple[str, File]:
     """Write rows as one .npy file below the output, named by its content: (relative path, size and hash)."""
-    import hashlib
-
     buffer = io.BytesIO()
     np.save(buffer, ids_NT)
-    data = buffer.getvalue()
-    found = hashlib.sha256(data).hexdigest()
-    name = f"{directory}/{found[:16]}.npy"
-    write_bytes(join(output, name), data)
-    return name, File(size=len(data), sha256=found)
+    return write_by_content(output, directory, ".npy", buffer.getvalue())
