@@ -62,9 +62,8 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow file system behind a URI and the path inside it."""
     if is_local(uri):
         return fs.LocalFileSystem(), absolute(uri)
-    parts = urlsplit(uri)
-    root = f"{parts.scheme}://{parts.netloc}"
-    return _remote(root), f"{parts.netloc}{parts.path}".rstrip("/")
+    scheme, _, path = uri.partition("://")  # Not urlsplit: ? and # are letters of an object's name.
+    return _remote(f"{scheme}://{path.partition('/')[0]}"), path.rstrip("/")
 
 
 @lru_cache(maxsize=32)
