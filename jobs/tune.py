@@ -9,8 +9,8 @@ The training loop runs inside the trial's own process, so a trial starts in seco
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +113,16 @@ def _trial(step: Step, inputs: Inputs, context: Context) -> Callable[[dict[str, 
 
         def report(**figures: Any) -> None:
             context.report(**figures, trial=name)
-            # The last evaluation is told to the search only when the model is safe: it may end the trial.
-            if figures.get("evaluation") and figures["step"] < figures["steps"]:
-                tune.report({score: figures[score]})
 
         # Tune gives a trial a working directory of its own, where relative paths of the recipe mean nothing.
         os.chdir(os.environ.get("TUNE_ORIG_WORKING_DIR", os.getcwd()))
         with tempfile.TemporaryDirectory() as directory:
-            inside = replace(context, directory=Path(directory), searching=True, report=report)
+            inside = replace(
+                context,
+                directory=Path(directory),
+                report=report,
+                trial=_Trial(score, join(context.scratch, "trials", name, "checkpoints")),
+            )
             outcome = step.stage.run(step.configure(values), inputs, inside)
             place = join(context.scratch, "trials", name)
             upload(Path(directory), join(place, MODEL))
@@ -129,6 +131,24 @@ def _trial(step: Step, inputs: Inputs, context: Context) -> Callable[[dict[str, 
         tune.report({score: outcome.metrics[score]})
 
     return trial
+
+
+@dataclass
+class _Trial:
+    """What the training loop tells Ray Tune."""
+
+    score: str
+    checkpoints: str
+
+    def evaluated(self, figures: Mapping[str, float], state: Callable[[], Any]) -> None:
+        from ray import tune
+
+        # The last evaluation is told to the search only when the model is safe: it may end the trial.
+        if figures["step"] < figures["steps"]:
+            tune.report({self.score: figures[self.score]})
+
+    def start(self) -> Any | None:
+        return None
 
 
 def _table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from jobs.training.loop import Batch, Objective
+from jobs.training.objective import Batch, Objective
 
 ROUNDED_TO = 16
 """Kept neurons are a multiple of this: matrix kernels work in blocks."""

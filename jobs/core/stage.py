@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -71,6 +71,21 @@ class Outcome:
     """Files that workers have put below the output's URI themselves."""
 
 
+class Trial(Protocol):
+    """A trial of a search, as the training in it sees it."""
+
+    checkpoints: str
+    """A URI of the trial's own for its checkpoints."""
+
+    def evaluated(self, figures: Mapping[str, float], state: Callable[[], Any]) -> None:
+        """Tell the search; it may keep the state, and may end the trial here."""
+        ...
+
+    def start(self) -> Any | None:
+        """The state that the search has the trial begin from (another trial's, in population-based training)."""
+        ...
+
+
 def print_progress(**figures: Any) -> None:
     """Say how far a step is, on its log: the pipeline shows the latest figures as the step's live line."""
     print(PROGRESS_MARK + json.dumps(figures), flush=True)
@@ -93,8 +108,8 @@ class Context:
     """Local directory; what a stage leaves in it is published at the top of the output."""
     report: Callable[..., None] = print_progress
     """Called with figures during training: prints progress, or reports to a search."""
-    searching: bool = False
-    """Whether this is one trial of a search: then training runs inside this process."""
+    trial: "Trial | None" = None
+    """The trial of a search that this is: then training runs inside this process."""
 
     @property
     def scratch(self) -> str:

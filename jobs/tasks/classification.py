@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact
 from jobs.data.loader import read_examples
-from jobs.training.loop import Batch
+from jobs.training.objective import Batch, Objective
 from serve.card import Card, Variant, write_card
 
 EVALUATION_BATCH = 64
@@ -50,7 +50,7 @@ class Encoded:
         return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": torch.from_numpy(self.labels[indices])}
 
 
-class Classification:
+class Classification(Objective):
     """The objective of fine-tuning a classifier; distillation extends it with the teacher's answers."""
 
     score = "macro_f1"

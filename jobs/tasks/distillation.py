@@ -17,7 +17,7 @@ from cluster.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.losses.distillation import forward_kl
 from jobs.tasks.classification import Classification
-from jobs.training.loop import Batch
+from jobs.training.objective import Batch
 
 
 class DistilledClassification(Classification):

@@ -7,10 +7,10 @@ checkpoint ends with the weights of one that was not.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,63 +20,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from jobs.core.config import BadInput, Problem
-from jobs.data.loader import epoch_batches, steps_per_epoch
+from jobs.training.objective import Hooks, Objective, State
 from jobs.training.optim import learning_rate_factor, make_optimizer
 from jobs.training.settings import Training
 
 CURVE_POINTS = 100
-State = dict[str, Any]
-Batch = dict[str, Tensor]
-
-
-class Objective(Protocol):
-    """What is learned: how examples become batches, what a batch costs, how well a model does."""
-
-    size: int
-    lengths: Sequence[int] | None
-    validation_size: int
-    score: str
-    mode: str
-
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        """The rows of these training examples; random choices come from the seed."""
-        ...
-
-    def count(self, batch: Batch) -> int:
-        """How many targets a batch has: the loss is a mean over them."""
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The sum of the losses of a batch's targets."""
-        ...
-
-    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
-        """What the model says of these validation examples, in a form that can be sent between workers."""
-        ...
-
-    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
-        """The figures over all workers' parts."""
-        ...
-
-
-class Hooks(Protocol):
-    """Where the loop runs: what becomes of its figures and checkpoints. All workers call each of them alike."""
-
-    def progress(self, figures: dict[str, float]) -> None:
-        """A line for people."""
-        ...
-
-    def evaluated(self, figures: dict[str, float]) -> None:
-        """An evaluation is done; a search may stop the run here."""
-        ...
-
-    def save(self, state: Callable[[], State]) -> None:
-        """Keep a checkpoint."""
-        ...
-
-    def restore(self) -> State | None:
-        """The last checkpoint of this run, if it is going on."""
-        ...
 
 
 @dataclass
@@ -121,7 +69,7 @@ class _Loop:
         self.batch_size = min(settings.batch_size, objective.size)
         if self.batch_size < self.world:
             raise ValueError(f"a batch of {self.batch_size} cannot be divided among {self.world} workers; lower workers")
-        self.per_epoch = steps_per_epoch(objective.size, self.batch_size)
+        self.per_epoch = objective.steps_per_epoch(self.batch_size)
         self.total = max(1, round(settings.epochs * self.per_epoch))
         if settings.max_steps is not None:
             self.total = min(self.total, settings.max_steps)
@@ -153,7 +101,7 @@ class _Loop:
         """Global batches from the next step on."""
         while self.state.step < self.total and not self._patience_is_out():
             epoch, done = divmod(self.state.step, self.per_epoch)
-            batches = epoch_batches(self.objective.size, self.batch_size, self.settings.seed, epoch, self.objective.lengths)
+            batches = self.objective.epoch(epoch, self.batch_size, self.settings.seed)
             yield from islice(batches, done, min(self.per_epoch, done + self.total - self.state.step))
 
     def _step(self, indices: np.ndarray) -> Tensor:
@@ -209,7 +157,7 @@ class _Loop:
             state.curve[-1].update(figures)
         else:
             state.curve.append({"step": state.step, **figures})
-        self.hooks.evaluated({"step": state.step, "steps": self.total, **figures})
+        self.hooks.evaluated({"step": state.step, "steps": self.total, **figures}, self._state)
         return self._patience_is_out()
 
     def _patience_is_out(self) -> bool:

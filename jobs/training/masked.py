@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact
 from jobs.data.loader import TokenRows
-from jobs.training.loop import Batch
+from jobs.training.objective import Batch, Objective
 
 IGNORED = -100
 EVALUATION_BATCH = 32
@@ -44,7 +44,7 @@ class MaskedModel(nn.Module):
         raise TypeError(f"{type(self.model).__name__} has no masked head that is known here; use bert or roberta")
 
 
-class MaskedObjective:
+class MaskedObjective(Objective):
     """Predict tokens that were hidden: 80 % become [MASK], 10 % another token, 10 % stay."""
 
     score = "validation_loss"

@@ -18,8 +18,9 @@ from torch import nn
 
 from cluster.artifact import File, upload
 from cluster.storage import filesystem, is_local
-from jobs.core.stage import Context, Inputs, Outcome
-from jobs.training.loop import Fitted, Hooks, Objective, State, fit
+from jobs.core.stage import Context, Inputs, Outcome, Trial
+from jobs.training.loop import Fitted, fit
+from jobs.training.objective import Hooks, Objective, State
 from jobs.training.settings import Training
 
 PROGRESS_SECONDS = 2.0
@@ -39,7 +40,7 @@ Build = Callable[[Any, Inputs], tuple[nn.Module, Learner]]
 
 def train(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
     """Train with Ray Train on the workers that the context asks for, or right here inside a search."""
-    if context.searching:
+    if context.trial is not None:
         return train_here(build, config, inputs, context)
     return _train_with_ray(build, config, inputs, context)
 
@@ -48,7 +49,7 @@ def train_here(build: Build, config: Training, inputs: Inputs, context: Context)
     """Train in this process; the model is left in the context's directory."""
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     model, learner = _seeded_build(build, config, inputs)
-    fitted = fit(model, learner, config, HereHooks(context.report))
+    fitted = fit(model, learner, config, HereHooks(context.report, context.trial))
     figures = learner.save(model, context.directory)
     return _outcome(fitted, figures, {})
 
@@ -68,6 +69,7 @@ class HereHooks:
     """Hooks of a run in this process: figures are reported, nothing is checkpointed."""
 
     report: Callable[..., None]
+    trial: Trial | None = None
     spoken: float = 0.0
 
     def progress(self, figures: dict[str, float]) -> None:
@@ -75,14 +77,16 @@ class HereHooks:
             self.report(**figures)
             self.spoken = time.monotonic()
 
-    def evaluated(self, figures: dict[str, float]) -> None:
-        self.report(**figures, evaluation=True)
+    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
+        self.report(**figures)
+        if self.trial is not None:
+            self.trial.evaluated(figures, state)
 
     def save(self, state: Callable[[], State]) -> None:
         """A run in this process starts again from its beginning: it is short, or its trial is run again."""
 
     def restore(self) -> State | None:
-        return None
+        return self.trial.start() if self.trial is not None else None
 
 
 @dataclass
@@ -98,7 +102,7 @@ class RayTrainHooks:
             self.report(**figures)
             self.spoken = time.monotonic()
 
-    def evaluated(self, figures: dict[str, float]) -> None:
+    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
         if self.rank == 0:
             self.report(**figures)
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 
 from cluster.artifact import open_artifact
-from jobs.training.loop import State, fit
+from jobs.training.loop import fit
 from jobs.training.masked import MaskedModel, MaskedObjective
+from jobs.training.objective import State
 from jobs.training.settings import Training
 from tests.benchmarks.masked_model import make
 from tests.benchmarks.train import BATCH, LENGTH, STEPS, WARM_UP
@@ -24,7 +25,7 @@ class Clock:
     def progress(self, figures: dict[str, float]) -> None:
         self.times.append(time.perf_counter())
 
-    def evaluated(self, figures: dict[str, float]) -> None: ...
+    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None: ...
 
     def save(self, state: Callable[[], State]) -> None: ...
 

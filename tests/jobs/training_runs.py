@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from jobs.training.loop import Batch, Fitted, State, fit
+from jobs.training.loop import Fitted, fit
 from jobs.training.masked import MaskedModel
 from jobs.training.models import Shape, new_masked_model
+from jobs.training.objective import Batch, Objective, State
 from jobs.training.settings import Training
 from tests.jobs.tiny import LABELS, tiny_classifier
 
@@ -39,7 +40,7 @@ class Recorded:
         if figures["step"] == self.dies_at:
             raise KeyboardInterrupt
 
-    def evaluated(self, figures: dict[str, float]) -> None:
+    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
         self.scores.append(figures)
 
     def save(self, state: Callable[[], State]) -> None:
@@ -54,7 +55,7 @@ class Recorded:
 
 
 @dataclass
-class Scripted:
+class Scripted(Objective):
     """A linear model on fixed numbers, whose validation scores are given beforehand."""
 
     given: Sequence[float] = ()
@@ -74,6 +75,9 @@ class Scripted:
         return {"x": x_BD, "y": torch.from_numpy(indices % 3).float()}
 
     def count(self, batch: Batch) -> int:
+        return len(batch["y"])
+
+    def tokens(self, batch: Batch) -> int:
         return len(batch["y"])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

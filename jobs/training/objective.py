@@ -1,0 +1,78 @@
+"""What the training loop is given: an objective (what is learned) and hooks (where its figures and checkpoints go)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jobs.data.loader import epoch_batches, steps_per_epoch
+
+State = dict[str, Any]
+Batch = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What is learned: how examples become batches, what a batch costs, how well a model does.
+
+    Objectives inherit from it: the order of examples is the same for nearly all of them.
+    """
+
+    size: int
+    lengths: Sequence[int] | None
+    validation_size: int
+    score: str
+    mode: str
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Whole batches in a pass over the training examples."""
+        return steps_per_epoch(self.size, batch_size)
+
+    def epoch(self, number: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+        """The batches of an epoch as numbers of examples; a function of the seed and the epoch alone."""
+        return epoch_batches(self.size, batch_size, seed, number, self.lengths)
+
+    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+        """The rows of these training examples; random choices come from the seed."""
+        ...
+
+    def count(self, batch: Batch) -> int:
+        """How many targets a batch has: the loss is a mean over them."""
+        ...
+
+    def tokens(self, batch: Batch) -> int:
+        """How many tokens a model reads in a batch, without padding."""
+        return int(batch["attention_mask"].sum())
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The sum of the losses of a batch's targets."""
+        ...
+
+    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
+        """What the model says of these validation examples, in a form that can be sent between workers."""
+        ...
+
+    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+        """The figures over all workers' parts."""
+        ...
+
+
+class Hooks(Protocol):
+    """Where the loop runs: what becomes of its figures and checkpoints. All workers call each of them alike."""
+
+    def progress(self, figures: dict[str, float]) -> None:
+        """A line for people."""
+        ...
+
+    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
+        """An evaluation is done; a search may keep the state, or stop the run here."""
+        ...
+
+    def save(self, state: Callable[[], State]) -> None:
+        """Keep a checkpoint."""
+        ...
+
+    def restore(self) -> State | None:
+        """The last checkpoint of this run, if it is going on."""
+        ...
