@@ -77,8 +77,8 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
     import torch
 
+    from jobs.training.hooks import RunHooks
     from jobs.training.loop import fit
-    from jobs.training.worker import HereHooks
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     torch.manual_seed(config.heal.seed)
@@ -88,7 +88,7 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
     if config.prune.feed_forward > 0:
         metrics |= _prune(config, model, learner)
         context.report(state="pruned", **metrics)
-        fitted = fit(model, learner, config.heal, HereHooks(context.report))
+        fitted = fit(model, learner, config.heal, RunHooks(context.report))
         metrics |= fitted.metrics
         details["curve"] = fitted.curve
     with tempfile.TemporaryDirectory() as directory:

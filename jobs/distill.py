@@ -10,7 +10,7 @@ from pydantic import Field
 from cluster.artifact import Kind
 from jobs.core.cli import main
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
-from jobs.finetune import FinetuneConfig, check, labels_of, origin, sources
+from jobs.finetune import TaskConfig, adapted, base_model, check, labels_of, origin, sources
 from jobs.training.models import check_length
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jobs.training.worker import Learner
 
 
-class DistillConfig(FinetuneConfig):
+class DistillConfig(TaskConfig):
     """How the student learns from the teacher."""
 
     temperature: float = Field(2.0, gt=0, le=100)
@@ -31,15 +31,14 @@ class DistillConfig(FinetuneConfig):
 def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distillation import DistilledClassification
-    from jobs.training.models import load_classifier
 
     examples = inputs.one("examples")
     labels = labels_of(examples)
-    model, tokenizer = load_classifier(origin(config, inputs), labels, config.dropout)
+    model, tokenizer = base_model(config, inputs, labels)
     learner = DistilledClassification(
         examples, tokenizer, labels, config.max_length, inputs.one("teacher"), config.temperature, config.alpha
     )
-    return model, learner
+    return adapted(config, model), learner
 
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -61,7 +60,7 @@ STAGE = Stage(
         "init": Input(Kind.MODEL, "the student's base, where model does not name one", optional=True),
     },
     output=Kind.MODEL,
-    version=1,
+    version=2,
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,

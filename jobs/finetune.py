@@ -7,9 +7,9 @@ The base is another step's model (`inputs.init`) or one from outside (`model:`).
 """
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
@@ -17,36 +17,57 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.training.models import check_length, check_model
-from jobs.training.settings import Training
+from jobs.training.settings import Adapter, Freeze, Training
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.training.worker import Learner
 
 
-class FinetuneConfig(Training):
-    """What is fine-tuned."""
+class TaskConfig(Training):
+    """What is trained on a task; distillation shares it."""
 
     model: str | None = None
     """The base: sample:NAME, a directory or a hub's name; leave it out where inputs.init names a step."""
     max_length: int = Field(128, ge=8)
     """Longer texts are cut to so many tokens."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Dropout in place of the base's own."""
+    """Dropout in place of the base's own, everywhere in it."""
+    adapter: Adapter | None = None
+    """Train low-rank adapters (LoRA) and the head instead of all weights."""
+
+    @model_validator(mode="after")
+    def _one_way_of_freezing(self) -> "TaskConfig":
+        if self.adapter is not None and self.freeze != Freeze():
+            raise ValueError("adapter freezes all weights of the base: leave out freeze")
+        return self
 
 
-def sources(config: FinetuneConfig) -> dict[str, str]:
+class FinetuneConfig(TaskConfig):
+    """What is fine-tuned."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all labels (Szegedy et al. 2016)."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """What an example of a label counts; balanced: inversely to how often the label is there. Labels not named count 1."""
+    sampling_temperature: float = Field(2.0, ge=1)
+    """With inputs.auxiliary: a task is drawn for each step with a chance that grows with its examples to the power of 1 /
+    temperature (1: by size, high: all alike)."""
+
+
+def sources(config: TaskConfig) -> dict[str, str]:
     """The fingerprint of the model from outside."""
     return {} if config.model is None else {"model": model_fingerprint(config.model)}
 
 
-def check(config: FinetuneConfig) -> list[Problem]:
+def check(config: TaskConfig) -> list[Problem]:
     """A model that is not there or has no weights."""
     return [] if config.model is None else check_model(config.model, "model")
 
 
-def origin(config: FinetuneConfig, inputs: Inputs) -> str | Artifact:
+def origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
     """Where the base comes from; BadInput unless exactly one is given."""
     base = inputs.maybe("init")
     if (base is None) == (config.model is None):
@@ -59,15 +80,39 @@ def labels_of(examples: Artifact) -> list[str]:
     return list(json.loads((examples.local(["task.json"]) / "task.json").read_text())["labels"])
 
 
-def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
-    """The base with a head for the task, and the task's objective."""
-    from jobs.tasks.classification import Classification
+def base_model(config: TaskConfig, inputs: Inputs, labels: list[str]) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The base with a head for these labels, and its tokenizer."""
     from jobs.training.models import load_classifier
 
+    return load_classifier(origin(config, inputs), labels, config.dropout)
+
+
+def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
+    """The model with adapters, where the recipe asks for them."""
+    if config.adapter is None:
+        return model
+    from jobs.training.adapter import add_adapter
+
+    return add_adapter(model, config.adapter)
+
+
+def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
+    """The base with a head for the task, and the task's objective; with auxiliary tasks, a head for each."""
+    from jobs.tasks.classification import Classification
+    from jobs.tasks.multitask import Multitask, MultitaskModel
+
+    def task(examples: Artifact) -> Classification:
+        labels = labels_of(examples)
+        return Classification(examples, tokenizer, labels, config.max_length, config.label_smoothing, config.class_weights)
+
     examples = inputs.one("examples")
-    labels = labels_of(examples)
-    model, tokenizer = load_classifier(origin(config, inputs), labels, config.dropout)
-    return model, Classification(examples, tokenizer, labels, config.max_length)
+    model, tokenizer = base_model(config, inputs, labels_of(examples))
+    others = inputs.get("auxiliary", [])
+    if not others:
+        return adapted(config, model), task(examples)
+    heads = [base_model(config, inputs, labels_of(other))[0] for other in others]
+    tasks = {other.manifest.step: task(other) for other in others}
+    return MultitaskModel(model, heads), Multitask(task(examples), tasks, config.sampling_temperature)
 
 
 def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -86,9 +131,10 @@ STAGE = Stage(
     inputs={
         "examples": Input(Kind.EXAMPLES, "labelled rows from prepare"),
         "init": Input(Kind.MODEL, "the base, where model does not name one", optional=True),
+        "auxiliary": Input(Kind.EXAMPLES, "other tasks that train the same encoder", many=True, optional=True),
     },
     output=Kind.MODEL,
-    version=1,
+    version=2,
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,

@@ -25,8 +25,10 @@ from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, Step, load_recipe
 from jobs.core.search import Tune
 from jobs.core.stage import Refused, Resources, Stage
+from jobs.core.tracking import Tracking
+from jobs.training.stability import Diverged
 
-EXPECTED = (ArtifactError, ConnectError, RegistryError, StartError, StorageError, SubmitError, UploadError)
+EXPECTED = (ArtifactError, ConnectError, Diverged, RegistryError, StartError, StorageError, SubmitError, UploadError)
 """Errors whose message says what to do; a traceback would hide it."""
 
 
@@ -128,7 +130,7 @@ def _keys(stage: Stage) -> str:
         extra = ", optional" * spec.optional + ", a list" * spec.many
         lines.append(f"  inputs.{name:<22} {spec.kind}{extra}: {spec.meaning}")
     lines.append("\nkeys (any number or choice may be a search space):" if stage.score else "\nkeys:")
-    for section, prefix in ((stage.config, ""), (Tune, "tune."), (Resources, "resources.")):
+    for section, prefix in ((stage.config, ""), (Tune, "tune."), (Resources, "resources."), (Tracking, "tracking.")):
         if section is Tune and stage.score is None:
             continue
         for key, kind, default, meaning in describe(section, prefix):

@@ -37,6 +37,9 @@ class BadInput(Exception):
         self.problems = list(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type["BadInput"], tuple[list[Problem]]]:
+        return BadInput, (self.problems,)  # It comes back from other processes whole.
+
 
 def problems_of(error: ValidationError, config: type[BaseModel], prefix: str) -> list[Problem]:
     """A validation error as problems, each with a remedy that fits."""

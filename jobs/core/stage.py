@@ -16,10 +16,21 @@ from pydantic import Field
 from cluster.artifact import Artifact, File, Kind
 from cluster.storage import join
 from jobs.core.config import Config, Problem
+from jobs.core.tracking import Tracking
 
 STAGES = ("prepare", "pretrain", "finetune", "predict", "distill", "compress", "evaluate", "select", "deploy")
 
 PROGRESS_MARK = "@progress "
+
+CHANGEABLE = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "optimizer.beta1",
+    "optimizer.beta2",
+    "optimizer.momentum",
+    "clip_norm",
+)
+"""What may change while any model trains: neither its shape nor the order or number of its steps."""
 
 
 class Resources(Config):
@@ -27,6 +38,11 @@ class Resources(Config):
 
     workers: int = Field(1, ge=1)
     """Processes that train together (Ray Train) or actors that predict side by side (Ray Data)."""
+    min_workers: int | None = Field(None, ge=1)
+    """Training: go on with as few as this when workers are lost and no others are to be had (elastic)."""
+    parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"
+    """Training on several workers: ddp keeps the whole model in each; fsdp (FSDP2) a shard in each, for large models; tensor
+    has them compute each layer together (architectures that transformers has a plan for: llama, qwen3, …)."""
     cpus: float = Field(1, gt=0)
     """CPUs for each worker."""
     gpus: float = Field(0, ge=0)
@@ -104,6 +120,8 @@ class Context:
     attempt: str
     """Unique for this execution: distributed writers put it into their paths."""
     resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+    """Where a training run can be watched."""
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="raystill-")))
     """Local directory; what a stage leaves in it is published at the top of the output."""
     report: Callable[..., None] = print_progress
@@ -145,6 +163,8 @@ class Stage:
     """What would go wrong with a config, found without running it (files, columns, labels)."""
     score: str | None = None
     """The metric that a search over this stage improves; None where it cannot be searched."""
+    changeable: tuple[str, ...] = CHANGEABLE
+    """The keys that population-based training may change while the model trains."""
     mode: Literal["max", "min"] = "max"
     headline: tuple[str, ...] = ()
     """The metrics that the pipeline shows when a step of this stage is done."""

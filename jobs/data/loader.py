@@ -6,7 +6,9 @@ its part of the slice, so any number of workers sees the same batches.
 N rows, T tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,8 @@ from cluster.artifact import Artifact
 
 GROUPED_BATCHES = 32
 """Batches whose examples are sorted by length together: enough to save padding, few enough to stay random."""
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 
 class TokenRows:
@@ -70,3 +74,16 @@ def epoch_batches(
     numbers = generator.permutation(count) if lengths is not None else np.arange(count)
     for number in numbers:
         yield order[number * batch_size : (number + 1) * batch_size]
+
+
+def ahead(asked: Iterable[Asked], make: Callable[[Asked], Made]) -> Iterator[tuple[Asked, Made]]:
+    """Each thing with what is made of it; the next is made in a thread while this one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
+        pending = None
+        for one in asked:
+            coming = one, thread.submit(make, one)
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = coming
+        if pending is not None:
+            yield pending[0], pending[1].result()

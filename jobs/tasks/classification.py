@@ -3,9 +3,10 @@
 B batch, T tokens, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact
+from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
+from jobs.training.adapter import merged
 from jobs.training.objective import Batch, Objective
 from serve.card import Card, Variant, write_card
 
@@ -55,26 +58,40 @@ class Classification(Objective):
 
     score = "macro_f1"
     mode = "max"
+    measures: Mapping[str, str] = MappingProxyType({"macro_f1": "max", "accuracy": "max", "validation_loss": "min"})
 
-    def __init__(self, examples: Artifact, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int) -> None:
+    def __init__(
+        self,
+        examples: Artifact,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        max_length: int,
+        label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
+    ) -> None:
         self.tokenizer, self.names, self.max_length = tokenizer, tuple(labels), max_length
         self.train = Encoded(examples, "train", tokenizer, labels, max_length)
         self.validation = Encoded(examples, "validation", tokenizer, labels, max_length)
         self.size, self.validation_size = len(self.train.ids), len(self.validation.ids)
         self.lengths: Sequence[int] | None = self.train.lengths
+        self.label_smoothing = label_smoothing
+        self.weights_C = _weights(class_weights, labels, self.train.labels)
 
     def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
         """The training examples with these numbers; nothing is random."""
         return self.train.batch(indices)
 
-    def count(self, batch: Batch) -> int:
-        """One target an example."""
-        return len(batch["labels"])
+    def count(self, batch: Batch) -> float:
+        """One target an example, or the weight of its label."""
+        return len(batch["labels"]) if self.weights_C is None else float(self.weights_C[batch["labels"]].sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy, summed over the batch."""
         logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        return functional.cross_entropy(logits_BC.float(), batch["labels"], reduction="sum")
+        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
+        return functional.cross_entropy(
+            logits_BC.float(), batch["labels"], weights_C, reduction="sum", label_smoothing=self.label_smoothing
+        )
 
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
         """The logits and labels of the validation examples with these numbers."""
@@ -98,8 +115,23 @@ class Classification(Objective):
 
     def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
         """Write weights, config, tokenizer and card."""
-        assert isinstance(model, PreTrainedModel)
-        return save_classifier(model, self.tokenizer, self.names, self.max_length, directory)
+        stock = merged(model)
+        assert isinstance(stock, PreTrainedModel)
+        return save_classifier(stock, self.tokenizer, self.names, self.max_length, directory)
+
+
+def _weights(
+    asked: Literal["balanced"] | Mapping[str, float] | None, labels: Sequence[str], train_N: np.ndarray
+) -> Tensor | None:
+    if asked is None:
+        return None
+    if asked == "balanced":
+        counts_C = np.bincount(train_N, minlength=len(labels))
+        return torch.from_numpy(len(train_N) / (len(labels) * counts_C)).float()
+    unknown = sorted(set(asked) - set(labels))
+    if unknown:
+        raise BadInput([Problem(f"class_weights.{unknown[0]}", None, "no such label", f"Labels: {', '.join(labels)}.")])
+    return torch.tensor([asked.get(label, 1.0) for label in labels])
 
 
 def scores(predicted_B: np.ndarray, labels_B: np.ndarray, classes: int) -> dict[str, float]:

@@ -6,25 +6,30 @@ A step is a function of the weights, the step's number and the seed, so a run th
 checkpoint ends with the weights of one that was not.
 """
 
-import time
+import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from jobs.core.config import BadInput, Problem
-from jobs.training.objective import Hooks, Objective, State
-from jobs.training.optim import learning_rate_factor, make_optimizer
+from jobs.data.loader import ahead
+from jobs.training.average import Average
+from jobs.training.freeze import Freezing
+from jobs.training.hardware import count_flops, memory_bytes, mfu, peak_flops
+from jobs.training.objective import Batch, Hooks, Objective, State
+from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
+from jobs.training.pace import Pace
+from jobs.training.parallel import Spread, Strategy
 from jobs.training.settings import Training
+from jobs.training.stability import Guard
 
 CURVE_POINTS = 100
+PROGRESS_STEPS = 10
+"""Figures are told at least every so many steps."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Fitted:
     metrics: dict[str, float]
     curve: list[dict[str, float]]
     stopped_early: bool
+    weights: dict[str, Tensor] | None = None
+    """The whole weights, where the model itself is left in shards."""
 
 
 @dataclass
@@ -46,29 +53,38 @@ class _Run:
     best_metrics: dict[str, float] = field(default_factory=dict)
     without_better: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
+    tokens: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
 
 
-def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks) -> Fitted:
+@dataclass(frozen=True)
+class _Made:
+    """A global batch."""
+
+    batch: Batch
+    targets: float
+    tokens: int
+
+
+def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp") -> Fitted:
     """Train the model in place; it ends with its best or last weights, as the settings say."""
-    return _Loop(model, objective, settings, hooks).run()
+    return _Loop(model, objective, settings, hooks, strategy).run()
 
 
 class _Loop:
-    def __init__(self, model: nn.Module, objective: Objective, settings: Training, hooks: Hooks) -> None:
-        # Accelerate keeps its state per process; a second run in one process may have another precision.
-        AcceleratorState._reset_state()
-        precision = resolve_precision(settings.precision)
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="no" if precision == "fp32" else precision
-        )
-        self.settings, self.objective, self.hooks = settings, objective, hooks
-        self.inner = model
-        self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(model, settings.optimizer))
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+    def __init__(self, model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy) -> None:
+        self.settings, self.objective, self.hooks, self.inner = settings, objective, hooks, model
+        self.score, self.mode = _monitored(objective, settings.monitor)
+        self.freezing = Freezing(model, settings.freeze)
+        self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
+        self.model, self.optimizer = self.spread.prepare(model, lambda inner: make_optimizer(inner, settings.optimizer))
+        self.average = Average(model, settings.average) if settings.average else None
+        self.guard = Guard(settings.stability)
         self.batch_size = min(settings.batch_size, objective.size)
-        if self.batch_size < self.world:
-            raise ValueError(f"a batch of {self.batch_size} cannot be divided among {self.world} workers; lower workers")
+        if self.batch_size < self.spread.world:
+            reason = f"a batch of {self.batch_size} cannot be divided among {self.spread.world} workers"
+            raise BadInput([Problem("batch_size", settings.batch_size, reason, "Raise it, or lower resources.workers.")])
         self.per_epoch = objective.steps_per_epoch(self.batch_size)
         self.total = max(1, round(settings.epochs * self.per_epoch))
         if settings.max_steps is not None:
@@ -76,83 +92,121 @@ class _Loop:
         marks = {round(self.total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.evaluation_steps = marks if objective.validation_size else set()
         self.log_every = max(1, self.total // CURVE_POINTS)
+        self.flops: float | None = None
         self.state = _Run()
 
     def run(self) -> Fitted:
         self._restore()
-        began, saved, last_loss, stopped = time.monotonic(), time.monotonic(), None, self._patience_is_out()
-        earlier, before = self.state.seconds, self.state.step
-        for indices in self._batches():
-            loss = self._step(indices)
-            step = self.state.step
-            self.state.seconds = earlier + time.monotonic() - began
-            if step % self.log_every == 0 or step == self.total:
-                last_loss = self._log(loss, (step - before) / (time.monotonic() - began))
-            if step in self.evaluation_steps:
+        stopped = self._patience_is_out()
+        pace = Pace(self.state.step, self.state.tokens, self.state.seconds)
+        for (step, indices), made in () if stopped else ahead(self._order(), self._make):
+            self.state.waited += pace.waited()
+            loss, norm = self._step(step, indices, made)
+            self.state.seconds = pace.seconds()
+            if self.state.step % min(self.log_every, PROGRESS_STEPS) == 0 or self.state.step == self.total:
+                self._log(loss, norm, pace)
+            if self.state.step in self.evaluation_steps:
                 stopped = self._evaluate()
-            if self._checkpoint_due(saved) or stopped or step == self.total:
+            if self._checkpoint_due(pace) or stopped or self.state.step == self.total:
                 self.hooks.save(self._state)
-                saved = time.monotonic()
+                pace.saved()
+            pace.ready()
             if stopped:
                 break
-        return self._finish(last_loss, stopped)
+        return self._finish(stopped)
 
-    def _batches(self) -> Iterator[np.ndarray]:
-        """Global batches from the next step on."""
-        while self.state.step < self.total and not self._patience_is_out():
-            epoch, done = divmod(self.state.step, self.per_epoch)
-            batches = self.objective.epoch(epoch, self.batch_size, self.settings.seed)
-            yield from islice(batches, done, min(self.per_epoch, done + self.total - self.state.step))
+    def _order(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Each step to come, counted from 0, with the examples of its global batch."""
+        step = self.state.step
+        while step < self.total:
+            epoch, done = divmod(step, self.per_epoch)
+            for place, indices in enumerate(self.objective.epoch(epoch, self.batch_size, self.settings.seed)):
+                if place >= done and step < self.total:
+                    yield step, indices
+                    step += 1
 
-    def _step(self, indices: np.ndarray) -> Tensor:
-        """One update; returns this worker's part of the mean loss."""
+    def _make(self, asked: tuple[int, np.ndarray]) -> _Made:
+        step, indices = asked
+        whole = self.objective.batch(indices, (self.settings.seed, step))
+        return _Made(whole, max(1, self.objective.count(whole)), self.objective.tokens(whole))
+
+    def _step(self, step: int, indices: np.ndarray, made: _Made) -> tuple[Tensor, float]:
+        """One update; returns this worker's part of the mean loss and the gradient's length."""
+        settings, spread = self.settings, self.spread
+        self.freezing.at(self.inner, step, self.total)
         self.model.train()
-        step, settings = self.state.step, self.settings
-        whole = self.objective.batch(indices, (settings.seed, step))
-        count = max(1, self.objective.count(whole))
-        mine = {key: value[self.rank :: self.world].to(self.accelerator.device) for key, value in whole.items()}
-        torch.manual_seed(hash((settings.seed, step, self.rank)) & 0x7FFFFFFF)
-        parts = [
-            dict(zip(mine, part, strict=True))
-            for part in zip(*(value.chunk(settings.gradient_accumulation) for value in mine.values()), strict=True)
-        ]
-        total = torch.zeros((), device=self.accelerator.device)
-        for number, part in enumerate(parts, 1):
-            synchronise = number == len(parts)
-            with self.accelerator.autocast(), _maybe(not synchronise, self.accelerator.no_sync(self.model)):
-                # DDP averages over workers; the loss is a mean over all targets of the global batch.
-                loss = self.objective.loss(self.model, part) / count
-                self.accelerator.backward(loss * self.world)
-            total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.optimizer.learning_rate * learning_rate_factor(step, self.total, settings.schedule)
-        self.optimizer.step()
+        torch.manual_seed(hash((settings.seed, step, spread.rank)) & 0x7FFFFFFF)
+        loss = self._counted(made)
+        norm = spread.clip(self.model, settings.clip_norm)
+        rate = settings.optimizer.learning_rate * learning_rate_factor(step, self.total, settings.schedule)
+        set_learning_rate(self.optimizer, rate)
+        if not self._refused(step, indices, loss, norm, rate):
+            self.optimizer.step()
+            shrink(self.optimizer.param_groups)
+            if self.average is not None:
+                self.average.update(self.inner)
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
+        self.state.tokens += made.tokens
+        return loss, norm
+
+    def _counted(self, made: _Made) -> Tensor:
+        """`_backward`; where the device's peak is known, this worker's operations for each token are counted once."""
+        if self.flops is not None or peak_flops(self.spread.device, self.spread.precision) is None:
+            return self._backward(made)
+        loss, flops = count_flops(lambda: self._backward(made))
+        self.flops = flops / max(1, made.tokens)
+        return loss
+
+    def _backward(self, made: _Made) -> Tensor:
+        """Gradients of the mean loss over all targets of the global batch; returns this worker's part of it."""
+        spread, parts = self.spread, self.settings.gradient_accumulation
+        mine = {key: value[spread.rank :: spread.world].to(spread.device) for key, value in made.batch.items()}
+        pieces = list(zip(*(value.chunk(parts) for value in mine.values()), strict=True))
+        total = torch.zeros((), device=spread.device)
+        for number, piece in enumerate(pieces, 1):
+            with spread.accelerator.autocast(), spread.accumulating(self.model, number == len(pieces)):
+                loss = self.objective.loss(self.model, dict(zip(mine, piece, strict=True))) / made.targets
+                # The gradients are averaged over workers; the loss is a mean over the targets of all of them.
+                spread.accelerator.backward(loss * spread.world)
+            total += loss.detach()
         return total
 
-    def _log(self, loss: Tensor, rate: float) -> float:
-        value = float(self.accelerator.reduce(loss, "sum"))
-        if not np.isfinite(value):
-            rate_now = self.optimizer.param_groups[0]["lr"]
-            raise FloatingPointError(f"the loss is {value} at step {self.state.step} (learning rate {rate_now:.2g}); lower it")
-        figures = {"step": self.state.step, "loss": value, "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        self.state.curve.append(figures)
-        self.hooks.progress({**figures, "steps": self.total, "steps_per_second": round(rate, 3)})
-        return value
+    def _refused(self, step: int, indices: np.ndarray, loss: Tensor, norm: float, rate: float) -> bool:
+        """Whether the step must be skipped; Diverged where that was too often."""
+        if self.spread.precision == "fp16" and not math.isfinite(norm):
+            return False  # The loss scaler skips it and lowers the scale.
+        known = self.spread.sum(loss) if self.settings.stability.spike is not None else None
+        reason = self.guard.refuses(step, known, norm)
+        if reason is not None:
+            self.hooks.note(f"step {step} skipped: {reason}")
+            self.guard.check(step, reason, indices.tolist(), rate)
+        return reason is not None
+
+    def _log(self, loss: Tensor, norm: float, pace: Pace) -> None:
+        value, state = self.spread.sum(loss), self.state
+        figures = {"step": state.step, "loss": value, "learning_rate": self.optimizer.param_groups[-1]["lr"]}
+        if (state.step % self.log_every == 0 or state.step == self.total) and math.isfinite(value):
+            state.curve.append(dict(figures))
+        speed = pace.since(state.step, state.tokens)
+        speed["memory_gb"] = round(memory_bytes(self.spread.device) / 1e9, 3)
+        share = mfu((self.flops or 0) * speed["tokens_per_second"], self.spread.device, self.spread.precision)
+        if share is not None:
+            speed["mfu"] = round(share, 4)
+        self.hooks.progress({**figures, "gradient_norm": norm, "steps": self.total, **speed})
 
     def _evaluate(self) -> bool:
         """Measure on the validation split, remember the best; returns whether patience has run out."""
-        state, objective = self.state, self.objective
-        figures = self._measure()
-        score = figures[objective.score]
-        better = state.best is None or (score > state.best if objective.mode == "max" else score < state.best)
-        state.without_better = 0 if better else state.without_better + 1
-        if better:
-            state.best, state.best_metrics = score, figures
-            if self.settings.keep == "best":
-                state.best_weights = {key: value.detach().cpu().clone() for key, value in self.inner.state_dict().items()}
+        state = self.state
+        with self._judged():
+            figures = self._measure()
+            score = figures[self.score]
+            better = state.best is None or (score > state.best if self.mode == "max" else score < state.best)
+            state.without_better = 0 if better else state.without_better + 1
+            if better:
+                state.best, state.best_metrics = score, figures
+                if self.settings.keep == "best":
+                    state.best_weights = self._weights()
         if state.curve and state.curve[-1]["step"] == state.step:
             state.curve[-1].update(figures)
         else:
@@ -160,71 +214,75 @@ class _Loop:
         self.hooks.evaluated({"step": state.step, "steps": self.total, **figures}, self._state)
         return self._patience_is_out()
 
+    def _judged(self) -> AbstractContextManager[None]:
+        return self.average.applied(self.inner) if self.average is not None else nullcontext()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {key: value.detach().cpu().clone() for key, value in self.spread.gather(self.inner.state_dict()).items()}
+
     def _patience_is_out(self) -> bool:
         return self.settings.patience is not None and self.state.without_better >= self.settings.patience
 
     def _measure(self) -> dict[str, float]:
         self.model.eval()
-        mine = np.arange(self.objective.validation_size)[self.rank :: self.world]
-        with torch.inference_mode(), self.accelerator.autocast():
-            part = self.objective.evaluate(self.inner, mine, self.accelerator.device)
-        parts: list[Any] = [part]
-        if self.world > 1:
-            parts = [None] * self.world
-            dist.all_gather_object(parts, part)
-        return self.objective.measure(parts)
+        size, spread = self.objective.validation_size, self.spread
+        # Shards are gathered at each forward pass, so all workers must make the same number of them.
+        mine = np.arange(size) if spread.sharded else np.arange(size)[spread.rank :: spread.world]
+        with torch.no_grad() if spread.sharded else torch.inference_mode(), spread.accelerator.autocast():
+            part = self.objective.evaluate(self.inner, mine, spread.device)
+        spread.reshard(self.inner)
+        return self.objective.measure([part] if spread.sharded else spread.all(part))
 
-    def _checkpoint_due(self, saved: float) -> bool:
-        """Whether to write a checkpoint now; rank 0's clock decides for all."""
+    def _checkpoint_due(self, pace: Pace) -> bool:
+        """Whether to write a checkpoint now; the first worker's clock decides for all."""
         if self.settings.checkpoint_steps is not None:
             return self.state.step % self.settings.checkpoint_steps == 0
-        if self.state.step % self.log_every:
+        if self.state.step % min(self.log_every, PROGRESS_STEPS):
             return False
-        due = torch.tensor(float(time.monotonic() - saved >= self.settings.checkpoint_seconds), device=self.accelerator.device)
-        if self.world > 1:
-            dist.broadcast(due, 0)
-        return bool(due)
+        return self.spread.first(pace.since_save() >= self.settings.checkpoint_seconds)
 
     def _state(self) -> State:
-        return {"model": self.inner.state_dict(), "optimizer": self.optimizer.state_dict(), "run": dict(vars(self.state))}
+        average = {"values": self.average.values, "updates": self.average.updates} if self.average is not None else None
+        moments = self.spread.moments(self.inner, self.optimizer)
+        state = {"model": self.inner.state_dict(), "moments": moments, "average": average}
+        guard = {"mean": self.guard.mean, "seen": self.guard.seen, "skipped": self.guard.skipped}
+        return {**self.spread.gather(state), "run": dict(vars(self.state)), "guard": guard}
 
     def _restore(self) -> None:
         state = self.hooks.restore()
-        if state is not None:
-            self.inner.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.state = _Run(**state["run"])
+        if state is None:
+            return
+        self.spread.load(self.inner, state["model"])
+        self.spread.load_moments(self.inner, self.optimizer, state["moments"])
+        if self.average is not None:
+            self.average.load(self.spread.shard(state["average"]["values"], self.average.values), state["average"]["updates"])
+        self.state = _Run(**state["run"])
+        self.guard = Guard(self.settings.stability, **state["guard"])
 
-    def _finish(self, last_loss: float | None, stopped: bool) -> Fitted:
+    def _finish(self, stopped: bool) -> Fitted:
         state = self.state
-        # Accelerate has wrapped `forward`: the model would go on to compute in the training's precision.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.spread.unwrap(self.model)
         metrics = dict(state.best_metrics if self.settings.keep == "best" and state.best_metrics else {})
         if state.best_weights is not None:
-            self.inner.load_state_dict(state.best_weights)
-        elif state.curve:
-            last = next((point for point in reversed(state.curve) if self.objective.score in point), {})
+            self.spread.load(self.inner, state.best_weights)
+        else:
+            if self.average is not None:
+                self.average.load_into(self.inner)
+            last = next((point for point in reversed(state.curve) if self.score in point), {})
             metrics = {key: value for key, value in last.items() if key not in ("step", "loss", "learning_rate")}
-        losses = [point["loss"] for point in state.curve if "loss" in point]
-        metrics["train_loss"] = last_loss if last_loss is not None else losses[-1]
-        metrics["steps"] = state.step
-        metrics["steps_per_second"] = round(state.step / max(state.seconds, 1e-9), 3)
-        return Fitted(metrics, state.curve, stopped)
+        metrics["train_loss"] = next((point["loss"] for point in reversed(state.curve) if "loss" in point), math.nan)
+        metrics |= {"steps": state.step, "steps_per_second": round(state.step / max(state.seconds, 1e-9), 3)}
+        metrics["tokens_per_second"] = round(state.tokens / max(state.seconds, 1e-9), 1)
+        metrics["waited_for_data"] = round(state.waited / max(state.seconds, 1e-9), 5)
+        metrics["steps_skipped"] = len(self.guard.skipped)
+        return Fitted(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
 
 
-def resolve_precision(asked: str) -> str:
-    """fp32, bf16 or fp16: auto becomes bf16 where the hardware computes in it."""
-    if asked == "fp16" and not torch.cuda.is_available():
-        reason = "this worker has no GPU, and CPUs do not train in fp16"
-        raise BadInput([Problem("precision", asked, reason, "Use auto, or give resources.gpus.")])
-    if asked != "auto":
-        return asked
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def _maybe(condition: bool, context: Any) -> Any:
-    from contextlib import nullcontext
-
-    return context if condition else nullcontext()
+def _monitored(objective: Objective, name: str | None) -> tuple[str, str]:
+    """The figure that says which evaluation is best, and whether more of it is better."""
+    if name is None:
+        return objective.score, objective.mode
+    if name not in objective.measures:
+        known = ", ".join(objective.measures)
+        raise BadInput([Problem("monitor", name, "this task has no such figure", f"Known here: {known}.")])
+    return name, objective.measures[name]

@@ -1,67 +1,21 @@
-"""Models: new ones from a shape in the recipe, and existing ones from a name, a directory or a step."""
+"""Existing models, from a name, a directory or a step (new ones: jobs/objectives/architectures.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING
 
 from cluster import storage
 from cluster.artifact import Artifact
-from jobs.core.config import BadInput, Config, Problem
+from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 ROBERTA_OFFSET = 2
 """RoBERTa's first positions are never used: it counts from its padding id on."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-
-
-class Shape(Config):
-    """A new model's architecture and size."""
-
-    architecture: Literal["bert", "roberta"] = "bert"
-    """The transformers architecture."""
-    layers: int = Field(4, ge=1)
-    """Transformer layers."""
-    hidden: int = Field(256, ge=16)
-    """Width of the hidden states."""
-    heads: int = Field(4, ge=1)
-    """Attention heads; must divide hidden."""
-    feed_forward: int | None = Field(None, ge=16)
-    """Width of the feed-forward layers (default: 4 × hidden)."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout of hidden states and attention."""
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "Shape":
-        if self.hidden % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide hidden {self.hidden}")
-        return self
-
-
-def new_masked_model(shape: Shape, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "PreTrainedModel":
-    """A masked language model with fresh weights."""
-    from transformers import AutoConfig, AutoModelForMaskedLM
-
-    offset = ROBERTA_OFFSET if shape.architecture == "roberta" else 0
-    config = AutoConfig.for_model(
-        shape.architecture,
-        vocab_size=len(tokenizer),
-        num_hidden_layers=shape.layers,
-        hidden_size=shape.hidden,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.feed_forward or 4 * shape.hidden,
-        hidden_dropout_prob=shape.dropout,
-        attention_probs_dropout_prob=shape.dropout,
-        max_position_embeddings=max_length + offset,
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=2 if shape.architecture == "bert" else 1,
-    )
-    return AutoModelForMaskedLM.from_config(config, attn_implementation=training_attention())
 
 
 def training_attention() -> str:
@@ -74,22 +28,38 @@ def training_attention() -> str:
 def load_classifier(
     origin: str | Artifact, labels: Sequence[str], dropout: float | None = None
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A model with a classification head for these labels (new unless it was trained for them), and its tokenizer."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    """A model with a head for these labels, and its tokenizer. The head is a new one unless it was trained for them."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     directory = str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
-    changed = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    known = list(config.id2label.values()) == list(labels)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
+    config.pad_token_id = tokenizer.pad_token_id
+    if dropout is not None:
+        set_dropout(config, dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
         directory,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
+        config=config,
         ignore_mismatched_sizes=True,
         dtype="float32",
         attn_implementation=training_attention(),
-        **changed,
     )
-    return model, AutoTokenizer.from_pretrained(directory)
+    if not known:
+        for part in model.children():
+            if part is not model.base_model:
+                # As many labels may mean others: their head would be a wrong start.
+                for weight in part.parameters():
+                    weight._is_hf_initialized = False
+                part.apply(model._init_weights)
+    return model, tokenizer
+
+
+def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
+    """The same dropout for each kind of it that the architecture has, whatever its key is called."""
+    for key, value in config.to_dict().items():
+        if "drop" in key and "layer" not in key and "path" not in key and isinstance(value, int | float):
+            setattr(config, key, dropout)
 
 
 def check_length(origin: str | Artifact, max_length: int) -> None:

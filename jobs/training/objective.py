@@ -1,6 +1,7 @@
 """What the training loop is given: an objective (what is learned) and hooks (where its figures and checkpoints go)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,10 @@ class Objective(Protocol):
     validation_size: int
     score: str
     mode: str
+    measures: Mapping[str, str] = MappingProxyType({"validation_loss": "min"})
+    """What `measure` returns that may say which evaluation is best, and whether more is better (max) or less (min)."""
+    skips_weights: bool = False
+    """Whether a step may leave some weights without a gradient (heads of other tasks)."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches in a pass over the training examples."""
@@ -37,8 +42,8 @@ class Objective(Protocol):
         """The rows of these training examples; random choices come from the seed."""
         ...
 
-    def count(self, batch: Batch) -> int:
-        """How many targets a batch has: the loss is a mean over them."""
+    def count(self, batch: Batch) -> float:
+        """How many targets a batch has (or their weights' sum): the loss is a mean over them."""
         ...
 
     def tokens(self, batch: Batch) -> int:
@@ -63,6 +68,10 @@ class Hooks(Protocol):
 
     def progress(self, figures: dict[str, float]) -> None:
         """A line for people."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
         ...
 
     def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:

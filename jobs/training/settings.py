@@ -11,11 +11,15 @@ class Optimizer(Config):
     """What moves the weights."""
 
     name: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
-    """adamw decouples weight decay (Loshchilov & Hutter 2019)."""
+    """adamw: Loshchilov & Hutter 2019."""
     learning_rate: float = Field(1e-4, gt=0, le=10)
     """The highest rate, reached after warm-up."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decay of weight matrices; biases and norms are spared."""
+    """Decay of weight matrices; biases and norms are spared. adamw decouples it, the others add it to the gradient (L2)."""
+    l1: float = Field(0.0, ge=0)
+    """After each step weight matrices are drawn to 0 by learning rate × l1 (soft thresholding): many end at 0."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Each layer's rate is the one above's times this, the head has the whole rate (Clark et al. 2020)."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """adam, adamw: decay of the gradient's mean."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -33,6 +37,42 @@ class Schedule(Config):
     """Share of the steps in which the rate rises from 0."""
 
 
+class Freeze(Config):
+    """Which weights stay as they are."""
+
+    embeddings: bool = False
+    """The embeddings stay."""
+    layers: int = Field(0, ge=0)
+    """So many layers from the bottom stay, and the embeddings with them."""
+    gradual: float = Field(0.0, ge=0, le=1)
+    """Share of the run in which layers are freed one after another, from the top; the head learns from the first step
+    (Howard & Ruder 2018)."""
+
+
+class Adapter(Config):
+    """Low-rank adapters (LoRA) that learn in place of the weights, and are merged into them when published."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of the learned difference of each weight matrix."""
+    alpha: float | None = Field(None, gt=0)
+    """The difference is scaled by alpha / rank (default: 2 × rank)."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
+    targets: Literal["attention", "all"] | tuple[str, ...] = "attention"
+    """attention: the projections that are usual for the architecture; all: every linear layer; or names of layers."""
+
+
+class Stability(Config):
+    """When a step is thrown away. Steps whose gradient is not finite always are."""
+
+    spike: float | None = Field(None, gt=1)
+    """Skip a step whose loss is more than so many times the running mean of the losses before."""
+    window: int = Field(50, ge=2)
+    """The running mean goes over about so many steps, and nothing is called a spike before so many."""
+    limit: int = Field(10, ge=0)
+    """The run is stopped when more steps than this were skipped."""
+
+
 class Training(Config):
     """How long, how much at once, how exact."""
 
@@ -40,6 +80,10 @@ class Training(Config):
     """What moves the weights."""
     schedule: Schedule = Schedule()
     """How the learning rate moves."""
+    freeze: Freeze = Freeze()
+    """Which weights stay as they are."""
+    stability: Stability = Stability()
+    """When a step is thrown away."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the training split."""
     max_steps: int | None = Field(None, ge=1)
@@ -50,12 +94,20 @@ class Training(Config):
     """Parts into which each worker's share of a step is cut."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients longer than this are shortened to it."""
+    average: float | None = Field(None, gt=0, lt=1)
+    """Judge and publish an exponential moving average of the weights with this decay, e.g. 0.999."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
+    compile: bool = False
+    """Compile the model (torch.compile): slow to start; pays on GPUs in long runs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware computes in it, else fp32. fp16 needs a GPU."""
     seed: int = Field(0, ge=0)
     """Seed of order, masking, dropout and new weights."""
     evaluations: int = Field(3, ge=1)
     """Evaluations on the validation split, evenly spread; the last is at the end."""
+    monitor: str | None = None
+    """The figure that says which evaluation is best (default: the task's own), e.g. accuracy or validation_loss."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many evaluations without a better one."""
     keep: Literal["best", "last"] = "best"

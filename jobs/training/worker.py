@@ -7,9 +7,9 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,13 +17,18 @@ import torch
 from torch import nn
 
 from cluster.artifact import File, upload
-from cluster.storage import filesystem, is_local
-from jobs.core.stage import Context, Inputs, Outcome, Trial
+from cluster.storage import filesystem, is_local, join
+from jobs.core.config import BadInput
+from jobs.core.stage import Context, Inputs, Outcome
+from jobs.training.checkpoint import Checkpoints
+from jobs.training.hooks import RunHooks
 from jobs.training.loop import Fitted, fit
-from jobs.training.objective import Hooks, Objective, State
+from jobs.training.objective import Objective
 from jobs.training.settings import Training
+from jobs.training.stability import Diverged
+from jobs.training.tracking import Run, Trackers, open_trackers
 
-PROGRESS_SECONDS = 2.0
+CHECKPOINTS = "checkpoints"
 CONTROLLER_FAILURES = 3
 
 
@@ -49,9 +54,20 @@ def train_here(build: Build, config: Training, inputs: Inputs, context: Context)
     """Train in this process; the model is left in the context's directory."""
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     model, learner = _seeded_build(build, config, inputs)
-    fitted = fit(model, learner, config, HereHooks(context.report, context.trial))
-    figures = learner.save(model, context.directory)
-    return _outcome(fitted, figures, {})
+    place = context.trial.checkpoints if context.trial is not None else join(context.scratch, CHECKPOINTS)
+    with (
+        closing(Checkpoints(place, print)) as checkpoints,
+        RunHooks(context.report, checkpoints, trial=context.trial, track=tracked(context, config)) as hooks,
+    ):
+        fitted = fit(model, learner, config, hooks)
+    return _outcome(fitted, learner.save(model, context.directory), {})
+
+
+def tracked(context: Context, config: Training) -> Callable[[int], Trackers]:
+    """What opens the run's trackers once it is known where it goes on."""
+    trial = context.trial.checkpoints.rstrip("/").split("/")[-2] if context.trial is not None else ""
+    run = Run.of(context, config, trial)
+    return lambda step: open_trackers(context.tracking, run, step)
 
 
 def _seeded_build(build: Build, config: Training, inputs: Inputs) -> tuple[nn.Module, Learner]:
@@ -64,111 +80,64 @@ def _outcome(fitted: Fitted, figures: dict[str, float], files: dict[str, File]) 
     return Outcome(metrics={**fitted.metrics, **figures}, details=details, files=files)
 
 
-@dataclass
-class HereHooks:
-    """Hooks of a run in this process: figures are reported, nothing is checkpointed."""
-
-    report: Callable[..., None]
-    trial: Trial | None = None
-    spoken: float = 0.0
-
-    def progress(self, figures: dict[str, float]) -> None:
-        if time.monotonic() - self.spoken >= PROGRESS_SECONDS:
-            self.report(**figures)
-            self.spoken = time.monotonic()
-
-    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
-        self.report(**figures)
-        if self.trial is not None:
-            self.trial.evaluated(figures, state)
-
-    def save(self, state: Callable[[], State]) -> None:
-        """A run in this process starts again from its beginning: it is short, or its trial is run again."""
-
-    def restore(self) -> State | None:
-        return self.trial.start() if self.trial is not None else None
-
-
-@dataclass
-class RayTrainHooks:
-    """Hooks of a Ray Train worker: rank 0 writes checkpoints, Ray keeps them in the run's storage."""
-
-    report: Callable[..., None]
-    rank: int
-    spoken: float = 0.0
-
-    def progress(self, figures: dict[str, float]) -> None:
-        if self.rank == 0 and time.monotonic() - self.spoken >= PROGRESS_SECONDS:
-            self.report(**figures)
-            self.spoken = time.monotonic()
-
-    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
-        if self.rank == 0:
-            self.report(**figures)
-
-    def save(self, state: Callable[[], State]) -> None:
-        import ray.train
-
-        if self.rank != 0:
-            ray.train.report({})
-            return
-        with tempfile.TemporaryDirectory() as directory:
-            torch.save(state(), Path(directory) / "state.pt")
-            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(directory))
-
-    def restore(self) -> State | None:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        with checkpoint.as_directory() as directory:
-            return torch.load(Path(directory) / "state.pt", weights_only=True, map_location="cpu")
-
-
 def _train_with_ray(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
     import ray.train
     from ray.train.torch import TorchTrainer
 
     train: Any = ray.train  # Ray's annotations are those of its older trainer
-
     resources = context.resources
     asked = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    fewest = resources.min_workers
+    workers = resources.workers if fewest is None else (min(fewest, resources.workers), resources.workers)
     trainer: Any = TorchTrainer(
         cast(Any, _worker),
         train_loop_config={"build": build, "config": config, "inputs": inputs, "context": context},
-        scaling_config=train.ScalingConfig(
-            num_workers=resources.workers, use_gpu=resources.gpus > 0, resources_per_worker=asked
-        ),
+        scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=resources.gpus > 0, resources_per_worker=asked),
         run_config=train.RunConfig(
-            # The same step finds its own checkpoints again after its driver was killed.
-            name="train",
+            # Ray's own record of the run is not needed: the loop finds its checkpoints by itself.
+            name=f"train-{context.attempt}",
             storage_path=context.scratch if is_local(context.scratch) else filesystem(context.scratch)[1],
             storage_filesystem=None if is_local(context.scratch) else filesystem(context.scratch)[0],
             failure_config=train.FailureConfig(
                 max_failures=resources.max_failures, controller_failure_limit=CONTROLLER_FAILURES
             ),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
         ),
     )
     outcome = trainer.fit().return_value
-    assert isinstance(outcome, Outcome), "rank 0 returns the outcome"
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert isinstance(outcome, Outcome), "the first worker returns the outcome"
     return outcome
 
 
-def _worker(payload: dict[str, Any]) -> Outcome | None:
-    """What each Ray Train worker does; rank 0 publishes the model and returns the outcome."""
+def _worker(payload: dict[str, Any]) -> Outcome | Exception | None:
+    """What each Ray Train worker does; errors that another try would only repeat are returned, not raised."""
+    try:
+        return _train_in_worker(payload)
+    except (BadInput, Diverged) as error:
+        return error
+
+
+def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
+    """Train; the first worker publishes the model and returns the outcome."""
     import ray.train
 
     context: Context = payload["context"]
-    rank = ray.train.get_context().get_world_rank()
+    place = ray.train.get_context()
+    rank, workers = place.get_world_rank(), place.get_world_size()
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     os.environ.setdefault("ACCELERATE_USE_CPU", str(not torch.cuda.is_available()).lower())
     model, learner = _seeded_build(payload["build"], payload["config"], payload["inputs"])
-    hooks: Hooks = RayTrainHooks(context.report, rank)
-    fitted = fit(model, learner, payload["config"], hooks)
+    with (
+        closing(Checkpoints(join(context.scratch, CHECKPOINTS), print)) as checkpoints,
+        RunHooks(context.report, checkpoints, rank, workers, track=tracked(context, payload["config"])) as hooks,
+    ):
+        fitted = fit(model, learner, payload["config"], hooks, context.resources.parallel)
     if rank != 0:
         return None
+    if fitted.weights is not None:
+        model, learner = _seeded_build(payload["build"], payload["config"], payload["inputs"])
+        model.load_state_dict(fitted.weights)
     with tempfile.TemporaryDirectory() as directory:
         here = replace(context, directory=Path(directory))
         figures = learner.save(model, here.directory)

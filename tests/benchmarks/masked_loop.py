@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 
 from cluster.artifact import open_artifact
+from jobs.objectives.heads import LanguageModel
+from jobs.objectives.masked import MaskedObjective
 from jobs.training.loop import fit
-from jobs.training.masked import MaskedModel, MaskedObjective
 from jobs.training.objective import State
 from jobs.training.settings import Training
 from tests.benchmarks.masked_model import make
@@ -25,6 +26,8 @@ class Clock:
     def progress(self, figures: dict[str, float]) -> None:
         self.times.append(time.perf_counter())
 
+    def note(self, text: str) -> None: ...
+
     def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None: ...
 
     def save(self, state: Callable[[], State]) -> None: ...
@@ -39,7 +42,7 @@ def main() -> None:
     model, tokenizer = make()
     objective = MaskedObjective(open_artifact(sys.argv[1]), tokenizer, probability=0.15)
     clock = Clock()
-    fit(MaskedModel(model), objective, Training(epochs=1, batch_size=BATCH), clock)
+    fit(LanguageModel(model), objective, Training(epochs=1, batch_size=BATCH), clock)
     print(json.dumps(STEPS * BATCH * LENGTH / (clock.times[-1] - clock.times[WARM_UP - 1])))
 
 

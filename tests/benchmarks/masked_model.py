@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from jobs.data.tokenizer import SPECIAL_TOKENS
-from jobs.training.models import Shape, new_masked_model
+from jobs.objectives.architectures import Shape, new_model
 from tests.benchmarks.train import LENGTH, VOCABULARY
 
 
@@ -13,4 +13,4 @@ def make() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     words = [*SPECIAL_TOKENS.values(), *(f"w{number}" for number in range(VOCABULARY - len(SPECIAL_TOKENS)))]
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **SPECIAL_TOKENS)
-    return new_masked_model(Shape(layers=4, hidden=256, heads=4), tokenizer, LENGTH), tokenizer
+    return new_model(Shape(layers=4, hidden=256, heads=4), "masked", tokenizer, LENGTH), tokenizer

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-from jobs.training.loop import resolve_precision
+from jobs.training.parallel import resolve_precision
 from tests.benchmarks.masked_model import make
 from tests.benchmarks.train import BATCH, LENGTH, ROWS, STEPS, WARM_UP
 

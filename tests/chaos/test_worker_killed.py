@@ -36,7 +36,7 @@ def kill_a_worker(cluster: Cluster, storage: Path, killed: list[int]) -> None:
     assert cluster._embedded is not None
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if len(list(storage.glob(".scratch/*/*/train/checkpoint_*"))) >= 2:
+        if len(list(storage.glob(".scratch/*/*/checkpoints/step-*/state.json"))) >= 2:
             workers = [process for process in cluster._embedded.processes if "RayTrainWorker" in _title(process)]
             if workers:
                 os.kill(workers[-1].pid, signal.SIGKILL)

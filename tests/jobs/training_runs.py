@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from jobs.training.loop import Fitted, fit
-from jobs.training.masked import MaskedModel
-from jobs.training.models import Shape, new_masked_model
 from jobs.training.objective import Batch, Objective, State
 from jobs.training.settings import Training
+from tests.jobs.language_runs import language_model
 from tests.jobs.tiny import LABELS, tiny_classifier
 
 QUICK: dict[str, Any] = {"precision": "fp32", "batch_size": 16, "optimizer": {"learning_rate": 3e-3}}
@@ -34,11 +33,15 @@ class Recorded:
     progressed: list[dict[str, float]] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
     saves: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def progress(self, figures: dict[str, float]) -> None:
         self.progressed.append(figures)
         if figures["step"] == self.dies_at:
             raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None:
         self.scores.append(figures)
@@ -101,5 +104,4 @@ def scripted(objective: Scripted, **settings: Any) -> tuple[nn.Linear, Fitted, R
 def new_model(kind: str, tokenizer: PreTrainedTokenizerBase, dropout: float) -> nn.Module:
     if kind == "classification":
         return tiny_classifier("bert", len(LABELS), len(tokenizer), dropout)
-    torch.manual_seed(0)
-    return MaskedModel(new_masked_model(Shape(layers=2, hidden=32, heads=2, dropout=dropout), tokenizer, 16))
+    return language_model(kind, tokenizer, dropout)
