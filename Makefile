@@ -31,7 +31,7 @@ $(VENV)/ready: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[dev,mlflow,wandb]"
 	touch $@
 
 clean:

@@ -140,7 +140,7 @@ def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
         remedy = f"Run it first: python -m jobs.pipeline with this recipe, or its own stage with --step {missing[0]}."
         raise BadInput([Problem(f"steps.{name}.inputs", missing, "this step has not been run", remedy)])
     inputs = _gather(place.step, places)
-    context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources)
+    context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources, place.step.tracking)
     try:
         artifact = place.artifact if place.artifact is not None and not place.runs else _run(place, inputs, context)
         if place.step.stage.settle is not None:

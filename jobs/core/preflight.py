@@ -3,6 +3,7 @@
 from cluster.storage import StorageError, check_writable
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
+from jobs.core.tracking import check as check_tracking
 
 
 def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
@@ -15,6 +16,7 @@ def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
     for step in recipe.steps.values():
         if only is None or step.name == only:
             problems += [_prefixed(step, problem) for problem in step.stage.check(step.config)]
+            problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
             problems += _check_resources(step)
     problems += _check_hosts(storage)
     if problems:

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
-from jobs.core.search import Space, Tune, fill, find_spaces
+from jobs.core.search import Space, Tune, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
+from jobs.core.tracking import Tracking
 
-STEP_KEYS = ("stage", "inputs", "tune", "resources")
+RECIPE_KEYS = ("name", "steps", "tracking")
+STEP_KEYS = ("stage", "inputs", "tune", "resources", "tracking")
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -34,6 +36,7 @@ class Step:
     inputs: Mapping[str, tuple[str, ...]]
     tune: Tune
     resources: Resources
+    tracking: Tracking = Tracking()
 
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The step's config with these values in the place of its search spaces."""
@@ -111,9 +114,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     """Check a recipe's tree; BadInput lists everything that is wrong with it."""
     problems = [
-        Problem(str(key), value, "no such key in a recipe", nearest(str(key), ("name", "steps")))
+        Problem(str(key), value, "no such key in a recipe", nearest(str(key), RECIPE_KEYS))
         for key, value in tree.items()
-        if key not in ("name", "steps")
+        if key not in RECIPE_KEYS
     ]
     name = tree.get("name")
     if not _is_name(name):
@@ -123,7 +126,7 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
         raise BadInput([*problems, Problem("steps", raw_steps, "a recipe needs steps", "Add at least one step.")])
     steps: dict[str, Step] = {}
     for step_name, raw in raw_steps.items():
-        step, found = _parse_step(str(step_name), raw)
+        step, found = _parse_step(str(step_name), raw, tree.get("tracking", {}))
         problems += found
         if step is not None:
             steps[step.name] = step
@@ -138,7 +141,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and set(value) <= NAME_CHARACTERS
 
 
-def _parse_step(name: str, raw: Any) -> tuple[Step | None, list[Problem]]:
+def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Problem]]:
     path = f"steps.{name}"
     if not _is_name(name):
         return None, [Problem(path, None, "a step's name is lower-case letters, digits, - and _", "Rename it.")]
@@ -156,6 +159,8 @@ def _parse_step(name: str, raw: Any) -> tuple[Step | None, list[Problem]]:
     problems += found
     resources, found = _parse_section(Resources, raw.get("resources", {}), f"{path}.resources")
     problems += found
+    tracking, found = _parse_tracking(watched, raw, path)
+    problems += found
     if spaces and stage.score is None:
         problems.append(Problem(path, sorted(spaces), f"{stage.name} has no score to search by", "Give single values."))
     if spaces and isinstance(resources, Resources) and resources.workers > 1:
@@ -163,10 +168,24 @@ def _parse_step(name: str, raw: Any) -> tuple[Step | None, list[Problem]]:
         problems.append(Problem(f"{path}.resources.workers", resources.workers, "each trial trains in one worker", remedy))
     if "tune" in raw and not spaces:
         problems.append(Problem(f"{path}.tune", raw["tune"], "the step has no search space", "Add one, or remove tune."))
+    if not problems and spaces and isinstance(tune, Tune):
+        evaluations = Step(name, stage, settings, spaces, inputs, tune, Resources()).config.model_dump().get("evaluations", 1)
+        problems += search_problems(tune, spaces, stage.changeable, evaluations, path)
     if problems or not isinstance(tune, Tune) or not isinstance(resources, Resources):
         # The step stays in the graph, so that its edges are checked too and all errors come at once.
         return Step(name, stage, {}, {}, inputs, Tune(), Resources()), problems
-    return Step(name, stage, settings, spaces, inputs, tune, resources), []
+    return Step(name, stage, settings, spaces, inputs, tune, resources, tracking), []
+
+
+def _parse_tracking(whole: Any, raw: Mapping[str, Any], path: str) -> tuple[Tracking, list[Problem]]:
+    """The recipe's tracking, key by key given way to by the step's own."""
+    own = raw.get("tracking", {})
+    where = f"{path}.tracking" if own else "tracking"
+    if not isinstance(whole, Mapping) or not isinstance(own, Mapping):
+        value = own if isinstance(whole, Mapping) else whole
+        return Tracking(), [Problem(where, value, "tracking is a mapping", "Write {mlflow: {uri: …}}.")]
+    tracking, problems = _parse_section(Tracking, {**whole, **own}, where)
+    return tracking if isinstance(tracking, Tracking) else Tracking(), problems
 
 
 def _parse_section(section: type[BaseModel], raw: Any, path: str) -> tuple[BaseModel | None, list[Problem]]:
