@@ -3,7 +3,7 @@
     ray job submit --working-dir . -- python -m jobs.prepare jobs/recipes/spam.yaml --step corpus
 
 Ray Data reads, cleans, removes duplicates and splits. With `tokenizer` the text is packed into rows of tokens;
-with `task` the labelled rows are written as Parquet.
+or, for objectives over pairs of segments, laid out as pairs; with `task` the labelled rows are written as Parquet.
 """
 
 import io
@@ -11,7 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from ray.data import Dataset
+
+    from jobs.data.pack import Bounds
 
 TOKENIZER = "tokenizer"
 
@@ -52,6 +54,9 @@ class PrepareConfig(Config):
     """How rows are divided where the source does not say."""
     max_length: int = Field(128, ge=8)
     """Tokens in a row of TOKENS."""
+    segments: Literal["packed", "pairs"] = "packed"
+    """How TOKENS are laid out. packed: documents end to end. pairs: [CLS] A [SEP] B [SEP] of consecutive sentences, for
+    masked_next_sentence and masked_sentence_order; documents of one sentence are left out."""
     limit: int | None = Field(None, ge=10)
     """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
@@ -59,6 +64,8 @@ class PrepareConfig(Config):
     def _one_output(self) -> "PrepareConfig":
         if (self.tokenizer is None) == (self.task is None):
             raise ValueError("give either tokenizer (to make tokens) or task (to make examples)")
+        if self.segments == "pairs" and self.task is not None:
+            raise ValueError("segments is for TOKENS; examples of a task are whole texts")
         return self
 
 
@@ -105,10 +112,11 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
     for name, content in contents.items():
         (context.directory / TOKENIZER).mkdir(exist_ok=True)
         (context.directory / TOKENIZER / name).write_bytes(content)
+    bounds = _check_tokenizer(context.directory / TOKENIZER, config)
     context.report(state="tokenizer made")
     written = rows.map_batches(
         PackRows,
-        fn_constructor_args=(contents, config.max_length, context.output),
+        fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
         batch_format="pandas",
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=1),
@@ -117,11 +125,28 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
     for row in written:
         files[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         split = row["path"].split("/")[0]
-        metrics[f"{split}_rows"] = metrics.get(f"{split}_rows", 0) + row["rows"]
-        metrics[f"{split}_tokens"] = metrics.get(f"{split}_tokens", 0) + row["tokens"]
+        for name in ("rows", "tokens", *(["documents_left_out"] if config.segments == "pairs" else [])):
+            metrics[f"{split}_{name}"] = metrics.get(f"{split}_{name}", 0) + row[name]
     if not metrics.get("train_rows"):
-        raise BadInput([Problem("source", config.source, "no training text is left", "Give more text or smaller splits.")])
-    return Outcome(metrics=metrics, files=files, details={"max_length": config.max_length})
+        remedy = "Give more text or smaller splits."
+        if metrics.get("train_documents_left_out"):
+            remedy = "Pairs need documents of two sentences and more: give longer texts, or segments: packed."
+        raise BadInput([Problem("source", config.source, "no training text is left", remedy)])
+    layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
+    return Outcome(metrics=metrics, files=files, details=layout)
+
+
+def _check_tokenizer(directory: Path, config: PrepareConfig) -> "Bounds":
+    """How the tokenizer frames documents; BadInput, here rather than in an actor, where it cannot do what is asked."""
+    from transformers import AutoTokenizer
+
+    from jobs.data.pack import document_bounds
+    from jobs.data.segments import pair_frame
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    if config.segments == "pairs":
+        pair_frame(tokenizer)
+    return document_bounds(tokenizer)
 
 
 def _make_tokenizer(settings: Tokenizer, max_length: int, blocks: list[Any]) -> dict[str, bytes]:
@@ -152,28 +177,42 @@ class TrainTexts:
 
 
 class PackRows:
-    """Tokenises and packs the documents of a block and writes them below the output, a file a split."""
+    """Tokenises and lays out the documents of a block and writes them below the output, a file a split."""
 
-    def __init__(self, tokenizer: dict[str, bytes], length: int, output: str) -> None:
+    def __init__(self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, output: str) -> None:
         from transformers import AutoTokenizer
 
         with tempfile.TemporaryDirectory() as scratch:
             for name, content in tokenizer.items():
                 (Path(scratch) / name).write_bytes(content)
             self.tokenizer = AutoTokenizer.from_pretrained(scratch)
-        self.length, self.output = length, output
+        self.bounds, self.length, self.segments, self.output = bounds, length, segments, output
 
     def __call__(self, frame: "pd.DataFrame") -> dict[str, np.ndarray]:
-        from jobs.data.pack import pack, write_rows
+        from jobs.data.pack import write_rows
 
-        written: dict[str, list[Any]] = {"path": [], "rows": [], "tokens": [], "size": [], "sha256": []}
+        columns = ("path", "rows", "tokens", "documents_left_out", "size", "sha256")
+        written: dict[str, list[Any]] = {name: [] for name in columns}
         for split, part in frame.groupby("split"):
-            documents = self.tokenizer(part["text"].tolist(), verbose=False)["input_ids"]
-            ids_NT = pack(documents, self.length, self.tokenizer.pad_token_id, len(self.tokenizer))
+            ids_NT, tokens, left_out = self._rows(part["text"].tolist())
             path, file = write_rows(ids_NT, self.output, str(split))
-            for key, value in zip(written, (path, len(ids_NT), sum(map(len, documents)), file.size, file.sha256), strict=True):
+            found = (path, len(ids_NT), tokens, left_out, file.size, file.sha256)
+            for key, value in zip(written, found, strict=True):
                 written[key].append(value)
         return {key: np.array(values) for key, values in written.items()}
+
+    def _rows(self, texts: list[str]) -> tuple[np.ndarray, int, int]:
+        """The rows ids_NT of these documents, their tokens, and how many documents gave no row."""
+        from jobs.data.pack import documents_of, pack
+        from jobs.data.segments import pad_rows, pair_frame, pair_rows, sentence_tokens
+
+        if self.segments == "packed":
+            documents = documents_of(texts, self.tokenizer, self.bounds)
+            ids_NT = pack(documents, self.length, self.bounds.pad, len(self.tokenizer))
+            return ids_NT, sum(map(len, documents)), 0
+        frame = pair_frame(self.tokenizer)
+        rows, left_out = pair_rows((sentence_tokens(text, self.tokenizer, frame) for text in texts), self.length, frame)
+        return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
 def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
@@ -232,7 +271,7 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=1,
+    version=2,
     headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"),
     sources=sources,
     check=check,

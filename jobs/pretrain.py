@@ -1,65 +1,150 @@
-"""pretrain: TOKENS become a base MODEL, from scratch, by masked language modelling with Ray Train.
+"""pretrain: TOKENS become a base MODEL with Ray Train, from scratch or from a base to go on from.
 
-ray job submit --working-dir . -- python -m jobs.pretrain jobs/recipes/spam.yaml --step base
+    ray job submit --working-dir . -- python -m jobs.pretrain jobs/recipes/spam.yaml --step base
+
+The objective says what is learned: hidden tokens, also with pairs of segments, the next token, spans taken out.
 """
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.artifact import Kind
+from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
+from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
-from jobs.training.models import Shape
-from jobs.training.settings import Training
+from jobs.data.sources import model_fingerprint
+from jobs.objectives.architectures import FITTING, ObjectiveName, Shape
+from jobs.objectives.pretrained import PAIRED
+from jobs.training.models import check_model
+from jobs.training.settings import Stability, Training
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.objectives.language import LanguageObjective
     from jobs.training.worker import Learner
 
 
 class PretrainConfig(Training):
     """What is learned and by what model."""
 
-    objective: Literal["masked"] = "masked"
-    """masked: predict hidden tokens (BERT)."""
-    model: Shape = Shape()
-    """The new model's shape."""
+    objective: ObjectiveName = "masked"
+    """masked: predict hidden tokens (BERT). masked_next_sentence, masked_sentence_order: and whether B follows A (BERT),
+    whether A and B were exchanged (ALBERT). causal: the next token (GPT). span_corruption: spans taken out (T5)."""
+    masking: Literal["tokens", "whole_words", "spans"] = "tokens"
+    """What the masked objectives hide at once; spans as SpanBERT does."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens to predict."""
+    """Share of the tokens to predict; causal predicts all."""
+    model: Shape | None = None
+    """A new model's shape; leave it out to go on from a base."""
+    base: str | None = None
+    """The model to go on from: sample:NAME, a directory or a hub's name; inputs.init names a step's instead."""
+
+    stability: Stability = Stability(spike=3.0)
+    """When a step is thrown away."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        if self.model is not None and self.base is not None:
+            raise ValueError("give model (a new one) or base (one to go on from), not both")
+        fitting = FITTING[self.objective]
+        if self.model is not None and self.model.architecture not in fitting:
+            raise ValueError(f"a new {self.model.architecture} cannot learn by {self.objective}; use {', '.join(fitting)}")
+        if self.masking != "tokens" and not self.objective.startswith("masked"):
+            raise ValueError(f"masking: {self.masking} is for the masked objectives, not for {self.objective}")
+        return self
+
+
+def sources(config: PretrainConfig) -> dict[str, str]:
+    """The fingerprint of a base from outside."""
+    return {} if config.base is None else {"base": model_fingerprint(config.base)}
+
+
+def check(config: PretrainConfig) -> list[Problem]:
+    """A base that is not there or has no weights."""
+    return [] if config.base is None else check_model(config.base, "base")
+
+
+def origin(config: PretrainConfig, inputs: Inputs) -> Shape | str | Artifact:
+    """A new model's shape or where the base is; BadInput unless exactly one is given."""
+    given = [one for one in (config.model, config.base, inputs.maybe("init")) if one is not None]
+    if len(given) != 1:
+        reason = "a model comes from one of model (a new one's shape), base and inputs.init"
+        raise BadInput([Problem("model", None, f"{reason}, and {len(given)} are given", "Give exactly one.")])
+    return given[0]
 
 
 def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
-    """The model with fresh weights and its objective."""
+    """The model, with fresh weights or the base's, and its objective."""
     from transformers import AutoTokenizer
 
-    from jobs.training.masked import MaskedModel, MaskedObjective
-    from jobs.training.models import new_masked_model
+    from jobs.objectives.architectures import new_model
+    from jobs.objectives.pretrained import load_base, wrapped
 
     tokens = inputs.one("tokens")
-    directory = tokens.local(tokens.files("tokenizer/"))
-    tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer")
-    model = new_masked_model(config.model, tokenizer, int(tokens.manifest.details["max_length"]))
-    return MaskedModel(model), MaskedObjective(tokens, tokenizer, config.mask_probability)
+    _check_layout(config, tokens)
+    tokenizer = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
+    length = int(tokens.manifest.details["max_length"])
+    begun = origin(config, inputs)
+    if isinstance(begun, Shape):
+        model = wrapped(new_model(begun, config.objective, tokenizer, length), config.objective, length)
+    else:
+        model = load_base(begun, config.objective, tokenizer, length)
+    return model, _objective(config, tokens, tokenizer, model.model)
+
+
+def _objective(
+    config: PretrainConfig, tokens: Artifact, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel"
+) -> "LanguageObjective":
+    from jobs.objectives.causal import CausalObjective
+    from jobs.objectives.corruption import SpanCorruption
+    from jobs.objectives.masked import MaskedObjective
+    from jobs.objectives.pairs import PairObjective
+
+    if config.objective == "causal":
+        return CausalObjective(tokens, tokenizer)
+    if config.objective == "span_corruption":
+        return SpanCorruption(tokens, tokenizer, config.mask_probability, int(model.config.decoder_start_token_id))
+    if config.objective == "masked":
+        return MaskedObjective(tokens, tokenizer, config.mask_probability, config.masking)
+    order = config.objective == "masked_sentence_order"
+    return PairObjective(tokens, tokenizer, config.mask_probability, config.masking, order)
+
+
+def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
+    """BadInput where the objective needs pairs and the text is packed, or the other way round."""
+    has = tokens.manifest.details.get("segments", "packed")
+    needs = "pairs" if config.objective in PAIRED else "packed"
+    if has != needs:
+        reason = f"{config.objective} reads segments: {needs}, and {tokens.manifest.step} was prepared with segments: {has}"
+        raise BadInput([Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")])
 
 
 def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer."""
     from jobs.training.worker import train
 
+    origin(config, inputs)
+    _check_layout(config, inputs.one("tokens"))
     return train(build, config, inputs, context)
 
 
 STAGE = Stage(
     name="pretrain",
-    purpose="pretrain a language model from scratch with Ray Train",
+    purpose="pretrain a language model with Ray Train, from scratch or from a base",
     config=PretrainConfig,
     run=run,
-    inputs={"tokens": Input(Kind.TOKENS, "packed text from prepare")},
+    inputs={
+        "tokens": Input(Kind.TOKENS, "text from prepare, cut into tokens"),
+        "init": Input(Kind.MODEL, "the model to go on from, where base does not name one", optional=True),
+    },
     output=Kind.MODEL,
-    version=1,
-    headline=("perplexity", "validation_loss", "steps_per_second"),
+    version=2,
+    headline=("perplexity", "validation_loss", "pair_accuracy", "steps_per_second"),
+    sources=sources,
+    check=check,
     score="validation_loss",
     mode="min",
 )

@@ -18,6 +18,7 @@ from cluster.artifact import Artifact
 
 GROUPED_BATCHES = 32
 """Batches whose examples are sorted by length together: enough to save padding, few enough to stay random."""
+FEISTEL_ROUNDS = 6
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
 
@@ -62,18 +63,43 @@ def epoch_batches(
     size: int, batch_size: int, seed: int, epoch: int, lengths: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
     """The batches of one epoch as arrays of example numbers; with lengths, batches of similar length."""
-    generator = np.random.default_rng([seed, epoch])
     count = steps_per_epoch(size, batch_size)
+    if lengths is None:
+        for number in range(count):
+            yield shuffled(np.arange(number * batch_size, min(size, (number + 1) * batch_size)), size, (seed, epoch))
+        return
     # What an epoch leaves out is cut off before the grouping, which would always leave out the longest.
-    order = generator.permutation(size)[: count * batch_size]
-    if lengths is not None:
-        sizes = np.asarray(lengths)
-        span = GROUPED_BATCHES * batch_size
-        groups = [order[start : start + span] for start in range(0, len(order), span)]
-        order = np.concatenate([group[np.argsort(sizes[group], kind="stable")] for group in groups])
-    numbers = generator.permutation(count) if lengths is not None else np.arange(count)
-    for number in numbers:
+    order = shuffled(np.arange(min(size, count * batch_size)), size, (seed, epoch))
+    sizes, span = np.asarray(lengths), GROUPED_BATCHES * batch_size
+    groups = [order[start : start + span] for start in range(0, len(order), span)]
+    order = np.concatenate([group[np.argsort(sizes[group], kind="stable")] for group in groups])
+    for number in shuffled(np.arange(count), count, (seed, epoch, 1)):
         yield order[number * batch_size : (number + 1) * batch_size]
+
+
+def shuffled(places: np.ndarray, size: int, seed: Sequence[int]) -> np.ndarray:
+    """What stands at these places of a permutation of range(size), which is never made: it costs no memory.
+
+    A Feistel network over the next power of 4, walked until it falls inside (Black & Rogaway 2002).
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = np.random.default_rng(seed).integers(2**63, size=FEISTEL_ROUNDS, dtype=np.uint64)
+    values, walking = places.astype(np.uint64), np.ones(len(places), dtype=bool)
+    while walking.any():
+        left, right = values[walking] >> half, values[walking] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        values[walking] = (left << half) | right
+        walking = values >= size
+    return values.astype(np.int64)
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014): every bit depends on every bit."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def ahead(asked: Iterable[Asked], make: Callable[[Asked], Made]) -> Iterator[tuple[Asked, Made]]:

@@ -1,7 +1,11 @@
 """Tokenizers: trained on the corpus, or taken from an existing model.
 
 tokenizer: {train: wordpiece, vocab_size: 8000}
+tokenizer: {train: unigram, sentinels: 100}          # for span corruption
 tokenizer: {model: sample:minilm_l6}
+
+A trained one frames each text as [CLS] … [SEP]. These are its begin and end of sequence too, so that decoders and
+encoder-decoders can use it; a causal model is published with a tokenizer that leaves the end for the model to say.
 """
 
 from collections import Counter
@@ -20,9 +24,14 @@ SPECIAL_TOKENS = {
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
+    "bos_token": "[CLS]",
+    "eos_token": "[SEP]",
 }
+SENTINEL = "<extra_id_{}>"
+"""T5's names of the tokens that stand for a span that was taken out."""
 
 CONTINUED = "##"
+BYTES = 256
 ALPHABET_SHARE = 4
 """Single characters may take up to one in so many places of a WordPiece vocabulary, twice: as beginnings and continued."""
 
@@ -31,11 +40,14 @@ class Tokenizer(Config):
     """Which tokenizer the corpus is cut with."""
 
     train: Literal["wordpiece", "bpe", "unigram", "characters"] | None = None
-    """Train one on the corpus: characters makes every character a token (for Chinese)."""
+    """Train one on the corpus: bpe is over bytes, so that any text comes back exactly; characters makes every character a
+    token (for Chinese)."""
     vocab_size: int = Field(8000, ge=100)
-    """Tokens of a trained tokenizer."""
+    """Tokens of a trained tokenizer, special ones included."""
     lowercase: bool = True
     """Whether a trained tokenizer folds case."""
+    sentinels: int = Field(0, ge=0)
+    """Sentinel tokens of a trained tokenizer, for span corruption (T5 has 100)."""
     model: str | None = None
     """Take the tokenizer of this model instead: sample:NAME, a directory or a hub's name."""
 
@@ -43,7 +55,17 @@ class Tokenizer(Config):
     def _exactly_one(self) -> "Tokenizer":
         if (self.train is None) == (self.model is None):
             raise ValueError("give either train or model")
+        if self.sentinels and self.model is not None:
+            raise ValueError("sentinels are for trained tokenizers; an existing one keeps the tokens that its model knows")
+        least = len(set(SPECIAL_TOKENS.values())) + self.sentinels + (BYTES if self.train == "bpe" else 0)
+        if self.train is not None and self.vocab_size <= least:
+            raise ValueError(f"vocab_size {self.vocab_size} leaves no room beside {least} special tokens and bytes")
         return self
+
+    @property
+    def special(self) -> list[str]:
+        """The special tokens of a trained tokenizer, in the order of their ids."""
+        return [*dict.fromkeys(SPECIAL_TOKENS.values()), *(SENTINEL.format(number) for number in range(self.sentinels))]
 
 
 def train_tokenizer(settings: Tokenizer, texts: Iterable[str], max_length: int, target: Path) -> int:
@@ -53,52 +75,78 @@ def train_tokenizer(settings: Tokenizer, texts: Iterable[str], max_length: int, 
     fixed order, so that scores differ in their last digits.
     """
     import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    special = list(SPECIAL_TOKENS.values())
-    shared: dict[str, Any] = {"vocab_size": settings.vocab_size, "special_tokens": special, "show_progress": False}
-    unknown = SPECIAL_TOKENS["unk_token"]
-    split: Any = pre_tokenizers.BertPreTokenizer()
-    decoder: Any = None
-    model: Any
-    trainer: Any
-    if settings.train == "wordpiece":
-        model, trainer = (
-            models.BPE(unk_token=unknown, continuing_subword_prefix=CONTINUED),
-            _wordpiece_trainer(settings, texts),
-        )
-        decoder = decoders.WordPiece()
-    elif settings.train == "bpe":
-        model, trainer = models.BPE(unk_token=unknown), trainers.BpeTrainer(**shared)
-    elif settings.train == "unigram":
-        model, trainer = models.Unigram(), trainers.UnigramTrainer(unk_token=unknown, **shared)
-        split, decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    else:
-        model, trainer = models.WordLevel(unk_token=unknown), trainers.WordLevelTrainer(**shared)
-        split = pre_tokenizers.Sequence(
-            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(tokenizers.Regex("."), "isolated")]
-        )
+    model, trainer = _model_and_trainer(settings, texts)
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = _normalizer(settings)
-    tokenizer.pre_tokenizer = split
+    tokenizer.pre_tokenizer = _splitter(settings)
+    decoder = _decoder(settings)
     if decoder is not None:
         tokenizer.decoder = decoder
     tokenizer.train_from_iterator(texts, trainer)
     if settings.train == "wordpiece":
-        tokenizer = _as_wordpiece(tokenizer, unknown)
-    ids = [(name, tokenizer.token_to_id(name)) for name in (SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"])]
+        tokenizer = _as_wordpiece(tokenizer, settings)
+    begin, end = SPECIAL_TOKENS["cls_token"], SPECIAL_TOKENS["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} $B:1 {end}:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in (begin, end)],
     )
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **SPECIAL_TOKENS)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        extra_special_tokens=settings.special[len(set(SPECIAL_TOKENS.values())) :],
+        **SPECIAL_TOKENS,
+    )
     wrapped.save_pretrained(target)
     return len(wrapped)
+
+
+def _model_and_trainer(settings: Tokenizer, texts: Iterable[str]) -> tuple[Any, Any]:
+    from tokenizers import models, pre_tokenizers, trainers
+
+    unknown = SPECIAL_TOKENS["unk_token"]
+    shared: dict[str, Any] = {
+        "vocab_size": settings.vocab_size, "special_tokens": settings.special, "show_progress": False,
+    }  # fmt: skip
+    if settings.train == "wordpiece":
+        return models.BPE(unk_token=unknown, continuing_subword_prefix=CONTINUED), _wordpiece_trainer(settings, texts)
+    if settings.train == "bpe":
+        return models.BPE(), trainers.BpeTrainer(initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), **shared)
+    if settings.train == "unigram":
+        return models.Unigram(), trainers.UnigramTrainer(unk_token=unknown, **shared)
+    return models.WordLevel(unk_token=unknown), trainers.WordLevelTrainer(**shared)
+
+
+def _splitter(settings: Tokenizer) -> Any:
+    """What cuts a text into the pieces within which tokens are found."""
+    from tokenizers import Regex, pre_tokenizers
+
+    if settings.train == "bpe":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if settings.train == "unigram":
+        return pre_tokenizers.Metaspace()
+    if settings.train == "characters":
+        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")])
+    return pre_tokenizers.BertPreTokenizer()
+
+
+def _decoder(settings: Tokenizer) -> Any:
+    from tokenizers import decoders
+
+    made = {"wordpiece": decoders.WordPiece, "bpe": decoders.ByteLevel, "unigram": decoders.Metaspace}
+    return made[settings.train]() if settings.train in made else None
 
 
 def _normalizer(settings: Tokenizer) -> Any:
     from tokenizers import normalizers
 
+    # These two say any text: no spaces around Chinese, no accents taken off. Unigram folds forms as SentencePiece does.
+    if settings.train in ("bpe", "unigram"):
+        folds = [normalizers.NFKC()] if settings.train == "unigram" else []
+        return normalizers.Sequence(folds + ([normalizers.Lowercase()] if settings.lowercase else []))
     return normalizers.BertNormalizer(lowercase=settings.lowercase)
 
 
@@ -116,7 +164,7 @@ def _wordpiece_trainer(settings: Tokenizer, texts: Iterable[str]) -> Any:
     alphabet = sorted(common)
     return trainers.BpeTrainer(
         vocab_size=settings.vocab_size,
-        special_tokens=[*SPECIAL_TOKENS.values(), *alphabet, *(CONTINUED + character for character in alphabet)],
+        special_tokens=[*settings.special, *alphabet, *(CONTINUED + character for character in alphabet)],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         continuing_subword_prefix=CONTINUED,
@@ -124,15 +172,13 @@ def _wordpiece_trainer(settings: Tokenizer, texts: Iterable[str]) -> Any:
     )
 
 
-def _as_wordpiece(trained: Any, unknown: str) -> Any:
+def _as_wordpiece(trained: Any, settings: Tokenizer) -> Any:
     """A tokenizer that looks the trained pieces up longest first, as WordPiece does, with only the usual special tokens."""
     import tokenizers
     from tokenizers import models
 
-    made = tokenizers.Tokenizer(models.WordPiece(trained.get_vocab(), unk_token=unknown))
-    made.normalizer, made.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
-    if trained.decoder is not None:
-        made.decoder = trained.decoder
+    made = tokenizers.Tokenizer(models.WordPiece(trained.get_vocab(), unk_token=SPECIAL_TOKENS["unk_token"]))
+    made.normalizer, made.pre_tokenizer, made.decoder = trained.normalizer, trained.pre_tokenizer, trained.decoder
     return made
 
 

@@ -51,7 +51,8 @@ class Spread:
         self.sharded = self.strategy != "ddp"
         # Shards that compute together all read the whole batch: to the data they are one worker.
         together = self.strategy == "tensor"
-        self.rank, self.world = (0, 1) if together else (self.accelerator.process_index, self.workers)
+        self.rank: int = 0 if together else self.accelerator.process_index
+        self.world: int = 1 if together else self.workers
 
     def prepare(self, model: nn.Module, make: Callable[[nn.Module], Optimizer]) -> tuple[nn.Module, Any]:
         """The model on its device as this strategy has it, and its optimizer."""

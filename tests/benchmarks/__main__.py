@@ -1,7 +1,8 @@
 """Run the measures and print one JSON line for each: name, value, goal, better, unit, detail.
 
 make bench                  all
-make bench BENCH=train      masked pretraining against transformers' Trainer
+make bench BENCH=train      pretraining and fine-tuning against transformers' Trainer, Ray Train against plain processes
+make bench BENCH=data       waiting for data, memory of the loader
 make bench BENCH=compress   MiniLM in int8 against torch fp32
 """
 
@@ -9,7 +10,7 @@ import importlib
 import json
 import sys
 
-GROUPS = ("train", "compress")
+GROUPS = ("train", "data", "compress")
 
 
 def main() -> int:

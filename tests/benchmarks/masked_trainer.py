@@ -3,27 +3,16 @@
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from jobs.training.parallel import resolve_precision
 from tests.benchmarks.masked_model import make
-from tests.benchmarks.train import BATCH, LENGTH, ROWS, STEPS, WARM_UP
-
-
-class Clock(TrainerCallback):
-    """Notes when each step is done."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+from tests.benchmarks.masked_rows import BATCH, LENGTH, ROWS, STEPS, WARM_UP
+from tests.benchmarks.peers import TrainerClock
 
 
 class Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
@@ -43,7 +32,7 @@ def main() -> None:
     """Print tokens a second over the steps after warm-up."""
     torch.set_num_threads(1)
     model, tokenizer = make()
-    clock = Clock()
+    clock = TrainerClock()
     with tempfile.TemporaryDirectory() as directory:
         arguments = TrainingArguments(
             output_dir=directory,

@@ -7,8 +7,9 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from jobs.objectives.language import LanguageObjective
+    from jobs.objectives.masked import MaskedObjective
     from jobs.tasks.classification import Classification
-    from jobs.training.masked import MaskedObjective
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,32 @@ def classification(tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrai
 @pytest.fixture(scope="session")
 def masked(tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrainedTokenizerBase") -> "MaskedObjective":
     """All messages, packed into rows of 16 tokens."""
-    from jobs.training.masked import MaskedObjective
+    from jobs.objectives.masked import MaskedObjective
     from tests.jobs.tiny import publish_tokens
 
     return MaskedObjective(publish_tokens(tmp_path_factory.mktemp("masked"), tokenizer), tokenizer, 0.15)
+
+
+@pytest.fixture(scope="session")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> "LanguageObjective":
+    """The next token of packed documents."""
+    from tests.jobs.language_runs import language_objective, publish_language
+
+    return language_objective("causal", publish_language(tmp_path_factory.mktemp("causal"), "causal"))
+
+
+@pytest.fixture(scope="session")
+def span_corruption(tmp_path_factory: pytest.TempPathFactory) -> "LanguageObjective":
+    """Spans taken out of packed documents."""
+    from tests.jobs.language_runs import language_objective, publish_language
+
+    return language_objective("span_corruption", publish_language(tmp_path_factory.mktemp("spans"), "span_corruption"))
+
+
+@pytest.fixture(scope="session")
+def masked_sentence_order(tmp_path_factory: pytest.TempPathFactory) -> "LanguageObjective":
+    """Pairs of segments, half of them exchanged."""
+    from tests.jobs.language_runs import language_objective, publish_language
+
+    place = publish_language(tmp_path_factory.mktemp("order"), "masked_sentence_order")
+    return language_objective("masked_sentence_order", place)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, RobertaConfig
+from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from jobs.objectives.corruption import sentinel_ids
 from serve.engine import _load_tokenizer
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, tiny_tokenizer
 
@@ -17,9 +18,13 @@ KINDS = ("wordpiece", "bpe", "unigram", "characters")
 TEXTS = ["Win a FREE prize, now!", "我们六点见面。", "café 中奖 mixed", "unseen žluťoučký 🙂", "", "call " * 60]
 
 
+SIZES = {"bpe": 400}
+"""bpe has the 256 bytes to begin with."""
+
+
 def train(directory: Path, kind: str, **settings: object) -> int:
     return train_tokenizer(
-        Tokenizer.model_validate({"train": kind, "vocab_size": 200, **settings}),
+        Tokenizer.model_validate({"train": kind, "vocab_size": SIZES.get(kind, 200), **settings}),
         [text for text, _ in MESSAGES],
         MAX_LENGTH,
         directory,
@@ -30,11 +35,13 @@ def train(directory: Path, kind: str, **settings: object) -> int:
 def test_a_trained_tokenizer_is_loaded_by_stock_code(tmp_path: Path, kind: str) -> None:
     size = train(tmp_path, kind)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert len(tokenizer) == size <= 200
+    assert len(tokenizer) == size <= SIZES.get(kind, 200)
     assert tokenizer.model_max_length == MAX_LENGTH
     special = [tokenizer.pad_token, tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token]
     assert special == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert tokenizer.convert_tokens_to_ids(special) == [0, 1, 2, 3, 4]
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]"), "decoders begin and end with them"
+    assert len(set(tokenizer.all_special_ids)) == 5
     ids = tokenizer(MESSAGES[0][0])["input_ids"]
     assert ids[0] == 2 and ids[-1] == 3
     assert 1 not in ids, "words that it was trained on are known"
@@ -50,9 +57,9 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
     """Training, the published directory and the server each load the tokenizer in their own way."""
     first = tiny_tokenizer(tmp_path / "tokenizer", kind)
     wanted = first(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    for name, config in (("bert", BertConfig()), ("roberta", RobertaConfig())):
+    for name in ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"):
         published = tmp_path / name
-        config.save_pretrained(published)
+        AutoConfig.for_model(name).save_pretrained(published)
         first.save_pretrained(published)
         loaded = AutoTokenizer.from_pretrained(published)
         assert loaded(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"] == wanted
@@ -79,12 +86,63 @@ def test_characters_make_each_chinese_character_a_token(tmp_path: Path) -> None:
     assert tokenizer.tokenize("我龘") == ["我", "[UNK]"]
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
 def test_known_text_comes_back_from_its_ids(tmp_path: Path, kind: str) -> None:
     train(tmp_path, kind)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     for text in ("win a free prize now", "bring the keys home"):
         assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_bytes_bring_any_text_back_exactly(tmp_path: Path) -> None:
+    train(tmp_path, "bpe", lowercase=False)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = [
+        "Win  a\tFREE prize,\n now! ",
+        "我们六点见面。龘",
+        "café žluťoučký 🙂👩‍👩‍👧",
+        " [brackets] ##x ▁ Ġ",
+        "a\u0301 ﬁ Ａ",
+    ]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids[1:-1], clean_up_tokenization_spaces=False) == text
+    assert tokenizer.tokenize("win free")[1].startswith("Ġ"), "a space is part of the word after it"
+
+
+def test_unigram_learns_chinese_words_and_brings_them_back(tmp_path: Path) -> None:
+    texts = [f"{who}六点{what}" for who in ("我们", "他们", "妈妈", "朋友") for what in ("见面", "回家", "吃饭")] * 20
+    train_tokenizer(Tokenizer(train="unigram", vocab_size=100), texts, MAX_LENGTH, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("我们六点见面")["input_ids"]
+    assert len(ids) < 2 + 6, "some characters are taken together"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "我们六点见面"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentinels_are_tokens_of_their_own_within_the_size(tmp_path: Path, kind: str) -> None:
+    size = train(tmp_path, kind, sentinels=20)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(tokenizer) == size <= SIZES.get(kind, 200)
+    assert tokenizer.convert_tokens_to_ids([f"<extra_id_{number}>" for number in range(20)]) == list(range(5, 25))
+    assert set(range(5, 25)) <= set(tokenizer.all_special_ids)
+    ids = tokenizer("win <extra_id_3> prize")["input_ids"]
+    assert 8 in ids and "extra" not in tokenizer.decode(ids, skip_special_tokens=True)
+    assert sentinel_ids(tokenizer) == list(range(5, 25))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"model": "sample:minilm_l6", "sentinels": 5}, "sentinels are for trained tokenizers"),
+        ({"train": "bpe", "vocab_size": 261}, "vocab_size 261 leaves no room beside 261 special tokens and bytes"),
+        ({"train": "unigram", "vocab_size": 100, "sentinels": 100}, "no room beside 105"),
+    ],
+)
+def test_tokens_that_cannot_be_had_are_told(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Tokenizer.model_validate(settings)
 
 
 def test_case_is_kept_where_that_is_asked(tmp_path: Path) -> None:
@@ -105,7 +163,7 @@ def test_the_same_text_gives_the_same_tokenizer_in_any_process(kind: str, tmp_pa
     code = (
         "import sys; from pathlib import Path; from jobs.data.tokenizer import *;"
         "texts = [f'river boat {n} harbour {n * 7} 河上的船' for n in range(300)];"
-        "train_tokenizer(Tokenizer(train=sys.argv[1], vocab_size=150), texts, 32, Path(sys.argv[2]))"
+        "train_tokenizer(Tokenizer(train=sys.argv[1], vocab_size=400), texts, 32, Path(sys.argv[2]))"
     )
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from cluster.embedded import free_ports
+from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.classification import Classification
 from jobs.training.loop import fit
 from jobs.training.settings import Training
+from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_tokens, same_weights, tiny_tokenizer
 from tests.jobs.training_runs import QUICK, Recorded, Scripted, new_model
 
@@ -28,11 +29,12 @@ from tests.jobs.training_runs import QUICK, Recorded, Scripted, new_model
 PLAIN: dict[str, Any] = {**QUICK, "optimizer": {"name": "sgd", "learning_rate": 0.05}, "max_steps": 6, "epochs": 9}
 
 
-@pytest.mark.parametrize("kind", ["classification", "masked"])
-def test_gradient_accumulation_changes_nothing(
-    kind: str, request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    ends = []
+KINDS = ("classification", "masked", *LANGUAGE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_accumulation_changes_nothing(kind: str, request: pytest.FixtureRequest) -> None:
+    ends, tokenizer = [], request.getfixturevalue(kind).tokenizer
     for parts in (1, 4):
         model = new_model(kind, tokenizer, dropout=0.0)
         settings = Training.model_validate({**PLAIN, "gradient_accumulation": parts, "keep": "last"})
@@ -45,12 +47,13 @@ def test_gradient_accumulation_changes_nothing(
 # Going on after a death
 
 
-@pytest.mark.parametrize("kind", ["classification", "masked"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
-    kind: str, request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """With dropout, masks and order drawn anew; the checkpoint lies in the middle of an epoch, before the death."""
     objective = request.getfixturevalue(kind)
+    tokenizer = objective.tokenizer
     settings = Training.model_validate({**QUICK, "max_steps": 14, "epochs": 90, "checkpoint_steps": 5, "evaluations": 4})
     whole = new_model(kind, tokenizer, dropout=0.2)
     wanted = fit(whole, objective, settings, Recorded())
@@ -101,6 +104,7 @@ from jobs.training.loop import fit
 from jobs.objectives.masked import MaskedObjective
 from jobs.training.settings import Training
 from tests.jobs.training_runs import Recorded, new_model
+from tests.jobs.language_runs import LANGUAGE, language_objective
 from tests.jobs.tiny import LABELS, MAX_LENGTH
 
 root, settings = Path(sys.argv[1]), Training.model_validate_json(sys.argv[2])
@@ -112,8 +116,9 @@ def work(rank):
     for kind, objective in (
         ("classification", Classification(open_artifact(str(root / "examples")), tokenizer, LABELS, MAX_LENGTH)),
         ("masked", MaskedObjective(open_artifact(str(root / "tokens")), tokenizer, 0.15)),
+        *((kind, language_objective(kind, open_artifact(str(root / kind / "tokens")))) for kind in LANGUAGE),
     ):
-        model = new_model(kind, tokenizer, 0.0)
+        model = new_model(kind, objective.tokenizer, 0.0)
         fitted = fit(model, objective, settings, Recorded())
         torch.save({"weights": model.state_dict(), "metrics": fitted.metrics}, root / f"{kind}-{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -128,6 +133,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
     examples = publish_examples(tmp_path, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
     tokens = publish_tokens(tmp_path, tokenizer)
+    language = {kind: publish_language(tmp_path / kind, kind) for kind in LANGUAGE}
     settings = Training.model_validate({**PLAIN, "batch_size": 15, "gradient_accumulation": 2})
     port = free_ports(1)[0]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
@@ -142,11 +148,13 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(workers.pid, signal.SIGKILL)
 
-    for kind, objective in (
-        ("classification", Classification(examples, tokenizer, LABELS, MAX_LENGTH)),
-        ("masked", MaskedObjective(tokens, tokenizer, 0.15)),
-    ):
-        alone = new_model(kind, tokenizer, 0.0)
+    objectives: dict[str, Classification | LanguageObjective] = {
+        "classification": Classification(examples, tokenizer, LABELS, MAX_LENGTH),
+        "masked": MaskedObjective(tokens, tokenizer, 0.15),
+        **{kind: language_objective(kind, made) for kind, made in language.items()},
+    }
+    for kind, objective in objectives.items():
+        alone = new_model(kind, objective.tokenizer, 0.0)
         fitted = fit(alone, objective, settings, Recorded())
         first, second = (torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2))
         assert same_weights(first["weights"], second["weights"]) == 0

@@ -24,7 +24,7 @@ from transformers import (
 
 from cluster.artifact import Artifact, Kind, publish
 from jobs.data.clean import text_key
-from jobs.data.pack import pack, write_rows
+from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 
 torch.set_num_threads(1)
@@ -79,15 +79,17 @@ def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int =
     draft = root / "tokens-draft"
     tokenizer.save_pretrained(draft / "tokenizer")
     texts = [text for text, _ in MESSAGES]
+    bounds = document_bounds(tokenizer)
     for split, part in (("train", texts), ("validation", texts[::4])):
-        rows_NT = pack(tokenizer(part)["input_ids"], length, int(tokenizer.pad_token_id), len(tokenizer))
+        rows_NT = pack(documents_of(part, tokenizer, bounds), length, bounds.pad, len(tokenizer))
         write_rows(rows_NT, str(draft), split)
-    return publish_directory(draft, root / "tokens", Kind.TOKENS, details={"max_length": length})
+    details = {"max_length": length, "segments": "packed", "bounds": bounds.details()}
+    return publish_directory(draft, root / "tokens", Kind.TOKENS, details=details)
 
 
 def tiny_tokenizer(directory: Path, train: Any = "wordpiece") -> PreTrainedTokenizerBase:
-    """A tokenizer of 200 tokens, trained on the messages."""
-    settings = Tokenizer(train=train, vocab_size=200)
+    """A tokenizer of 200 tokens (with all bytes 400), trained on the messages."""
+    settings = Tokenizer(train=train, vocab_size=400 if train == "bpe" else 200)
     train_tokenizer(settings, [text for text, _ in MESSAGES], MAX_LENGTH, directory)
     return AutoTokenizer.from_pretrained(directory)
 

@@ -35,14 +35,14 @@ def write_base(target: Path, lines: list[str]) -> None:
     import torch
 
     from jobs.data.tokenizer import Tokenizer, train_tokenizer
-    from jobs.training.models import Shape, new_masked_model
+    from jobs.objectives.architectures import Shape, new_model
 
     torch.manual_seed(0)
     train_tokenizer(Tokenizer(train="wordpiece", vocab_size=400), lines, 64, target)
     from transformers import AutoTokenizer
 
     shape = Shape(layers=3, hidden=64, heads=2, dropout=0.0)
-    new_masked_model(shape, AutoTokenizer.from_pretrained(target), 64).save_pretrained(target)
+    new_model(shape, "masked", AutoTokenizer.from_pretrained(target), 64).save_pretrained(target)
 
 
 def recipe(paths: dict[str, str], **changes: Any) -> dict[str, Any]:

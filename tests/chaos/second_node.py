@@ -1,0 +1,100 @@
+"""A second node for a cluster on this machine, as processes of its own that can be killed.
+
+with second_node(cluster, cpus=2) as node:
+    node.kill()          # kill -9 of its raylet: the node and all that runs on it are gone
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+import ray
+
+from cluster.connect import Cluster
+from cluster.embedded import free_ports
+
+# `ray start` refuses a second node on loopback; this is what it would do.
+START = """
+import signal, sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+address, cpus, resources, *ports = sys.argv[1:]
+names = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+chosen = dict(zip(names, map(int, ports)))
+chosen |= {"num_cpus": int(cpus), "object_store_memory": 200_000_000, "min_worker_port": 0, "max_worker_port": 0}
+# Of its own: two nodes in one directory would remove each other's jobs' code.
+chosen |= {"runtime_env_dir_name": resources}
+Node(RayParams(gcs_address=address, node_ip_address="127.0.0.1", **chosen), head=False, spawn_reaper=False)
+signal.pause()
+"""
+PORTS = 4
+
+
+class Node:
+    """A running node."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
+
+    def kill(self) -> None:
+        """kill -9 of the raylet."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if child.name() == "raylet":
+                os.kill(child.pid, signal.SIGKILL)
+                return
+        raise AssertionError("the node has no raylet")
+
+    def close(self) -> None:
+        """End all of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def second_node(cluster: Cluster, cpus: int) -> Iterator[Node]:
+    """Start it and wait until the cluster can use it."""
+    assert cluster._embedded is not None
+    embedded = cluster._embedded
+    command = [
+        sys.executable,
+        "-c",
+        START,
+        embedded.address,
+        str(cpus),
+        f"resources-{uuid.uuid4().hex[:8]}",
+        *map(str, free_ports(PORTS)),
+    ]
+    before = _living(cluster)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **embedded.environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    node = Node(process)
+    try:
+        deadline = time.monotonic() + 60
+        while _living(cluster) <= before:
+            assert process.poll() is None and time.monotonic() < deadline, "the second node did not come up"
+            time.sleep(0.2)
+        yield node
+    finally:
+        node.close()
+
+
+def _living(cluster: Cluster) -> int:
+    """Nodes that ever joined and are not known to be dead, or were when last looked at; a new one always adds to it."""
+    ray.init(cluster.address, log_to_driver=False)
+    try:
+        return len(ray.nodes())
+    finally:
+        ray.shutdown()
