@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cluster.artifact import Kind
 from jobs.core.cli import main
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import TaskConfig, adapted, base_model, check, labels_of, origin, sources
 from jobs.training.models import check_length
 
@@ -65,6 +65,7 @@ STAGE = Stage(
     sources=sources,
     check=check,
     score="macro_f1",
+    changeable=(*CHANGEABLE, "dropout", "temperature", "alpha"),
 )
 
 if __name__ == "__main__":

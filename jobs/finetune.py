@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.training.models import check_length, check_model
 from jobs.training.settings import Adapter, Freeze, Training
@@ -139,6 +139,7 @@ STAGE = Stage(
     sources=sources,
     check=check,
     score="macro_f1",
+    changeable=(*CHANGEABLE, "dropout"),
 )
 
 if __name__ == "__main__":

@@ -3,27 +3,19 @@
     optimizer: {learning_rate: {loguniform: [2.0e-5, 4.0e-4]}}
     tune: {trials: 4, scheduler: asha, algorithm: optuna}
 
-The training loop runs inside the trial's own process, so a trial starts in seconds.
+The training loop runs inside the trial's own process, so a trial starts in seconds. A search that was stopped or killed
+goes on when its step is run again: trials that have ended are not repeated.
 """
 
-import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.artifact import upload
-from cluster.storage import copy_file, exists, filesystem, is_local, join, list_files, read_bytes, write_bytes
+from cluster.storage import delete, filesystem, is_local
 from jobs.core.recipe import Step
+from jobs.core.search import count_trials
 from jobs.core.stage import Context, Inputs, Outcome
 
-if TYPE_CHECKING:
-    from ray.tune import ResultGrid, TuneConfig
-
-OUTCOME = "outcome.json"
-MODEL = "model"
+KEPT_STATES = 3
+"""pbt: states kept of each trial. One that is taken over must be there until its taker has had a place to start."""
 
 
 class SearchFailed(Exception):
@@ -34,150 +26,51 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Run the step's trials, leave the best one's output in the context's directory, return its outcome and all trials."""
     from ray import tune
 
+    from jobs.search.plan import demand
+    from jobs.search.resume import apply_settings, place_of, restored
+    from jobs.search.trial import trial_function
+    from jobs.search.trials import adopt, best_of, table
+
+    apply_settings()
+    trainable = tune.with_resources(trial_function(step, inputs, context), demand(step.resources))
+    tuner = restored(trainable, context)
+    if tuner is not None:
+        print(f"{step.name}: going on with the search that was stopped", flush=True)
+    results = (tuner or _new_tuner(trainable, step, context)).fit()
+    asked = count_trials(step.tune, step.spaces)[1]
+    trials = table(step, results, context)
+    best = best_of(step, trials)
+    if best is None or len(trials) != asked:
+        # Whoever runs the step again has changed something: then all is tried again.
+        delete(place_of(context))
+    if len(trials) != asked:
+        raise SearchFailed(f"{len(trials)} trials were run where {asked} were asked for; run the step again")
+    if best is None:
+        raise SearchFailed(f"none of {len(trials)} trials came to an end; the first said: {trials[0].get('error', 'stopped')}")
+    return adopt(step, best, trials, context)
+
+
+def _new_tuner(trainable: Any, step: Step, context: Context) -> Any:
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    from jobs.search.plan import trials_at_once, tune_config
+    from jobs.search.resume import NAME, Remember
+
     remote = not is_local(context.scratch)
-    tuner = tune.Tuner(
-        tune.with_resources(_trial(step, inputs, context), _resources(context)),
+    config = tune_config(step, trials_at_once(step))
+    remembered = [Remember(config.scheduler)] if step.tune.scheduler == "asha" and config.scheduler else []
+    return tune.Tuner(
+        trainable,
         param_space={path: space.domain() for path, space in step.spaces.items()},
-        tune_config=_tune_config(step, _concurrent(step, context)),
+        tune_config=config,
         run_config=tune.RunConfig(
-            name="tune",
+            name=NAME,
             storage_path=filesystem(context.scratch)[1] if remote else context.scratch,
             storage_filesystem=filesystem(context.scratch)[0] if remote else None,
             failure_config=tune.FailureConfig(max_failures=context.resources.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_STATES if step.tune.scheduler == "pbt" else None),
+            callbacks=[JsonLoggerCallback(), *remembered],
             verbose=0,
         ),
     )
-    trials = _table(step, tuner.fit(), context)
-    finished = [trial for trial in trials if trial["status"] == "finished"]
-    if not finished:
-        raise SearchFailed(f"none of {len(trials)} trials came to an end; the first said: {trials[0].get('error', 'stopped')}")
-    sign = 1 if step.stage.mode == "max" else -1
-    best = max(finished, key=lambda trial: sign * trial["score"])
-    return _adopt(best, trials, step.stage.mode, context)
-
-
-def _resources(context: Context) -> dict[str, float]:
-    return {"CPU": context.resources.cpus} | ({"GPU": context.resources.gpus} if context.resources.gpus else {})
-
-
-def _concurrent(step: Step, context: Context) -> int:
-    """Trials at once: as many as the cluster holds, so that a search never waits for itself."""
-    import ray
-
-    total = ray.cluster_resources()
-    holds = min(int(total.get(name, 0) // each) for name, each in _resources(context).items())
-    return max(1, min(holds, step.tune.max_concurrent or holds))
-
-
-def _tune_config(step: Step, concurrent: int) -> "TuneConfig":
-    from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
-    from ray.tune.search import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
-
-    settings, stage = step.tune, step.stage
-    assert stage.score is not None
-    grid = any(space.kind == "grid" for space in step.spaces.values())
-    algorithm: Any = BasicVariantGenerator(random_state=settings.seed, max_concurrent=concurrent)
-    if settings.algorithm == "optuna" and not grid:
-        algorithm = OptunaSearch(metric=stage.score, mode=stage.mode, seed=settings.seed)
-    scheduler = None
-    if settings.scheduler == "asha":
-        evaluations = max([step.config.model_dump()["evaluations"], *_values(step, "evaluations")])
-        scheduler = ASHAScheduler(
-            metric=stage.score,
-            mode=stage.mode,
-            max_t=max(evaluations, settings.grace_reports + 1),
-            grace_period=settings.grace_reports,
-            reduction_factor=settings.reduction_factor,
-        )
-    named: dict[str, Any] = {} if scheduler or settings.algorithm == "optuna" else {"metric": stage.score, "mode": stage.mode}
-    return tune.TuneConfig(
-        search_alg=algorithm, scheduler=scheduler, num_samples=settings.trials, max_concurrent_trials=concurrent, **named
-    )
-
-
-def _values(step: Step, path: str) -> tuple[Any, ...]:
-    return step.spaces[path].values if path in step.spaces else ()
-
-
-def _trial(step: Step, inputs: Inputs, context: Context) -> Callable[[dict[str, Any]], None]:
-    """The function that a trial's process runs."""
-
-    def trial(values: dict[str, Any]) -> None:
-        from ray import tune
-
-        score = step.stage.score
-        assert score is not None
-        name = tune.get_context().get_trial_id()
-
-        def report(**figures: Any) -> None:
-            context.report(**figures, trial=name)
-
-        # Tune gives a trial a working directory of its own, where relative paths of the recipe mean nothing.
-        os.chdir(os.environ.get("TUNE_ORIG_WORKING_DIR", os.getcwd()))
-        with tempfile.TemporaryDirectory() as directory:
-            inside = replace(
-                context,
-                directory=Path(directory),
-                report=report,
-                trial=_Trial(score, join(context.scratch, "trials", name, "checkpoints")),
-            )
-            outcome = step.stage.run(step.configure(values), inputs, inside)
-            place = join(context.scratch, "trials", name)
-            upload(Path(directory), join(place, MODEL))
-        record = {"metrics": dict(outcome.metrics), "details": dict(outcome.details)}
-        write_bytes(join(place, OUTCOME), json.dumps(record).encode())
-        tune.report({score: outcome.metrics[score]})
-
-    return trial
-
-
-@dataclass
-class _Trial:
-    """What the training loop tells Ray Tune."""
-
-    score: str
-    checkpoints: str
-
-    def evaluated(self, figures: Mapping[str, float], state: Callable[[], Any]) -> None:
-        from ray import tune
-
-        # The last evaluation is told to the search only when the model is safe: it may end the trial.
-        if figures["step"] < figures["steps"]:
-            tune.report({self.score: figures[self.score]})
-
-    def start(self) -> Any | None:
-        return None
-
-
-def _table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str, Any]]:
-    """One row a trial: its values, score, how it ended."""
-    assert step.stage.score is not None
-    rows = []
-    for number in range(len(results)):
-        result = results[number]
-        metrics = result.metrics or {}
-        name = str(metrics.get("trial_id", number))
-        done = exists(join(context.scratch, "trials", name, OUTCOME))
-        row = {
-            "name": name,
-            "values": dict(result.config or {}),
-            "score": metrics.get(step.stage.score),
-            "status": "finished" if done else "failed" if result.error else "stopped",
-            "reports": int(metrics.get("training_iteration", 0)),
-            "seconds": round(float(metrics.get("time_total_s", 0.0)), 1),
-        }
-        rows.append(row | ({"error": str(result.error)} if result.error else {}))
-    return rows
-
-
-def _adopt(best: dict[str, Any], trials: list[dict[str, Any]], mode: str, context: Context) -> Outcome:
-    """Bring the best trial's output here and tell all trials."""
-    place = join(context.scratch, "trials", best["name"])
-    model = join(place, MODEL)
-    for stat in list_files(model):
-        copy_file(join(model, stat.path), str(context.directory / stat.path))
-    record = json.loads(read_bytes(join(place, OUTCOME)))
-    details = {**record["details"], "trials": trials, "best": best["values"], "mode": mode}
-    return Outcome(metrics=record["metrics"], details=details)

@@ -7,7 +7,8 @@ layers:        {choice: [2, 4]}
 alpha:         {grid: [0.0, 0.5, 1.0]}    # every value is tried
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,19 +23,27 @@ class Tune(Config):
     """How the search spaces of a step are searched."""
 
     trials: int = Field(4, ge=1)
-    """Configurations to try (for each combination of grid values)."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """asha stops weak trials early (Li et al. 2018); none runs all to the end."""
-    algorithm: Literal["optuna", "random"] = "optuna"
-    """optuna proposes by TPE (Bergstra et al. 2011); random draws independently."""
-    seed: int = 0
+    """Configurations to try: with a grid, for each combination of its values; with pbt, the population."""
+    scheduler: Literal["asha", "pbt", "none"] = "asha"
+    """asha stops weak trials early (Li et al. 2018); pbt has weak trials go on from strong ones' weights, with their values
+    changed a little (Jaderberg et al. 2017); none runs all to the end."""
+    algorithm: Literal["auto", "optuna", "random"] = "auto"
+    """optuna proposes by TPE (Bergstra et al. 2011), random draws independently; auto: random beside a grid and for pbt,
+    which proposals by results do not fit, else optuna."""
+    seed: int = Field(0, ge=0)
     """Seed of the proposals."""
     grace_reports: int = Field(1, ge=1)
-    """Evaluations that every trial may report before asha may stop it."""
+    """asha: evaluations that every trial may report before it may be stopped."""
     reduction_factor: int = Field(3, ge=2)
-    """asha keeps one in so many trials at each rung."""
+    """asha: one in so many trials is kept at each rung."""
+    perturb_every: int = Field(1, ge=1)
+    """pbt: evaluations between two turns at which a trial may take over another's weights."""
+    quantile_fraction: float = Field(0.25, gt=0, le=0.5)
+    """pbt: the share of the population that is weak, and the share that it takes over from."""
+    resample_probability: float = Field(0.25, ge=0, le=1)
+    """pbt: how often a value is drawn anew, where it would else be multiplied by 0.8 or 1.2 (a choice: the one beside it)."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Trials at once; by default as many as the cluster can hold."""
+    """Trials at once; by default as many as the cluster's nodes hold, or will hold once it has grown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,47 @@ class Space:
         if self.kind == "randint":
             return tune.randint(self.values[0], self.values[1] + 1)
         return getattr(tune, self.kind)(*self.values)
+
+
+def count_trials(tune: Tune, spaces: Mapping[str, Space]) -> tuple[int, int]:
+    """Draws for each combination of grid values, and trials in all; drawing a bare grid twice would repeat its trials."""
+    combinations = math.prod(len(space.values) for space in spaces.values() if space.kind == "grid")
+    draws = tune.trials if any(space.kind != "grid" for space in spaces.values()) else 1
+    return draws, draws * combinations
+
+
+def search_problems(
+    tune: Tune, spaces: Mapping[str, Space], changeable: Collection[str], evaluations: int, path: str
+) -> list[Problem]:
+    """What does not go together in a step's search; `changeable` are the keys that may change while a model trains."""
+    grids = [key for key, space in spaces.items() if space.kind == "grid"]
+    problems = []
+    if tune.algorithm == "optuna" and (grids or tune.scheduler == "pbt"):
+        reason = "proposals by results do not fit a grid" if grids else "pbt draws its first population by itself"
+        remedy = "Write choice for grid, or algorithm: random." if grids else "Set algorithm: random, or scheduler: asha."
+        problems.append(Problem(f"{path}.tune.algorithm", tune.algorithm, reason, remedy))
+    if tune.scheduler != "pbt":
+        return problems
+    for key in grids:
+        problems.append(Problem(f"{path}.{key}", "grid", "pbt changes values, a grid's are fixed", "Write choice for grid."))
+    for key in (key for key in spaces if key not in grids and key not in changeable):
+        reason = "pbt trains on with another trial's weights, and this key cannot change then"
+        remedy = f"Give it one value, or use scheduler: asha; pbt may change {', '.join(changeable)}."
+        problems.append(Problem(f"{path}.{key}", spaces[key].kind, reason, remedy))
+    if tune.trials < 2:
+        reason = "a population of one has nobody to take over from"
+        problems.append(Problem(f"{path}.tune.trials", tune.trials, reason, "Raise it (4 or more), or use scheduler: none."))
+    if evaluations <= 2 * tune.perturb_every:
+        reason = (
+            f"pbt ranks the trials at one turn and changes them at the next, and a turn takes {tune.perturb_every} of them"
+        )
+        remedy = f"Raise it above {2 * tune.perturb_every}, or use scheduler: asha."
+        problems.append(Problem(f"{path}.evaluations", evaluations, reason, remedy))
+    if tune.max_concurrent is not None and tune.max_concurrent < tune.trials:
+        reason = f"all {tune.trials} trials of a population train in turns"
+        remedy = "Leave it out: what the cluster does not hold at once waits for its turn."
+        problems.append(Problem(f"{path}.tune.max_concurrent", tune.max_concurrent, reason, remedy))
+    return problems
 
 
 def find_spaces(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Space]:

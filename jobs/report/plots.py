@@ -91,12 +91,15 @@ def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | Non
     return draw(f"curve-{step}", f"learning curve of {step}", PANEL, paint)
 
 
-def trials_plot(step: str, path: str, trials: Sequence[Mapping[str, Any]], mode: str = "max") -> str | None:
+def trials_plot(
+    step: str, path: str, trials: Sequence[Mapping[str, Any]], mode: str = "max", winner: str | None = None
+) -> str | None:
     """Score against one searched value; stopped trials hollow, the best named. None where no trial has both."""
     shown = [trial for trial in trials if trial.get("score") is not None and path in trial["values"]]
     if not shown:
         return None
-    best = (max if mode == "max" else min)(shown, key=lambda trial: trial["score"])
+    top = (max if mode == "max" else min)(shown, key=lambda trial: trial["score"])
+    best = next((trial for trial in shown if trial["name"] == winner), top)
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

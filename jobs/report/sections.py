@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from cluster.artifact import Artifact
@@ -98,12 +99,10 @@ def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
     for name, artifact in artifacts.items():
         details = artifact.manifest.details
         if trials := details.get("trials"):
-            parts += _search(name, trials, details.get("mode", "max"))
-    return (
-        _section("Searches", tag("p", "Hollow marks are trials that were stopped early.", kind="note"), *parts)
-        if parts
-        else None
-    )
+            parts += _search(name, trials, details.get("mode", "max"), details.get("best_trial"))
+            parts += _course(details.get("schedule") or [])
+    note = "Hollow marks are trials that did not come to their end."
+    return _section("Searches", tag("p", note, kind="note"), *parts) if parts else None
 
 
 def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
@@ -193,23 +192,51 @@ def _cells(row: Mapping[str, Any], teacher: bool, won: bool) -> list[str]:
     return [join([row["candidate"], role]), score, *numbers, times(row.get("speedup")), times(row.get("size_ratio"))]
 
 
-def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str) -> list[Html]:
+def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str, best: str | None) -> list[Html]:
+    """Plots and table of a search; the best trial first, whatever a stopped one may have scored on its way."""
     paths = list(dict.fromkeys(path for trial in trials for path in trial["values"]))
-    drawn = [plots.trials_plot(step, path, trials, mode) for path in paths]
+    drawn = [plots.trials_plot(step, path, trials, mode, best) for path in paths]
     panels = [tag("figure", Html(svg)) for svg in drawn if svg]
-    scored = sorted((t for t in trials if t.get("score") is not None), key=lambda t: t["score"], reverse=mode == "max")
-    ranked = [*scored, *(trial for trial in trials if trial.get("score") is None)]
+    sign = -1 if mode == "max" else 1
+
+    def rank(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        score = trial.get("score")
+        return trial["name"] != best, score is None, 0 if score is None else sign * score
+
+    ranked = sorted(trials, key=rank)
     rows = (_trial(trial, paths) for trial in ranked)
-    body = table(["trial", "score", *paths, "status", "reports", "time"], rows, best=0 if scored else None)
+    found = best is not None or ranked[0].get("score") is not None
+    body = table(["trial", "score", *paths, "status", "evaluations", "time"], rows, best=0 if found else None)
+    failed = [trial for trial in trials if trial.get("error")]
+    told = [tag("p", f"{trial['name']} failed: {trial['error']}", kind="note") for trial in failed]
     summary = tag("summary", f"All {len(trials)} trials of {step}")
-    return [tag("h3", step), tag("div", *panels, kind="panels"), tag("details", summary, body)]
+    return [tag("h3", step), tag("div", *panels, kind="panels"), tag("details", summary, body, *told)]
 
 
 def _trial(trial: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
-    values = [_plain(trial["values"].get(path, MISSING)) for path in paths]
+    """A row; where the values changed on the way (population-based training) all of them, one after another."""
+    stretches = trial.get("schedule") or [{"values": trial["values"]}]
+    values = []
+    for path in paths:
+        course = [_plain(stretch["values"].get(path, MISSING)) for stretch in stretches]
+        values.append(" → ".join(value for value, _ in groupby(course)))
     time = duration(trial["seconds"]) if trial.get("seconds") is not None else MISSING
     fate = [str(trial.get(key, MISSING)) for key in ("status", "reports")]
     return [str(trial["name"]), fraction(trial.get("score")), *values, *fate, time]
+
+
+def _course(schedule: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """What the published model went through, where that is more than one trial's values."""
+    if len(schedule) < 2:
+        return []
+    paths = list(dict.fromkeys(path for stretch in schedule for path in stretch["values"]))
+    rows = (
+        [f"{stretch['from']}–{stretch['until']}", str(stretch["trial"]), fraction(stretch["score"])]
+        + [_plain(stretch["values"].get(path, MISSING)) for path in paths]
+        for stretch in schedule
+    )
+    said = "The published weights went from trial to trial, under these values between these evaluations:"
+    return [tag("p", said, kind="note"), table(["evaluations", "trial", "score after", *paths], rows)]
 
 
 def _mark(good: bool, yes: str, no: str) -> Html:

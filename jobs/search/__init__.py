@@ -1,0 +1,7 @@
+"""The parts of a search: how Ray Tune is set up, what a trial does in its process, what is told of it afterwards.
+
+plan.py      search algorithm, scheduler, how many trials at once
+trial.py     one trial: runs the stage, tells Tune, leaves its model and its record
+resume.py    going on with a search whose driver was killed or stopped
+trials.py    the records of all trials as a table, the best trial's output
+"""

@@ -1,0 +1,165 @@
+"""The driver of a search is killed, or stopped, in the middle: the same command goes on, and repeats nothing that was done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.artifact import Artifact, find_artifact
+from cluster.connect import Cluster
+from cluster.storage import join, list_directories, list_files
+from cluster.submit import follow, result, stop, submit
+from tests.conftest import s3_environment
+from tests.jobs.hill import climb, gain, marks
+from tests.story.running import ROOT
+
+RATE = "optimizer.learning_rate"
+PROMPTLY = {"TUNE_GLOBAL_CHECKPOINT_S": "0"}
+"""A snapshot at each turn of Tune's loop: with the usual one a second, what the last second brought may be done again."""
+
+
+def start(cluster: Cluster, storage: str, asked: dict[str, Any], environment: dict[str, str] | None = None) -> str:
+    command = ["python", "-m", "tests.jobs.hill", storage, json.dumps(asked)]
+    return submit(cluster.jobs(), command, working_dir=str(ROOT), environment=environment)
+
+
+def run(cluster: Cluster, storage: str, asked: dict[str, Any], environment: dict[str, str] | None = None) -> str:
+    """Run to the end; returns what it said."""
+    job = start(cluster, storage, asked, environment)
+    said = "\n".join(follow(cluster.jobs(), job))
+    assert result(cluster.jobs(), job).exit_code == 0, said
+    return said
+
+
+def found(storage: str) -> Artifact:
+    names = [name for name in list_directories(join(storage, "hill")) if name.startswith("walk-")]
+    artifact = find_artifact(join(storage, "hill", *names))
+    assert artifact is not None
+    return artifact
+
+
+def finished(storage: str) -> set[str]:
+    """The trials that have left their outcome."""
+    paths = [stat.path.split("/") for stat in list_files(join(storage, ".scratch"))]
+    return {parts[-2] for parts in paths if parts[-1] == "outcome.json"}
+
+
+def wait(condition: Callable[[], Any], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_driver(cluster: Cluster) -> None:
+    assert cluster._embedded is not None
+    drivers = [process for process in cluster._embedded.processes if "tests.jobs.hill" in _words(process)]
+    assert drivers
+    for driver in drivers:
+        os.kill(driver.pid, signal.SIGKILL)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """The table without what cannot be the same twice, in the order in which the trials began."""
+    made: list[dict[str, Any]] = artifact.manifest.details["trials"]
+    return [{key: value for key, value in row.items() if key not in ("name", "seconds")} for row in made]
+
+
+def test_a_killed_search_goes_on_as_if_nothing_had_been(ray_driver: Cluster, tmp_path: Path) -> None:
+    """TPE and asha one trial at a time, so that the whole search is a function of its seed."""
+    settings = {"trials": 6, "max_concurrent": 1, "reduction_factor": 2}
+    calm = climb(str(tmp_path / "calm"), settings, evaluations=4)
+
+    (tmp_path / "marks").mkdir()
+    storage, asked = str(tmp_path / "runs"), {"evaluations": 4, "pause": 0.5, "marks": str(tmp_path / "marks")}
+    job = start(ray_driver, storage, {"tune": settings, "config": asked}, PROMPTLY)
+    wait(lambda: len(marks(tmp_path / "marks")) == 4)
+    time.sleep(0.3)
+    before, done = marks(tmp_path / "marks"), finished(storage)
+    kill_driver(ray_driver)
+    wait(lambda: not any(psutil.pid_exists(mark["pid"]) for mark in before), 20)  # no trial outlives its search
+    assert result(ray_driver.jobs(), job).exit_code != 0
+    assert done, "the kill came too early"
+
+    said = run(ray_driver, storage, {"tune": settings, "config": asked}, PROMPTLY)
+    assert "going on with the search that was stopped" in said
+    after = marks(tmp_path / "marks")[len(before) :]
+    assert after[0]["trial"] == before[-1]["trial"], "the trial that was under way is run again"
+    ended = {mark["trial"] for mark in before[:-1]}
+    assert done <= ended and not ended & {mark["trial"] for mark in after}, "finished and stopped ones are not"
+    assert len(before) + len(after) == settings["trials"] + 1
+    assert rows(found(storage)) == rows(calm), "TPE and asha went on with what they knew"
+    assert {"finished", "stopped"} == {row["status"] for row in rows(calm)}
+    assert all(row["seconds"] > 0 for row in found(storage).manifest.details["trials"])
+
+
+def kill_beside(cluster: Cluster, storage: str, asked: dict[str, Any], until: Callable[[], Any]) -> None:
+    """A driver that is no job (that takes seconds less), killed once it is so far."""
+    command = [sys.executable, "-m", "tests.jobs.hill", storage, json.dumps(asked)]
+    driver = subprocess.Popen(command, cwd=ROOT, env=os.environ | cluster.environment | PROMPTLY, stderr=subprocess.DEVNULL)
+    try:
+        wait(until)
+    finally:
+        driver.kill()
+    assert driver.wait(20) != 0
+
+
+def test_a_stopped_search_in_an_object_store_goes_on(
+    ray_cluster: Cluster, s3_server: str, s3_uri: str, tmp_path: Path
+) -> None:
+    """`ray job stop` sends SIGTERM."""
+    (tmp_path / "marks").mkdir()
+    environment, given = s3_environment(s3_server), {"pause": 0.3, "marks": str(tmp_path / "marks")}
+    asked = {"tune": {"trials": 4, "scheduler": "none"}, "config": given}
+    job = start(ray_cluster, s3_uri, asked, environment)
+    wait(lambda: len(finished(s3_uri)) >= 2)
+    stop(ray_cluster.jobs(), job)
+    done, before = finished(s3_uri), marks(tmp_path / "marks")
+    said = run(ray_cluster, s3_uri, asked, environment)
+    assert "going on with the search that was stopped" in said
+    assert not done & {mark["trial"] for mark in marks(tmp_path / "marks")[len(before) :]}
+    trials = found(s3_uri).manifest.details["trials"]
+    assert done <= {row["name"] for row in trials} and len(trials) == 4
+    assert {(row["status"], row["reports"]) for row in trials} == {("finished", 3)}
+    for row in trials:
+        assert row["score"] == pytest.approx(3 * gain(row["values"][RATE])) and row["seconds"] >= 0.9
+    found(s3_uri).verify()
+
+
+def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path) -> None:
+    """Four trials on two CPUs."""
+    (tmp_path / "marks").mkdir()
+    given: dict[str, Any] = {"evaluations": 5, "pause": 0.3, "marks": str(tmp_path / "marks")}
+    asked: dict[str, Any] = {"tune": {"trials": 4, "scheduler": "pbt", "resample_probability": 0.0}, "config": given}
+    storage = str(tmp_path / "runs")
+    kill_beside(ray_driver, storage, asked, lambda: len(marks(tmp_path / "marks")) >= 9)
+    before = marks(tmp_path / "marks")
+    artifact = climb(storage, asked["tune"], **given)
+    assert len({mark["trial"] for mark in before}) == 4 == len({mark["trial"] for mark in marks(tmp_path / "marks")})
+    first = {mark["trial"]: mark["rate"] for mark in reversed(before)}
+    trials = artifact.manifest.details["trials"]
+    assert [row["status"] for row in trials] == ["finished"] * 4
+    for row in trials:
+        assert row["schedule"][0]["values"][RATE] == first[row["schedule"][0]["trial"]]
+        assert [stretch["from"] for stretch in row["schedule"]] == [0, *(stretch["until"] for stretch in row["schedule"][:-1])]
+        height = 0.0
+        for stretch in row["schedule"]:
+            height += (stretch["until"] - stretch["from"]) * gain(stretch["values"][RATE])
+            assert stretch["score"] == pytest.approx(height), "no step was left out or taken twice"
+        assert row["schedule"][-1]["until"] == 5
+    assert not Path(storage, ".scratch", "hill").exists() or not list(Path(storage, ".scratch", "hill").iterdir())

@@ -1,0 +1,115 @@
+"""A stage that costs nothing to search: a walker climbs, the faster the nearer its learning rate is to the best one.
+
+    artifact = climb(str(tmp_path), {"scheduler": "pbt", "trials": 4})
+    python -m tests.jobs.hill STORAGE '{"tune": {…}, "spaces": {…}, "config": {…}}'       # the same as a driver of its own
+
+Each start of a trial leaves a file in `config.marks`, which says when it began, where and in which process.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.artifact import Artifact, Kind
+from jobs.core.cli import connect, guarded
+from jobs.core.config import Config
+from jobs.core.execute import execute
+from jobs.core.recipe import Recipe, Step
+from jobs.core.search import Tune, find_spaces
+from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
+
+BEST = 1e-2
+WIDE: dict[str, Any] = {"optimizer": {"learning_rate": {"loguniform": [1e-6, 1e-1]}}}
+
+
+class Walking(Config):
+    """The one number that counts."""
+
+    learning_rate: float = BEST
+    """The nearer to BEST, the faster."""
+
+
+class Hill(Config):
+    """How far and how fast."""
+
+    optimizer: Walking = Walking()
+    """What is searched."""
+    width: int = 1
+    """Has no effect."""
+    evaluations: int = 3
+    """Steps, each with its evaluation."""
+    pause: float = 0.0
+    """Seconds that a step takes."""
+    fails_above: float = math.inf
+    """Learning rates above it diverge."""
+    fails_after: int = 1
+    """Steps before that."""
+    breaks_above: float = math.inf
+    """Learning rates above it raise an error of another kind, at once."""
+    keep: Literal["best", "last"] = "last"
+    """As training has it."""
+    marks: str = ""
+    """A directory for the marks; none by default."""
+
+
+def gain(learning_rate: float) -> float:
+    """What a step brings: 1 at the best learning rate, below 0 from two powers of ten away."""
+    return 1 - abs(math.log10(learning_rate / BEST)) / 2
+
+
+def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
+    """Climb; the model is the height."""
+    assert context.trial is not None
+    name = context.trial.checkpoints.split("/")[-2]
+    rate = config.optimizer.learning_rate
+    if config.marks:
+        mark = {"trial": name, "rate": rate, "width": config.width, "pid": os.getpid(), "time": time.time()}
+        (Path(config.marks) / f"{uuid.uuid4().hex}.json").write_text(json.dumps(mark))
+    state = context.trial.start() or {"step": 0, "height": 0.0}
+    step, height = int(state["step"]), float(state["height"])
+    while step < config.evaluations:
+        time.sleep(config.pause)
+        if rate > config.breaks_above:
+            raise RuntimeError("a shoe broke")
+        if rate > config.fails_above and step == config.fails_after:
+            raise FloatingPointError(f"fell off at {rate:g}")
+        step, height = step + 1, height + gain(rate)
+        figures = {"step": step, "steps": config.evaluations, "height": height}
+        context.trial.evaluated(figures, partial(dict, figures))
+    (context.directory / "height.txt").write_text(f"{height:.6f} by {name}")
+    return Outcome(metrics={"height": height}, details={"walker": name})
+
+
+STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, score="height")
+
+
+def climb(storage: str, tune: Mapping[str, Any], spaces: Mapping[str, Any] = WIDE, **config: Any) -> Artifact:
+    """Search the hill on the connected cluster."""
+    raw = {**config, **spaces}
+    # CPUs of its own for each trial: two at once on the tests' cluster.
+    step = Step("walk", STAGE, raw, find_spaces(raw), {}, Tune.model_validate(tune), Resources(cpus=1, max_failures=1))
+    return execute(Recipe("hill", {"walk": step}), "walk", storage)
+
+
+def marks(directory: Path) -> list[dict[str, Any]]:
+    """The marks so far, oldest first."""
+    return sorted((json.loads(file.read_text()) for file in directory.glob("*.json")), key=lambda mark: float(mark["time"]))
+
+
+def main(storage: str, asked: str) -> int:
+    """What a job runs."""
+    connect()
+    wanted = json.loads(asked)
+    print(climb(storage, wanted["tune"], wanted.get("spaces", WIDE), **wanted["config"]).uri)
+    return 0
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(*sys.argv[1:]))
