@@ -1,6 +1,6 @@
 """Reading packed tokens: how long the loop waits for data, and what the loader holds in memory, at 10 MB and at 1 GB.
 
-python -m tests.benchmarks.data DIRECTORY      read an epoch's batches there; prints its memory (what a process cannot give back)
+python -m tests.benchmarks.data DIRECTORY      read batches from all over an epoch there; prints the memory that it took
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Training: this loop against transformers' Trainer, under Ray Train against without it; the figures of `make bench BENCH=train`.
+"""Training: this loop against transformers' Trainer, and under Ray Train against without it. `make bench BENCH=train`
 
 Each pair trains the same model on the same data with the same batch, one thread each, in turns, in processes of their
 own: the ratio is of that pair. The peers' scripts stand beside this file.

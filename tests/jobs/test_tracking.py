@@ -255,7 +255,8 @@ def test_mirror_copies_at_most_so_often(s3_uri: str) -> None:
 
 
 def test_run_of_a_context(tmp_path: Path) -> None:
-    context = Context(str(tmp_path), "spam", "teacher", f"{tmp_path}/spam/teacher-1a2b3c4d", "x", Resources(), directory=tmp_path)
+    output = f"{tmp_path}/spam/teacher-1a2b3c4d"
+    context = Context(str(tmp_path), "spam", "teacher", output, "x", Resources(), directory=tmp_path)
     run = Run.of(context, Tracking(), trial="t_0001")
     assert run.directory == f"{tmp_path}/.tracking/spam/teacher-1a2b3c4d/t_0001"
     assert run.name == "teacher-1a2b3c4d/t_0001"
