@@ -3,9 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 RECIPE ?= jobs/recipes/spam.yaml
 BENCH ?= all
+ROUNDS ?= 4
 STARTED := $(shell date +%s)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint chaos bench clean
 
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m jobs.demo $(RECIPE) --began $(STARTED) $(ARGUMENTS)
@@ -17,6 +18,9 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+chaos: $(VENV)/ready-dev
+	RAYSTILL_CHAOS_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -s tests/chaos $(ARGUMENTS)
 
 bench: $(VENV)/ready-dev
 	$(VENV)/bin/python -m tests.benchmarks $(BENCH)

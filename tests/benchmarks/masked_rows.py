@@ -18,10 +18,10 @@ DOCUMENT = 60
 """Tokens of a document, about."""
 
 
-def publish_rows(directory: str) -> None:
+def publish_rows(directory: str, rows: int = (STEPS + WARM_UP) * BATCH, length: int = LENGTH) -> None:
     """TOKENS as prepare leaves them: documents end to end, with their first and last token, words by Zipf's law."""
     generator = np.random.default_rng(0)
-    ids_NT = generator.zipf(1.3, ((STEPS + WARM_UP) * BATCH, LENGTH)) % (VOCABULARY - 5) + 5
+    ids_NT = generator.zipf(1.3, (rows, length)) % (VOCABULARY - 5) + 5
     ends = generator.random(ids_NT.shape) < 1 / DOCUMENT
     ids_NT[ends] = LAST
     ids_NT[:, 1:][ends[:, :-1]] = FIRST
@@ -31,7 +31,7 @@ def publish_rows(directory: str) -> None:
         made = {"kind": Kind.TOKENS, "step": "rows", "stage": "prepare", "stage_version": 1, "config": {}, "seconds": 0.0}
         make_tokenizer().save_pretrained(Path(scratch) / "tokenizer")
         bounds = {"begin": FIRST, "end": LAST, "pad": 0}
-        details = {"max_length": LENGTH, "segments": "packed", "bounds": bounds}
+        details = {"max_length": length, "segments": "packed", "bounds": bounds}
         publish(Path(scratch), directory, made | {"created": datetime.now(UTC), "details": details})
 
 

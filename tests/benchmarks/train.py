@@ -8,15 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from tests.benchmarks import finetune_side, masked_rows, ray_overhead
+from tests.benchmarks import finetune_side, gpu, masked_rows, ray_overhead
 from tests.benchmarks.peers import PAIRS, figure, ratio
 
 
 def measures() -> Iterator[dict[str, Any]]:
-    """Masked pretraining, fine-tuning, Ray Train."""
+    """Masked pretraining, fine-tuning, Ray Train, and GPUs where there are any."""
     yield from _masked()
     yield from _finetuning()
     yield from ray_overhead.measures()
+    yield from gpu.measures()
 
 
 def _masked() -> Iterator[dict[str, Any]]:
