@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, File, Kind
 from cluster.storage import join
@@ -49,6 +49,12 @@ class Resources(Config):
     """GPUs for each worker."""
     max_failures: int = Field(2, ge=0)
     """How often lost workers are started again from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _fewest_are_fewer(self) -> "Resources":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} is more than workers {self.workers}; lower it")
+        return self
 
 
 class Refused(Exception):
