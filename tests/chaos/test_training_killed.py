@@ -50,8 +50,8 @@ class World:
         shutil.copytree(self.prepared, storage)
         return storage
 
-    def pretrain(self, storage: Path) -> Ran:
-        return run_job(self.cluster, "jobs.pretrain", self.file, "--storage", str(storage))
+    def pretrain(self, storage: Path, *overrides: str) -> Ran:
+        return run_job(self.cluster, "jobs.pretrain", self.file, *overrides, "--storage", str(storage))
 
     def artifact(self, storage: Path) -> Artifact:
         artifact = locate(load_recipe(self.file), str(storage))["base"].artifact
@@ -189,3 +189,18 @@ def test_a_node(world: World, nodes: list[Node], number: int) -> None:
     fault.end("node")
     assert came and ran.exit_code == 0 and "going on from checkpoint step-" in ran.text, ran.text
     world.same(storage)
+
+
+@pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it: a node that stays away takes Ray a minute to give up")
+def test_a_node_that_nothing_replaces(world: World, nodes: list[Node]) -> None:
+    """With `min_workers` the step goes on with the workers that are left, in the same order of examples."""
+    storage = world.fresh(world.directory / "elastic")
+    fault = Fault(storage, nodes[-1].kill)
+    ran = world.pretrain(storage, "resources.min_workers=1")
+    fault.end("node, with none in its place")
+    assert ran.exit_code == 0 and "going on from checkpoint step-" in ran.text, ran.text
+    assert "worker group of size 1" in ran.text
+    whole, mended = losses(world.artifact(world.whole)), losses(world.artifact(storage))
+    assert whole.keys() == mended.keys() and max(mended) == STEPS
+    assert all(whole[step] == mended[step] for step in whole if step <= fault.at)
+    assert abs(whole[STEPS] - mended[STEPS]) < 0.2, "the same batches, with other dropout"
