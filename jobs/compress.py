@@ -1,19 +1,22 @@
-"""compress: a MODEL becomes a smaller one: feed-forward neurons pruned, healed, exported to ONNX, quantised to int8.
+"""compress: a MODEL becomes a smaller one: what it can do without taken out, healed, exported to ONNX, quantised to int8.
 
     ray job submit --working-dir . -- python -m jobs.compress jobs/recipes/spam.yaml --step small prune.feed_forward=0.5
 
-The result holds several candidates: `torch` (what is left after pruning), `onnx` and `int8`.
+The result holds several candidates: `torch` (what is left after pruning), `onnx`, and one for each kind in `quantize`.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.artifact import Kind, upload
+from cluster.artifact import Artifact, Kind, upload
+from jobs.compression.removal import Factorize, Prune
+from jobs.compression.settings import Quantization
 from jobs.core.cli import main
-from jobs.core.config import Config
+from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
 from jobs.training.models import check_length
@@ -21,21 +24,13 @@ from jobs.training.settings import Optimizer, Training
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.training.worker import Learner
 
 
-class Prune(Config):
-    """What is taken out."""
-
-    feed_forward: float = Field(0.0, ge=0, lt=1)
-    """Share of each layer's feed-forward neurons to remove, the least important ones."""
-    calibration_batches: int = Field(16, ge=1)
-    """Training batches over which importance is measured."""
-
-
 class Heal(Training):
-    """Training after pruning, to win back what was lost; from the teacher's soft labels where there are any."""
+    """Training after each removal, to win back what was lost; from the teacher's soft labels where there are any."""
 
     optimizer: Optimizer = Optimizer(learning_rate=5e-5)
     """What moves the weights."""
@@ -47,17 +42,32 @@ class Heal(Training):
     """As in distill."""
 
 
-class CompressConfig(Config):
-    """What is done to the model, in this order: prune, heal, export, quantise."""
+class CompressConfig(Quantization):
+    """What is done to the model, in this order: vocabulary, prune and heal, factorise and heal, export, quantise."""
 
+    vocabulary: Literal["used"] | None = None
+    """used: only the tokens stay that occur in the training and validation texts, with special tokens and single characters;
+    these texts get the same answers as before, others may be cut into smaller pieces (the test split says what that costs)."""
+    vocabulary_min_count: int = Field(1, ge=1)
+    """Tokens that occur less often in these texts go too; then some of these texts are cut otherwise than before."""
     prune: Prune = Prune()
     """What is taken out."""
+    factorize: Factorize | None = None
+    """Matrices that become products of two thin ones in the ONNX variants; the torch variant has them whole, multiplied."""
     heal: Heal = Heal()
-    """Training after pruning; skipped where nothing was pruned."""
-    quantize: Literal["none", "dynamic"] = "dynamic"
-    """dynamic: int8 weights and embeddings, activations scaled while running (ONNX Runtime)."""
+    """Training after each step of pruning and after factorising; skipped where there was none."""
     max_length: int = Field(128, ge=8)
     """Longer texts are cut to so many tokens."""
+
+    @model_validator(mode="after")
+    def _fitting_together(self) -> "CompressConfig":
+        if self.factorize is not None and self.prune.weights:
+            raise ValueError("the thin matrices of factorize have none of the zeros of prune.weights: choose one")
+        if self.allowed_loss is not None and self.prune.weights:
+            raise ValueError("allowed_loss may train on, and what prune.weights set to 0 would grow: choose one")
+        if self.vocabulary is None and self.vocabulary_min_count > 1:
+            raise ValueError("vocabulary_min_count is for vocabulary: used")
+        return self
 
 
 def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -65,6 +75,9 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     import ray
 
     check_length(inputs.one("model"), config.max_length)
+    if config.allowed_loss is not None and not inputs.one("examples").files("validation/", ".parquet"):
+        remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
+        raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
     resources = context.resources
     remote = ray.remote(_compress).options(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
@@ -77,29 +90,33 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
     import torch
 
-    from jobs.training.hooks import RunHooks
-    from jobs.training.loop import fit
+    from jobs.compression.factorize import factorize, multiplied, ranks_of
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     torch.manual_seed(config.heal.seed)
-    model, learner = _build(config, inputs)
-    metrics: dict[str, float] = {}
-    details: dict[str, object] = {}
-    if config.prune.feed_forward > 0:
-        metrics |= _prune(config, model, learner)
-        context.report(state="pruned", **metrics)
-        fitted = fit(model, learner, config.heal, RunHooks(context.report))
-        metrics |= fitted.metrics
-        details["curve"] = fitted.curve
+    model, learner, metrics = _build(config, inputs)
+    curve: list[dict[str, float]] = []
+    if config.factorize is not None:
+        ranks_of(model, config.factorize.energy)  # refused now, not after hours of healing
+    if config.prune.asked:
+        metrics |= _prune(config, model, learner, context, curve)
+    if config.factorize is not None:
+        metrics |= factorize(model, config.factorize.energy)
+        context.report(state="factorized", **metrics)
+        metrics |= _heal(config, model, learner, context, curve)
+    details: dict[str, object] = {"curve": curve} if curve else {}
     with tempfile.TemporaryDirectory() as directory:
         here = replace(context, directory=Path(directory))
-        metrics |= learner.save(model, here.directory)
+        metrics |= learner.save(model if config.factorize is None else multiplied(model), here.directory)
         context.report(state="exporting")
-        metrics |= _export(config, model, here.directory)
+        figures, more = _export(config, model, learner, inputs, here)
+        metrics, details = metrics | figures, details | more
         return Outcome(metrics=metrics, details=details, files=upload(here.directory, context.output))
 
 
-def _build(config: CompressConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
+def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Learner", dict[str, float]]:
+    """The model, what heals it, and figures of its vocabulary."""
+    from jobs.losses.settings import Mix
     from jobs.tasks.classification import Classification
     from jobs.tasks.distillation import DistilledClassification
     from jobs.training.models import load_classifier
@@ -107,47 +124,91 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["nn.Module", "Learne
     examples, teacher = inputs.one("examples"), inputs.maybe("teacher")
     labels = labels_of(examples)
     model, tokenizer = load_classifier(inputs.one("model"), labels)
+    figures: dict[str, float] = {}
+    if config.vocabulary is not None:
+        tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
     if teacher is None:
-        return model, Classification(examples, tokenizer, labels, config.max_length)
-    heal = config.heal
-    return model, DistilledClassification(
-        examples, tokenizer, labels, config.max_length, teacher, heal.temperature, heal.alpha
-    )
+        return model, Classification(examples, tokenizer, labels, config.max_length), figures
+    mix = Mix(temperature=config.heal.temperature, alpha=config.heal.alpha)
+    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], mix)
+    return model, learner, figures
 
 
-def _prune(config: CompressConfig, model: "nn.Module", learner: "Learner") -> dict[str, float]:
-    from transformers import PreTrainedModel
+def _only_used_tokens(
+    config: CompressConfig, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", examples: Artifact
+) -> tuple["PreTrainedTokenizerBase", dict[str, float]]:
+    """Cut the vocabulary to the texts of train and validation; the test split stays unseen, and is measured."""
+    from jobs.compression.vocabulary import changed_share, prune_vocabulary
+    from jobs.data.loader import read_examples
 
-    from jobs.compression.prune import neuron_importance, prune_feed_forward
+    texts = {split: read_examples(examples, split)["text"].to_pylist() for split in ("train", "validation", "test")}
+    used = [*texts["train"], *texts["validation"]]
+    smaller, figures = prune_vocabulary(model, tokenizer, used, config.vocabulary_min_count)
+    if texts["test"]:
+        figures["vocabulary_test_changed"] = changed_share(tokenizer, smaller, texts["test"])
+    return smaller, figures
+
+
+def _prune(
+    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
+) -> dict[str, float]:
+    """Take out and heal, step by step."""
+    from jobs.compression.prune import Pruner
     from jobs.data.loader import epoch_batches
 
-    assert isinstance(model, PreTrainedModel)
+    pruner, metrics = Pruner(model, config.prune), dict[str, float]()
     size = min(config.heal.batch_size, learner.size)
     chosen = list(epoch_batches(learner.size, size, config.heal.seed, 0))[: config.prune.calibration_batches]
-    importance = neuron_importance(model, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
-    before = model.config.intermediate_size
-    kept = prune_feed_forward(model, importance, config.prune.feed_forward)
-    return {"feed_forward_before": float(before), "feed_forward_kept": float(kept)}
+    for goal in pruner.goals:
+        pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
+        context.report(state="pruned", **pruner.sizes())
+        metrics |= _heal(config, model, learner, context, curve)
+    return metrics | pruner.finish()
 
 
-def _export(config: CompressConfig, model: "nn.Module", directory: Path) -> dict[str, float]:
+def _heal(
+    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
+) -> dict[str, float]:
+    """Train the model; its curve goes on from what came before."""
+    from jobs.training.hooks import RunHooks
+    from jobs.training.loop import fit
+
+    done = curve[-1]["step"] if curve else 0
+    fitted = fit(model, learner, config.heal, RunHooks(context.report))
+    curve += [{**point, "step": point["step"] + done} for point in fitted.curve]
+    return fitted.metrics
+
+
+def _export(
+    config: CompressConfig, model: "nn.Module", learner: "Learner", inputs: Inputs, context: Context
+) -> tuple[dict[str, float], dict[str, object]]:
     """Write the ONNX variants beside the torch weights and enter them in the card."""
+    import copy
+
+    import numpy as np
     from transformers import PreTrainedModel
 
-    from jobs.compression.export import export_onnx
-    from jobs.compression.quantize import quantize_dynamic_int8
-    from serve.card import Variant, read_card, write_card
+    from jobs.compression.fake_quantized import fake_quantized
+    from jobs.compression.variants import Material, write_variants
+    from jobs.data.loader import read_examples, shuffled
+    from jobs.judging import macro_f1
+    from jobs.training.hooks import RunHooks
+    from jobs.training.loop import fit
 
     assert isinstance(model, PreTrainedModel)
-    card = read_card(directory)
-    variants = dict(card.variants)
-    difference = export_onnx(model, directory / "onnx" / "model.onnx")
-    variants["onnx"] = Variant(backend="onnx", file="onnx/model.onnx", precision="fp32")
-    if config.quantize == "dynamic":
-        quantize_dynamic_int8(directory / "onnx" / "model.onnx", directory / "onnx" / "model.int8.onnx")
-        variants["int8"] = Variant(backend="onnx", file="onnx/model.int8.onnx", precision="int8")
-    write_card(directory, card.model_copy(update={"variants": variants, "default": list(variants)[-1]}))
-    return {"export_difference": difference}
+
+    def trained() -> PreTrainedModel:
+        twin = copy.deepcopy(model)
+        with fake_quantized(twin):
+            fit(twin, learner, config.heal, RunHooks(context.report))
+        return twin
+
+    chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
+    batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
+    feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
+    validation = read_examples(inputs.one("examples"), "validation")
+    judge = partial(macro_f1, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
+    return write_variants(model, context.directory, config, Material(feeds, judge, trained))
 
 
 STAGE = Stage(
@@ -161,7 +222,7 @@ STAGE = Stage(
         "teacher": Input(Kind.PREDICTIONS, "soft labels to heal from", optional=True),
     },
     output=Kind.MODEL,
-    version=1,
+    version=2,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

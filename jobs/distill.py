@@ -1,44 +1,78 @@
-"""distill: a student MODEL learns from the labels and from the teacher's soft labels, which were made once.
+r"""distill: a student MODEL learns from the labels and from the soft labels of teachers, which were made once.
 
-ray job submit --working-dir . -- python -m jobs.distill jobs/recipes/spam.yaml --step student temperature=4
+    ray job submit --working-dir . -- python -m jobs.distill jobs/recipes/spam.yaml --step student temperature=4
+
+The student is a base of one's own (`inputs.init`, `model:`), or some layers of one (`student: {every: 2}`). With `match` the
+teacher itself (`inputs.teacher_model`) shows its inner states too.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import model_validator
 
 from cluster.artifact import Kind
 from jobs.core.cli import main
+from jobs.core.config import BadInput, Problem
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import TaskConfig, adapted, base_model, check, labels_of, origin, sources
+from jobs.losses.settings import Match, Mix
 from jobs.training.models import check_length
+from jobs.training.settings import Shorten
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.training.worker import Learner
 
 
-class DistillConfig(TaskConfig):
-    """How the student learns from the teacher."""
+class DistillConfig(Mix, TaskConfig):
+    """How the student learns from the teachers."""
 
-    temperature: float = Field(2.0, gt=0, le=100)
-    """Both sides' logits are divided by it before they are compared; higher shows more of the unlikely labels."""
-    alpha: float = Field(0.9, ge=0, le=1)
-    """Weight of the teacher's answers; the labels have the rest."""
+    student: Shorten | None = None
+    """Take some of the base's layers: {every: 2} or {layers: [0, 3]}."""
+    teacher_weights: tuple[float, ...] | None = None
+    """With several teachers: what each one's answers count, in the order of inputs.teacher (default: alike)."""
+    match: dict[str, Match] = {}
+    """Inner states that are to be like the teacher's, under names of your own: {last: {what: hidden, student: -1, teacher: -1,
+    loss: mse, weight: 1.0}}. what: hidden, embedding, attention, query_key, value_relation."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "DistillConfig":
+        if self.teacher_weights is not None and min(self.teacher_weights, default=0.0) <= 0:
+            raise ValueError("each of teacher_weights is above 0: leave a teacher out of inputs.teacher instead")
+        if self.match and self.compile:
+            raise ValueError("match looks into the model, which compile hides: leave out one of them")
+        return self
 
 
 def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distillation import DistilledClassification
+    from jobs.training.shorten import kept_layers, shortened
 
     examples = inputs.one("examples")
     labels = labels_of(examples)
     model, tokenizer = base_model(config, inputs, labels)
-    learner = DistilledClassification(
-        examples, tokenizer, labels, config.max_length, inputs.one("teacher"), config.temperature, config.alpha
-    )
-    return adapted(config, model), learner
+    if config.student is not None:
+        model = shortened(model, kept_layers(model, config.student))
+    rest: Any = (examples, tokenizer, labels, config.max_length, inputs["teacher"], config, config.teacher_weights)
+    if not config.match:
+        return adapted(config, model), DistilledClassification(*rest)
+    return _matched(config, inputs, model, tokenizer, rest)
+
+
+def _matched(
+    config: DistillConfig, inputs: Inputs, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rest: Any
+) -> tuple["nn.Module", "Learner"]:
+    """The student beside its teacher."""
+    from jobs.tasks.matching import MatchedClassification, MatchedStudent, prepare_match
+    from jobs.training.models import load_classifier
+
+    teacher, theirs = load_classifier(inputs.one("teacher_model"), labels_of(inputs.one("examples")))
+    widths, causal = prepare_match(model, teacher, (tokenizer, theirs), config.match)
+    student = MatchedStudent(adapted(config, model), widths, config.match)
+    return student, MatchedClassification(teacher, causal, config.match, *rest)
 
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -46,17 +80,38 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     from jobs.training.worker import train
 
     check_length(origin(config, inputs), config.max_length)
+    _check_inputs(config, inputs, context)
     return train(build, config, inputs, context)
+
+
+def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context) -> None:
+    """BadInput where match and what it needs do not go together."""
+    teacher = inputs.maybe("teacher_model")
+    if not config.match and teacher is None:
+        return
+    problems = []
+    if teacher is None:
+        problems.append(Problem("inputs.teacher_model", None, "match looks into the teacher", "Name the teacher's step."))
+    elif not config.match:
+        reason = "nothing is to match, so the teacher itself would not be used"
+        problems.append(Problem("inputs.teacher_model", teacher.manifest.step, reason, "Leave it out, or add match."))
+    if config.match and context.resources.parallel == "tensor" and context.resources.workers > 1:
+        reason = "workers that compute each matrix together have parts of the states that match looks at"
+        problems.append(Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp."))
+    if problems or teacher is None:
+        raise BadInput(problems)
+    check_length(teacher, config.max_length)
 
 
 STAGE = Stage(
     name="distill",
-    purpose="train a student on the teacher's soft labels",
+    purpose="train a student on the soft labels of teachers",
     config=DistillConfig,
     run=run,
     inputs={
-        "examples": Input(Kind.EXAMPLES, "labelled rows from prepare"),
-        "teacher": Input(Kind.PREDICTIONS, "the teacher's soft labels from predict"),
+        "examples": Input(Kind.EXAMPLES, "rows from prepare; those without a label teach too"),
+        "teacher": Input(Kind.PREDICTIONS, "a teacher's soft labels from predict, or several teachers'", many=True),
+        "teacher_model": Input(Kind.MODEL, "the teacher itself, where match looks into it", optional=True),
         "init": Input(Kind.MODEL, "the student's base, where model does not name one", optional=True),
     },
     output=Kind.MODEL,
@@ -65,7 +120,7 @@ STAGE = Stage(
     sources=sources,
     check=check,
     score="macro_f1",
-    changeable=(*CHANGEABLE, "dropout", "temperature", "alpha"),
+    changeable=(*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),
 )
 
 if __name__ == "__main__":

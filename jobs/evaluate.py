@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python -m jobs.evaluate jobs/recipes/spam.yaml --step judged
 
-Each variant (torch, onnx, int8) of each model is a candidate of its own. Latencies are taken in turns, so that
+Each variant (torch, onnx, int8, …) of each model is a candidate of its own. Latencies are taken in turns, so that
 whatever else the machine does falls on all alike.
 """
 
@@ -19,6 +19,8 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 
 ROUNDS = 10
+MATE_ROUNDS = 3
+"""Times that texts are put into batches with other mates."""
 
 
 class EvaluateConfig(Config):
@@ -33,7 +35,7 @@ class EvaluateConfig(Config):
     batch_size: int = Field(32, ge=1)
     """Texts in a batch where throughput is measured."""
     latency_texts: int = Field(200, ge=20)
-    """Single texts over which latency is measured, for each candidate."""
+    """Single texts over which latency is measured, for each candidate, and how much an answer depends on batch mates."""
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind the 95 % interval of the score (Efron 1979)."""
 
@@ -54,7 +56,7 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
     from jobs.data.loader import read_examples
-    from jobs.judging import Candidate, judge_quality, measure_latency, measure_throughput
+    from jobs.judging import Candidate, judge_quality, measure_batch_mates, measure_latency, measure_throughput
     from serve.card import read_card
 
     table = read_examples(inputs.one("examples"), config.split)
@@ -71,6 +73,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     for candidate in candidates:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples)
+        measure_batch_mates(candidate, texts, config.batch_size, config.latency_texts, MATE_ROUNDS)
     context.report(state="measuring latency")
     measure_latency(candidates, texts, config.latency_texts, ROUNDS)
     measure_throughput(candidates, texts, config.batch_size, ROUNDS)
@@ -109,7 +112,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=1,
+    version=2,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Judging candidates: quality with its interval, latency and throughput in turns, size, agreement with the teacher.
+"""Judging candidates: quality with its interval, latency and throughput in turns, size, agreement with the teacher, and how
+much an answer depends on what it is batched with.
 
 N texts, C classes, R resamples.
 """
@@ -12,10 +13,13 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from cluster.artifact import Artifact
+from jobs.slices import accuracies, slices_of
+from serve.answers import softmax
 from serve.card import variant_files
 from serve.engine import Engine, load_engine
 
 INTERVAL = (2.5, 97.5)
+CALIBRATION_BINS = 15
 
 
 @dataclass
@@ -69,7 +73,8 @@ def judge_quality(
     classes = len(candidate.engine.card.labels)
     numbers = {label: number for number, label in enumerate(candidate.engine.card.labels)}
     truth_N = np.array([numbers[label] for label in labels])
-    candidate.predicted = candidate.engine.logits(texts).argmax(-1)
+    probabilities_NC = softmax(candidate.engine.logits(texts))
+    candidate.predicted = probabilities_NC.argmax(-1)
     confusion_CC = confusion_matrix(truth_N, candidate.predicted, labels=range(classes))
     spread = bootstrap(truth_N, candidate.predicted, classes, metric, resamples)
     accuracy, macro_f1 = (float(score_of(confusion_CC, name)) for name in ("accuracy", "macro_f1"))
@@ -79,6 +84,8 @@ def judge_quality(
         "accuracy": accuracy,
         "macro_f1": macro_f1,
         "agreement": float((candidate.predicted == teacher.predicted).mean()),
+        "slices": accuracies(slices_of(texts, labels), candidate.predicted == truth_N),
+        "calibration_error": calibration_error(probabilities_NC, truth_N),
         "confusion": confusion_CC.tolist(),
     }
 
@@ -90,6 +97,21 @@ def score_of(confusion: np.ndarray, metric: str) -> np.ndarray:
         return right.sum(-1) / confusion.sum((-2, -1))
     both = confusion.sum(-1) + confusion.sum(-2)
     return (2 * right / np.maximum(both, 1)).mean(-1)
+
+
+def macro_f1(engine: Engine, texts: Sequence[str], labels: Sequence[str]) -> float:
+    """The macro-F1 of an engine over these texts."""
+    predicted = [engine.card.labels[number] for number in engine.logits(texts).argmax(-1)]
+    return float(score_of(confusion_matrix(labels, predicted, labels=engine.card.labels), "macro_f1"))
+
+
+def calibration_error(probabilities_NC: np.ndarray, truth_N: np.ndarray) -> float:
+    """How far confidence is from accuracy, over bins of the confidence: ECE (Naeini et al. 2015; Guo et al. 2017)."""
+    confidence_N = probabilities_NC.max(axis=-1)
+    right_N = probabilities_NC.argmax(axis=-1) == truth_N
+    bins_N = np.minimum((confidence_N * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins_N, weights=right_N - confidence_N)
+    return float(np.abs(gaps).sum() / max(1, len(truth_N)))
 
 
 def bootstrap(truth_N: np.ndarray, predicted_N: np.ndarray, classes: int, metric: str, resamples: int) -> np.ndarray:
@@ -121,3 +143,22 @@ def measure_throughput(candidates: Sequence[Candidate], texts: Sequence[str], ba
             began = time.perf_counter()
             candidate.engine.logits(batch)
             candidate.rates.append(batch_size / (time.perf_counter() - began))
+
+
+def measure_batch_mates(candidate: Candidate, texts: Sequence[str], batch_size: int, count: int, rounds: int) -> None:
+    """How much answers change with what they are batched with: texts alone against padded batches with random mates.
+
+    `batch_change` is the largest change of a probability, `batch_flips` the share of answers that have another label.
+    """
+    generator, engine = np.random.default_rng(2), candidate.engine
+    chosen = generator.choice(len(texts), size=min(count, len(texts)), replace=False)
+    alone_NC = softmax(np.concatenate([engine.logits([texts[i]]) for i in chosen]))
+    change, flips = 0.0, []
+    for _ in range(rounds):
+        order = generator.permutation(len(chosen))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            together_NC = softmax(engine.logits([texts[i] for i in chosen[rows]]))
+            change = max(change, float(np.abs(together_NC - alone_NC[rows]).max()))
+            flips += (together_NC.argmax(-1) != alone_NC[rows].argmax(-1)).tolist()
+    candidate.figures |= {"batch_change": change, "batch_flips": float(np.mean(flips))}

@@ -2,10 +2,14 @@
 
     ray job submit --working-dir . -- python -m jobs.predict jobs/recipes/spam.yaml --step soft
 
-Ray Data runs `serve.engine` on a pool of actors, `resources.workers` of them.
+Ray Data runs `serve.engine` on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Logits are kept in
+half precision unless that loses something.
+
+B batch, C classes, N rows.
 """
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +18,17 @@ from pydantic import Field
 from cluster.artifact import Artifact, File, Kind, write_by_content
 from cluster.storage import filesystem
 from jobs.core.cli import main
-from jobs.core.config import Config
+from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from serve.card import CARD
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROWS_PER_FILE = 50_000
 BLOCKS_PER_WORKER = 4
+LOST_IN_HALF = 1e-3
+"""Logits are kept in single precision where half precision would move an answer by more than this (KL, in nats)."""
 
 
 class PredictConfig(Config):
@@ -55,6 +62,9 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
     examples, model = inputs.one("examples"), inputs.one("model")
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     paths = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
+    if not paths:
+        reason = f"{examples.manifest.step} has no rows in these splits"
+        raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
     system = filesystem(examples.uri)[0]
     rows = ray.data.read_parquet(
         [filesystem(path)[1] for path in paths],
@@ -73,21 +83,43 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
         num_gpus=context.resources.gpus,
     )
     files: dict[str, File] = {}
-    done = 0
+    done, lost = 0, 0.0
     batch: Any
-    for batch in answered.iter_batches(batch_format="pyarrow", batch_size=ROWS_PER_FILE):
-        name, file = _write(batch, context.output)
+    for batch in answered.iter_batches(batch_format="pandas", batch_size=ROWS_PER_FILE):
+        logits_NC, most = halved(np.stack(batch["logits"].tolist()))
+        name, file = _write(batch["key"].tolist(), logits_NC, context.output)
         files[name] = file
-        done += batch.num_rows
+        done, lost = done + len(batch), max(lost, most)
         context.report(rows=done)
-    return Outcome(metrics={"rows": float(done)}, files=files)
+    labels = json.loads((model.local([CARD]) / CARD).read_text())["labels"]
+    return Outcome(metrics={"rows": float(done), "kl_lost": lost}, files=files, details={"labels": labels})
 
 
-def _write(table: Any, output: str) -> tuple[str, File]:
+def halved(logits_NC: np.ndarray) -> tuple[np.ndarray, float]:
+    """The logits in half precision, or as they are where that would lose something; and the most that an answer lost (KL)."""
+    with np.errstate(over="ignore"):
+        half_NC = logits_NC.astype(np.float16)
+    if not np.isfinite(half_NC).all():
+        return logits_NC, 0.0
+    exact, kept = _log_shares(logits_NC), _log_shares(half_NC)
+    most = float((np.exp(exact) * (exact - kept)).sum(-1).max(initial=0.0))
+    return (half_NC, max(most, 0.0)) if most <= LOST_IN_HALF else (logits_NC, 0.0)
+
+
+def _log_shares(logits_NC: np.ndarray) -> np.ndarray:
+    shifted_NC = logits_NC.astype(np.float64)
+    shifted_NC -= shifted_NC.max(-1, keepdims=True)
+    return shifted_NC - np.log(np.exp(shifted_NC).sum(-1, keepdims=True))
+
+
+def _write(keys: list[str], logits_NC: np.ndarray, output: str) -> tuple[str, File]:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
+    starts = np.arange(0, logits_NC.size + 1, logits_NC.shape[1], dtype=np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(starts), pa.array(logits_NC.ravel()))
     buffer = io.BytesIO()
-    parquet.write_table(table, buffer)
+    parquet.write_table(pa.table({"key": keys, "logits": lists}), buffer)
     return write_by_content(output, "logits", ".parquet", buffer.getvalue())
 
 
@@ -98,7 +130,7 @@ STAGE = Stage(
     run=run,
     inputs={"model": Input(Kind.MODEL, "the teacher"), "examples": Input(Kind.EXAMPLES, "the rows to answer for")},
     output=Kind.PREDICTIONS,
-    version=1,
+    version=2,
     headline=("rows",),
 )
 

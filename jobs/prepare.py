@@ -41,7 +41,8 @@ class PrepareConfig(Config):
     """What is read, how it is cleaned and split, and what it becomes."""
 
     source: str | dict[str, str]
-    """A path, glob, sample:NAME or hub:NAME; or one of these for each of train, validation, test."""
+    """A path, glob, sample:NAME or hub:NAME; or one of these for each of train, validation, test, and with task unlabelled:
+    texts without a label, from which distill learns what the teacher says of them."""
     text: str = "text"
     """The column that holds the text (for plain text files always `text`)."""
     tokenizer: Tokenizer | None = None
@@ -227,15 +228,19 @@ def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context:
         written = []
         for split in pc.unique(table["split"]).to_pylist():
             part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
+            part = part.set_column(part.column_names.index("label"), "label", part["label"].cast(pa.string()))
             buffer = io.BytesIO()
             parquet.write_table(part, buffer)
             path, file = write_by_content(output, split, ".parquet", buffer.getvalue())
-            labels = {str(key): int(count) for key, count in zip(*part["label"].value_counts().flatten(), strict=True)}
-            written.append({"path": path, "size": file.size, "sha256": file.sha256, "labels": json.dumps(labels)})
+            found = zip(*part["label"].drop_null().value_counts().flatten(), strict=True)
+            labels = json.dumps({str(key): int(count) for key, count in found})
+            known = {"labels": labels, "unlabelled": part["label"].null_count}
+            written.append({"path": path, "size": file.size, "sha256": file.sha256, **known})
         return pa.Table.from_pylist(written)
 
     written = rows.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
     by_split: dict[str, dict[str, int]] = {}
+    unlabelled = sum(row["unlabelled"] for row in written)
     for row in written:
         labels = by_split.setdefault(row["path"].split("/")[0], {})
         for name, count in json.loads(row["labels"]).items():
@@ -246,6 +251,8 @@ def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context:
         json.dumps({"kind": task.kind, "labels": names}, ensure_ascii=False, indent=1)
     )
     metrics: dict[str, float] = {**counts, **{f"{split}_rows": sum(labels.values()) for split, labels in by_split.items()}}
+    if unlabelled:
+        metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
     return Outcome(metrics=metrics, files=files, details={"labels": by_split})
 

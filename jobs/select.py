@@ -16,6 +16,7 @@ from jobs.core.cli import main
 from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
+from jobs.slices import falls
 
 
 class SelectConfig(Config):
@@ -29,6 +30,12 @@ class SelectConfig(Config):
     """Largest size on disk."""
     minimum_speedup: float | None = Field(None, gt=0)
     """How many times faster than the teacher at least."""
+    minimum_agreement: float | None = Field(None, ge=0, le=1)
+    """Share of the texts for which a winner must say what the teacher says."""
+    maximum_slice_loss: float | None = Field(None, ge=0, le=1)
+    """By how much the accuracy of a slice (a label, a quarter of the lengths) may be below the teacher's, e.g. 0.05."""
+    maximum_calibration_error: float | None = Field(None, ge=0, le=1)
+    """Highest expected calibration error of the probabilities."""
 
 
 def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -36,7 +43,7 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     report = read_report(inputs.one("report"))
     rows = report["rows"]
     verdicts = [
-        {"candidate": row["candidate"], "qualifies": not (reasons := shortfalls(row, config)), "reasons": reasons}
+        {"candidate": row["candidate"], "qualifies": not (reasons := shortfalls(row, rows[0], config)), "reasons": reasons}
         for row in rows[1:]
     ]
     fit = [row for row, verdict in zip(rows[1:], verdicts, strict=True) if verdict["qualifies"]]
@@ -50,9 +57,9 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics=figures, details=details)
 
 
-def shortfalls(row: dict[str, Any], budget: SelectConfig) -> list[str]:
+def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfig) -> list[str]:
     """What keeps a candidate from the budget, each with by how much."""
-    found = []
+    found = doubts(row, teacher, budget)
     if row["kept"] < budget.minimum_kept:
         short = 100 * (budget.minimum_kept - row["kept"])
         asked = f"{budget.minimum_kept:.1%} are asked ({short:.2g} points more)"
@@ -67,6 +74,29 @@ def shortfalls(row: dict[str, Any], budget: SelectConfig) -> list[str]:
         short = budget.minimum_speedup - row["speedup"]
         asked = f"{budget.minimum_speedup:g} are asked ({short:.2g} more)"
         found.append(f"is {row['speedup']:.1f} times faster than the teacher, {asked}")
+    return found
+
+
+def doubts(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfig) -> list[str]:
+    """What a good score may hide: other answers than the teacher's, a slice gone bad, probabilities that do not hold."""
+    found = []
+    if budget.minimum_agreement is not None and row["agreement"] < budget.minimum_agreement:
+        short = 100 * (budget.minimum_agreement - row["agreement"])
+        asked = f"{budget.minimum_agreement:.1%} are asked ({short:.2g} points more)"
+        found.append(f"agrees with the teacher on {row['agreement']:.1%} of the texts, {asked}")
+    if budget.maximum_slice_loss is not None:
+        for name, lost in falls(row["slices"], teacher["slices"]).items():
+            if lost > budget.maximum_slice_loss:
+                allowed = (
+                    f"allowed are {100 * budget.maximum_slice_loss:g} ({100 * (lost - budget.maximum_slice_loss):.2g} less)"
+                )
+                found.append(f"loses {100 * lost:.1f} points of accuracy in the slice '{name}', {allowed}")
+    allowed_error = budget.maximum_calibration_error
+    if allowed_error is not None and row["calibration_error"] > allowed_error:
+        over = row["calibration_error"] - allowed_error
+        found.append(
+            f"its calibration error is {row['calibration_error']:.3f}, allowed are {allowed_error:g} ({over:.2g} less)"
+        )
     return found
 
 

@@ -14,7 +14,12 @@ import numpy as np
 
 from serve.card import EngineError
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+GPU_PROVIDERS = {
+    "cuda": ["CUDAExecutionProvider"],
+    # What TensorRT cannot run of a graph goes to CUDA.
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
+}
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 REMEDY = "Publish the model again"
 
@@ -45,6 +50,11 @@ class OnnxBackend:
             self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:
             raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {REMEDY}.") from error
+        # A provider whose libraries are missing is only warned of, and the CPU takes its place.
+        if self.session.get_providers()[0] != providers[0]:
+            raise EngineError(
+                f"the device {device} was asked for, and {providers[0]} does not start here; install its libraries or use cpu"
+            )
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
         self.outputs = ["logits" if "logits" in names else names[0]]
@@ -66,6 +76,8 @@ class TorchBackend:
 
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineError("the device cuda was asked for, and torch sees no GPU here; use auto or cpu")
+        if device == "tensorrt":
+            raise EngineError("TensorRT runs ONNX graphs, and this is a torch variant; serve an onnx variant, or use cuda")
         types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         if precision not in types:
             raise EngineError(f"torch does not run {precision} here, only {', '.join(types)}; serve an onnx variant instead")
@@ -98,11 +110,10 @@ class TorchBackend:
 
 
 def _providers(device: Device, available: list[str]) -> list[str]:
-    """CUDA only when it is asked for by name: the CPU build of a small graph is often the faster one at batch 1."""
-    if device != "cuda":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in available:
+    """GPUs only when they are asked for by name: the CPU build of a small graph is often the faster one at batch 1."""
+    wanted = GPU_PROVIDERS.get(device, [])
+    if missing := [name for name in wanted if name not in available]:
         raise EngineError(
-            "the device cuda was asked for, and this onnxruntime has no CUDA; install onnxruntime-gpu or use cpu"
+            f"the device {device} was asked for, and this onnxruntime has no {missing[0]}; install onnxruntime-gpu or use cpu"
         )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return [*wanted, "CPUExecutionProvider"]

@@ -36,6 +36,8 @@ class Variant(BaseModel):
     """Path of its weights inside the model's directory: …model.safetensors, or ….onnx."""
     precision: str
     """Numbers that the weights are kept in: fp32, bf16, fp16, int8 or int4."""
+    batching: Literal["free", "alone"] = "free"
+    """alone: texts are run one at a time, so that an answer never depends on what else is asked at the same time."""
 
     @field_validator("precision")
     @classmethod

@@ -4,7 +4,8 @@
     engine.predict(["Win a prize now"])[0].label
 
 Numbers in fp32 are the same alone and in a batch up to rounding. A dynamically quantised graph scales its activations
-over the whole batch, so its logits do move a little with padding and with batch mates.
+over the whole batch, so its logits do move a little with padding and with batch mates, unless the card says that texts
+are run alone.
 
 Shapes: B batch, T tokens, C classes, N texts.
 """
@@ -96,7 +97,8 @@ def load_engine(
     """Load a variant (the card's default when None) of the published model in a directory and warm it up.
 
     `threads` is the CPU threads of one forward pass; torch keeps that number for the whole process. `auto` means the GPU
-    for torch, if there is one, and the CPU for ONNX. Raises EngineError where the model is missing, damaged or unfit.
+    for torch, if there is one, and the CPU for ONNX; `cuda` and `tensorrt` are asked for by name. Raises EngineError where
+    the model is missing, damaged or unfit.
     """
     card = read_card(directory)
     name, chosen = card.variant(variant)
@@ -109,7 +111,8 @@ def load_engine(
         backend = OnnxBackend(directory / chosen.file, threads, device)
     else:
         backend = TorchBackend(directory, chosen.file, chosen.precision, threads, device)
-    engine = Engine(card, name, tokenizer, _pad_id(directory, tokenizer), backend, max_batch)
+    together = 1 if chosen.batching == "alone" else max_batch
+    engine = Engine(card, name, tokenizer, _pad_id(directory, tokenizer), backend, together)
     try:
         engine.warm_up()
     except EngineError as error:

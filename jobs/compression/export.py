@@ -28,27 +28,43 @@ def export_onnx(model: PreTrainedModel, target: Path) -> float:
     ExportError if any logit differs by more than TOLERANCE.
     """
     model = model.float().cpu().eval()
+    kind, longest = model.config.model_type, longest_text(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     ids_BT = torch.randint(5, model.config.vocab_size, (2, 8))
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[1, 6:] = 0  # all-ones masks are folded away by the exporter
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=model.config.max_position_embeddings)}
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        torch.onnx.export(
-            _Logits(model),
-            (ids_BT, mask_BT),
-            str(target),
-            dynamo=True,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes={"input_ids": free, "attention_mask": free},
-            external_data=False,
-            verbose=False,
-        )
+        try:
+            torch.onnx.export(
+                _Logits(model),
+                (ids_BT, mask_BT),
+                str(target),
+                dynamo=True,
+                input_names=["input_ids", "attention_mask"],
+                output_names=["logits"],
+                dynamic_shapes={"input_ids": free, "attention_mask": free},
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(
+                f"torch cannot export a {kind} classifier ({_first_line(error)}); serve the torch variant"
+            ) from error
     _drop_notes(target)
     return check_parity(model, target)
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """How many positions the model has; None where their number is not bounded."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    return positions if positions is not None and positions > 0 else None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _drop_notes(target: Path) -> None:
@@ -77,11 +93,13 @@ def check_parity(model: PreTrainedModel, target: Path, tolerance: float = TOLERA
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch, length in CHECKED_SHAPES:
-        length = min(length, model.config.max_position_embeddings - 4)
+        length = min(length, (longest_text(model) or length + 4) - 4)
         ids_BT = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator)
         mask_BT = torch.ones_like(ids_BT)
         for row in range(1, batch):
             mask_BT[row, max(2, length - 2 * row) :] = 0
+        # Decoders find the text's end by the padding id, not by the mask.
+        ids_BT[mask_BT == 0] = model.config.pad_token_id or 0
         with torch.inference_mode():
             wanted_BC = model(input_ids=ids_BT, attention_mask=mask_BT).logits.numpy()
         got_BC = session.run(["logits"], {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()})[0]

@@ -1,25 +1,192 @@
-"""int8 quantisation of an ONNX model with ONNX Runtime."""
+"""Quantisation of an ONNX model with ONNX Runtime: one function a kind, each from a float file to a smaller one.
+
+    quantize_dynamic_int8(source, target, exclude=["node_MatMul_12"])
+    quantize_static_int8(source, target, feeds, "minmax")
+
+Only products with a constant matrix, and tables that are looked up, are quantised: those are the weights. Products of two
+activations, as in attention, stay float.
+
+K rows and N columns of a matrix.
+"""
 
 import logging
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnx import numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+from jobs.compression.settings import Method
+
+Feeds = Mapping[str, np.ndarray]
+"""Inputs of a graph by name, one batch."""
+QUANTIZED = ["MatMul", "Gemm", "Gather"]
+BLOCK = 32
+"""int4: weights that share a scale."""
+INT8_PRODUCTS = 4
+"""int4: the accuracy level at which activations are int8 too, with scales for each block of each row."""
+POWERS = 7
+"""Magnitudes of power-of-two weights: with their signs and 0 they are 15 values, 4 bits."""
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "entropy": CalibrationMethod.Entropy,
+    "percentile": CalibrationMethod.Percentile,
+}
 
 
-def quantize_dynamic_int8(source: Path, target: Path) -> None:
+def quantize_dynamic_int8(source: Path, target: Path, exclude: Sequence[str] = ()) -> None:
     """Weights and embeddings to int8, per channel; activations are scaled while the model runs.
 
-    A table that is looked up is quantised too: at these sizes embeddings are half the bytes.
+    A table that is looked up is quantised too: at these sizes embeddings are half the bytes. The nodes named in
+    `exclude` stay float.
+    """
+    with _plain(source) as plain:
+        quantize_dynamic(
+            plain,
+            target,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_exclude=_and_parts(exclude),
+        )
+
+
+def quantize_static_int8(
+    source: Path, target: Path, feeds: Sequence[Feeds], method: Method = "minmax", exclude: Sequence[str] = ()
+) -> None:
+    """Weights and embeddings to int8, per channel; activations have fixed scales, found over these batches (QDQ, U8S8)."""
+    # The calibrator prints what it does.
+    with _plain(source) as plain, redirect_stdout(StringIO()):
+        quantize_static(
+            plain,
+            target,
+            _Batches(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=QUANTIZED,
+            per_channel=True,
+            # Unsigned: signed activations have no fast kernel on x86.
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(exclude),
+            calibrate_method=METHODS[method],
+            extra_options={
+                "MatMulConstBOnly": True,
+                # Sums and norms read the products, in float: rounding them too doubles the error and saves no time.
+                "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+                # Batch by batch: texts have different lengths, and all intermediate results at once need gigabytes.
+                "CalibStridedMinMax": 1,
+            },
+        )
+
+
+def quantize_int4(source: Path, target: Path) -> None:
+    """Matrices and embeddings to 4 bits, in blocks of 32 that share a scale (MatMulNBits, GatherBlockQuantized).
+
+    The smallest file. Its speed is nearer to float than to int8, since weights are unpacked while the model runs: it is
+    meant for large decoders, whose speed is that of reading their weights.
+    """
+    with _plain(source) as plain:
+        quantizer = MatMulNBitsQuantizer(
+            onnx.load(str(plain)),
+            bits=4,
+            block_size=BLOCK,
+            is_symmetric=True,
+            accuracy_level=INT8_PRODUCTS,
+            op_types_to_quantize=("MatMul", "Gather"),
+        )
+        with np.errstate(invalid="ignore"):  # A block of zeros (the padding's embedding) is divided by 0, then set to 0.
+            quantizer.process()
+        quantizer.model.save_model_to_file(str(target))
+
+
+def quantize_power_of_two(source: Path, target: Path) -> None:
+    """Matrices to signed powers of two, one scale a column (Miyashita et al. 2016; Zhou et al. 2017), kept and run as int8.
+
+    ONNX Runtime has no kernels that shift instead of multiplying, so this costs accuracy and gains no speed here. What it
+    gains are weights of 15 values: 4 bits each for hardware that shifts, and a file that compresses well.
     """
     model = onnx.load(str(source))
-    # Shapes that the exporter wrote down clash with the quantiser's own shape inference.
-    del model.graph.value_info[:]
-    logging.getLogger("root").setLevel(logging.ERROR)
+    matrices = constant_matrices(model)
+    for tensor in model.graph.initializer:
+        if tensor.name in matrices:
+            weight_KN = numpy_helper.to_array(tensor)
+            axis = 0 if matrices[tensor.name] else 1
+            tensor.CopyFrom(numpy_helper.from_array(to_powers_of_two(weight_KN, axis), tensor.name))
     with tempfile.TemporaryDirectory() as directory:
-        plain = Path(directory) / "plain.onnx"
-        onnx.save(model, str(plain))
-        quantize_dynamic(
-            plain, target, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm", "Gather"]
-        )
+        rounded = Path(directory) / "rounded.onnx"
+        onnx.save(model, str(rounded))
+        quantize_dynamic_int8(rounded, target)
+
+
+def to_powers_of_two(weight_KN: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Each weight as 0 or ± scale / 2^k, k = 0 … POWERS - 1, nearest in the logarithm; the scale is its column's largest."""
+    scale = np.maximum(np.abs(weight_KN).max(axis=axis, keepdims=True), np.finfo(np.float32).tiny)
+    share_KN = np.abs(weight_KN) / scale
+    power_KN = np.round(-np.log2(np.maximum(share_KN, 2.0**-99)))
+    kept_KN = np.where(power_KN < POWERS, 2.0**-power_KN, 0.0)
+    return (np.sign(weight_KN) * kept_KN * scale).astype(np.float32)
+
+
+def constant_matrices(model: onnx.ModelProto) -> dict[str, bool]:
+    """The names of the matrices that activations are multiplied with, and whether K is their first axis."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constant]
+    return {node.input[1]: not transposed(node) for node in products}
+
+
+def transposed(node: onnx.NodeProto) -> bool:
+    """Whether a product takes its matrix as NK."""
+    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
+@contextmanager
+def _plain(source: Path) -> Iterator[Path]:
+    """The file as the quantisers take it, and their warnings held back."""
+    model = onnx.load(str(source))
+    # Shapes that the exporter wrote down clash with the quantisers' own shape inference.
+    del model.graph.value_info[:]
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            onnx.save(model, str(Path(directory) / "plain.onnx"))
+            yield Path(directory) / "plain.onnx"
+    finally:
+        root.setLevel(level)
+
+
+def _and_parts(names: Sequence[str]) -> list[str]:
+    """The dynamic quantiser cuts a Gemm into a product and a sum before it looks for names."""
+    return [part for name in names for part in (name, f"{name}_MatMul")]
+
+
+class _Batches(CalibrationDataReader):
+    """Batches as the calibrator asks for them: from one to another."""
+
+    def __init__(self, feeds: Sequence[Feeds]) -> None:
+        self.feeds = feeds
+        self.set_range(0, len(feeds))
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.rest = iter(self.feeds[start_index:end_index])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.rest, None)
+        return None if batch is None else dict(batch)

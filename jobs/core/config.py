@@ -70,9 +70,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _keys(config: type[BaseModel], location: list[str]) -> list[str]:
     """The keys of the config that stands at a location inside another."""
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         field = config.model_fields.get(part)
         nested = nested_config(field.annotation) if field else None
+        if field is not None and nested is None:
+            nested, _ = named_configs(field.annotation), next(parts, None)
         if nested is None:
             return []
         config = nested
@@ -88,8 +91,13 @@ def nested_config(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def named_configs(annotation: Any) -> type[BaseModel] | None:
+    """The Config of which an annotation such as `dict[str, Config]` holds some under names, or None."""
+    return nested_config(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+
+
 def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """Every key of a config, nested ones dotted: (key, type, default, meaning)."""
+    """Every key of a config, nested ones dotted, with NAME for names of one's own: (key, type, default, meaning)."""
     rows = []
     for name, field in config.model_fields.items():
         nested = nested_config(field.annotation)
@@ -99,6 +107,9 @@ def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
                 (prefix + name, "section", "" if default.startswith(nested.__name__) else default, field.description or "")
             )
             rows += describe(nested, f"{prefix}{name}.")
+        elif (named := named_configs(field.annotation)) is not None:
+            rows.append((prefix + name, "sections", default, field.description or ""))
+            rows += describe(named, f"{prefix}{name}.NAME.")
         else:
             bounds = "".join(f" {note}" for note in map(_bound, field.metadata) if note)
             rows.append((prefix + name, _type_name(field.annotation) + bounds, default, field.description or ""))

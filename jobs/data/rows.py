@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHECKED_BYTES = 512 << 20
 """Sources up to this size are read whole by the checks."""
+UNLABELLED = "unlabelled"
+"""The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
 
 
 def load_rows(source: Sources, text: str, task: Task | None, clean: Clean, split: Split) -> tuple["Dataset", dict[str, int]]:
@@ -49,15 +51,20 @@ def _keyed(
     # A source that names a validation or test split needs none taken from train.
     given = {str(name): 0.0 for name in ("validation", "test") if name in splits} | ({"test": 0.0} if named == "train" else {})
     rest = split.model_copy(update=given)
+    labelled = task is not None and named != UNLABELLED
 
     def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
         texts = [clean_text("" if value is None else str(value), clean) for value in frame[text]]
         columns: dict[str, Any] = {"key": [text_key(one) for one in texts], "text": texts}
-        if task is not None:
+        if task is not None and not labelled:
+            columns["label"] = pd.Series([None] * len(texts), dtype="str")
+        elif task is not None:
             columns["label"] = [task.names.get(name, name) for name in map(_label_name, frame[task.label])]
-        if split.by != "hash":
+        if named == UNLABELLED:
+            columns["split"] = ["train"] * len(texts)
+        elif split.by != "hash":
             columns["split"] = [_split_name(value) for value in frame[split.by]]
         elif named in ("test", "validation"):
             columns["split"] = [named] * len(texts)
@@ -65,7 +72,7 @@ def _keyed(
             columns["split"] = [split_of(key, rest) for key in columns["key"]]
         made = pd.DataFrame(columns)
         keep = made["text"] != ""
-        if task is not None:
+        if labelled:
             keep &= made["label"] != ""
         return made[keep].reset_index(drop=True)
 
@@ -91,10 +98,11 @@ def check_source(source: Sources, columns: Mapping[str, str | None], split: Spli
     """What is wrong with a source: missing or empty files, columns that are not there, labels unknown to train."""
     problems: list[Problem] = []
     labels: dict[str, set[str]] = {}
+    known = (*SPLITS, *([UNLABELLED] if columns.get("task.label") is not None else []))
     for named, one in each(source).items():
         where = f"source.{named}" if named else "source"
-        if named not in ("", *SPLITS):
-            problems.append(Problem(where, one, "no such split", nearest(named, SPLITS)))
+        if named not in ("", *known):
+            problems.append(Problem(where, one, "no such split", nearest(named, known)))
             continue
         if one.startswith(("hub:", "sample:")):
             problems += _check_named(one, where)
@@ -134,6 +142,8 @@ def _check_tables(
     wanted = {key: column for key, column in columns.items() if column is not None}
     if split.by != "hash":
         wanted["split.by"] = split.by
+    if named == UNLABELLED:
+        wanted = {"text": wanted["text"]}
     rows, read_bytes = 0, 0
     for table in tables(source):
         if table.num_rows == 0:

@@ -41,6 +41,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact]) -> str:
         sections.trade_off(report, name, choice.get("budget") or {}),
         sections.verdicts(choice),
         sections.confusion(report, name),
+        sections.steadiness(report),
         sections.answers(deployment),
         sections.learning(artifacts, report["metric"]),
         sections.searches(artifacts),

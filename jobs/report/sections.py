@@ -116,6 +116,23 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
     return _section("Where they err", tag("div", *panels, kind="panels pair")) if panels else None
 
 
+def steadiness(report: Mapping[str, Any]) -> Html | None:
+    """How far confidence can be believed, and how much answers move with what they are batched with."""
+    keys = ("calibration_error", "batch_change", "batch_flips")
+    rows = [row for row in report["rows"] if any(key in row for key in keys)]
+    if not rows:
+        return None
+    said = (
+        "Calibration error: how far confidence is from accuracy. Batch change: the largest change of a probability when a "
+        "text is answered among others instead of alone; flips: the share of texts whose label changes with it."
+    )
+    cells = (
+        [row["candidate"], fraction(row.get(keys[0])), fraction(row.get(keys[1])), percent(row.get(keys[2]))] for row in rows
+    )
+    header = ["candidate", "calibration error", "batch change", "flips"]
+    return _section("How sure, how steady", tag("p", said, kind="note"), table(header, cells))
+
+
 def answers(details: Mapping[str, Any]) -> Html | None:
     """Texts that were asked over HTTP once the winner was deployed, and what it answered."""
     if not details.get("answers"):

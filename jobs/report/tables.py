@@ -140,7 +140,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 
 def _header(metric: str) -> list[str]:
-    figures = ["kept", "acc", "p50/p95 ms", "texts/s", "MB", "params", "agree", "faster", "smaller"]
+    figures = ["kept", "acc", "p50/p95 ms", "texts/s", "MB", "params", "agree", "batch ±p", "faster", "smaller"]
     return ["candidate", shorten(metric_name(metric), 19), *figures]
 
 
@@ -155,6 +155,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         megabytes(row.get("bytes")),
         count(row.get("parameters")),
         percent(row.get("agreement")),
+        fraction(row.get("batch_change")),
         times(row.get("speedup")),
         times(row.get("size_ratio")),
     ]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cluster.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
+from jobs.losses.answers import UNLABELLED
 from jobs.training.adapter import merged
 from jobs.training.objective import Batch, Objective
 from serve.card import Card, Variant, write_card
@@ -26,14 +28,23 @@ EVALUATION_BATCH = 64
 
 
 class Encoded:
-    """The texts of one split as token ids, and their labels as numbers."""
+    """The texts of one split as token ids, and their labels as numbers; those without a label only where asked for."""
 
     def __init__(
-        self, examples: Artifact, split: str, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int
+        self,
+        examples: Artifact,
+        split: str,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        max_length: int,
+        unlabelled: bool = False,
     ) -> None:
         table = read_examples(examples, split)
+        if not unlabelled:
+            table = table.filter(pc.is_valid(table["label"]))
         self.keys: list[str] = table["key"].to_pylist()
-        numbers = {label: number for number, label in enumerate(labels)}
+        numbers: dict[str | None, int] = {None: UNLABELLED}
+        numbers |= {label: number for number, label in enumerate(labels)}
         self.labels = np.array([numbers[label] for label in table["label"].to_pylist()], dtype=np.int64)
         texts = table["text"].to_pylist()
         encoded = tokenizer(texts, truncation=True, max_length=max_length) if texts else {"input_ids": []}
@@ -59,6 +70,8 @@ class Classification(Objective):
     score = "macro_f1"
     mode = "max"
     measures: Mapping[str, str] = MappingProxyType({"macro_f1": "max", "accuracy": "max", "validation_loss": "min"})
+    unlabelled = False
+    """Whether texts without a label train too."""
 
     def __init__(
         self,
@@ -70,7 +83,7 @@ class Classification(Objective):
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
     ) -> None:
         self.tokenizer, self.names, self.max_length = tokenizer, tuple(labels), max_length
-        self.train = Encoded(examples, "train", tokenizer, labels, max_length)
+        self.train = Encoded(examples, "train", tokenizer, labels, max_length, self.unlabelled)
         self.validation = Encoded(examples, "validation", tokenizer, labels, max_length)
         self.size, self.validation_size = len(self.train.ids), len(self.validation.ids)
         self.lengths: Sequence[int] | None = self.train.lengths

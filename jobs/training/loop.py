@@ -89,6 +89,7 @@ class _Loop:
         self.total = max(1, round(settings.epochs * self.per_epoch))
         if settings.max_steps is not None:
             self.total = min(self.total, settings.max_steps)
+        objective.begin(self.total)
         marks = {round(self.total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.evaluation_steps = marks if objective.validation_size else set()
         self.log_every = max(1, self.total // CURVE_POINTS)

@@ -30,6 +30,10 @@ class Objective(Protocol):
     skips_weights: bool = False
     """Whether a step may leave some weights without a gradient (heads of other tasks)."""
 
+    def begin(self, steps: int) -> None:
+        """Told before the first batch how many steps the whole run has, for what moves over it."""
+        return
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Whole batches in a pass over the training examples."""
         return steps_per_epoch(self.size, batch_size)

@@ -1,8 +1,9 @@
 """What a recipe says of training; pretrain, finetune, distil and healing share it. No torch in here."""
 
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.core.config import Config
 
@@ -60,6 +61,23 @@ class Adapter(Config):
     """Dropout before the adapters."""
     targets: Literal["attention", "all"] | tuple[str, ...] = "attention"
     """attention: the projections that are usual for the architecture; all: every linear layer; or names of layers."""
+
+
+class Shorten(Config):
+    """Which layers of a base make a smaller model."""
+
+    every: int | None = Field(None, ge=2)
+    """Every so many layers: 0, every, 2 × every, …"""
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Or these, counted from 0 at the bottom."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Shorten":
+        if (self.every is None) == (self.layers is None):
+            raise ValueError("give either every or layers")
+        if self.layers is not None and (self.layers[0] < 0 or any(a >= b for a, b in pairwise(self.layers))):
+            raise ValueError("layers are counted from 0 at the bottom and named in their order, each once")
+        return self
 
 
 class Stability(Config):

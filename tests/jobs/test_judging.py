@@ -10,9 +10,19 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from cluster.artifact import Artifact, Kind
-from cluster.registry import read
+from cluster.registry import RegistryError, read
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.judging import INTERVAL, Candidate, bootstrap, judge_quality, measure_latency, measure_throughput, score_of
+from jobs.judging import (
+    INTERVAL,
+    Candidate,
+    bootstrap,
+    calibration_error,
+    judge_quality,
+    macro_f1,
+    measure_latency,
+    measure_throughput,
+    score_of,
+)
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
 from jobs.tasks.classification import save_classifier, scores
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, tiny_classifier, tiny_tokenizer
@@ -48,6 +58,18 @@ def test_the_interval_covers_the_true_score_about_as_often_as_it_says(metric: st
         low, high = np.percentile(bootstrap(cells // 2, cells % 2, 2, metric, 300), INTERVAL)
         covered += low <= truth_is <= high
     assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
+    generator = np.random.default_rng(0)
+    sure_N = generator.uniform(0.5, 1.0, 20_000)
+    probabilities_NC = np.stack([sure_N, 1 - sure_N], axis=1)
+    honest_N = (generator.random(20_000) > sure_N).astype(int)
+    assert calibration_error(probabilities_NC, honest_N) < 0.02
+    boastful_NC = np.tile([0.99, 0.01], (1000, 1))
+    assert calibration_error(boastful_NC, np.arange(1000) % 4 // 3) == pytest.approx(0.99 - 0.75)
+    # By hand: one right at 0.9 and one wrong at 0.6, each alone in its bin.
+    assert calibration_error(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1])) == pytest.approx((0.1 + 0.6) / 2)
 
 
 def test_resamples_are_the_same_each_time_and_narrow_with_more_texts() -> None:
@@ -97,6 +119,8 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     assert row["interval"][0] <= row["score"] <= row["interval"][1]
     assert np.sum(row["confusion"]) == len(TEXTS)
     assert np.sum(row["confusion"], axis=1).tolist() == [40, 40], "rows of the confusion are the true labels"
+    assert macro_f1(student.engine, TEXTS, TRUTH) == pytest.approx(wanted)
+    assert 0 <= row["calibration_error"] <= 1
     assert 0 < row["agreement"] == np.mean(student.predicted == teacher.predicted) < 1
     assert row["kept"] == pytest.approx(row["score"] / yardstick["score"])
     assert (yardstick["kept"], yardstick["agreement"], yardstick["size_ratio"]) == (1, 1, 1)
@@ -120,6 +144,8 @@ def candidate_row(name: str, kept: float, p50: float, size: int = 1_000_000, spe
     return {
         "candidate": name, "variant": "int8", "uri": f"/runs/{name}", "fingerprint": name, "score": 0.9 * kept, "kept": kept,
         "latency_p50_ms": p50, "latency_p95_ms": 1.5 * p50, "bytes": size, "speedup": speedup, "size_ratio": 4.0,
+        "agreement": 0.96, "calibration_error": 0.04,
+        "slices": {name: {"examples": 50, "accuracy": 0.9 * kept} for name in ("label ham", "label spam")},
     }  # fmt: skip
 
 
@@ -138,19 +164,35 @@ def report(root: Path, *rows: dict[str, Any]) -> Artifact:
         ({"minimum_kept": 0, "maximum_p95_ms": 2}, ["p95 is 3.00 ms", "allowed are 2", "1 less"]),
         ({"minimum_kept": 0, "maximum_bytes": 999_000}, ["1,000,000 bytes", "allowed are 999,000", "1,000 less"]),
         ({"minimum_kept": 0, "minimum_speedup": 6.5}, ["5.0 times", "6.5 are asked", "1.5 more"]),
+        ({"minimum_kept": 0, "minimum_agreement": 0.97}, ["agrees", "96.0%", "97.0% are asked", "1 points"]),
+        ({"minimum_kept": 0, "maximum_calibration_error": 0.03}, ["calibration error is 0.040", "0.03", "0.01 less"]),
     ],
 )
 def test_what_keeps_a_candidate_from_the_budget_is_told_with_by_how_much(budget: dict[str, Any], parts: list[str]) -> None:
-    (told,) = shortfalls(candidate_row("student", kept=0.94, p50=2.0), SelectConfig.model_validate(budget))
+    row, teacher = candidate_row("student", kept=0.94, p50=2.0), candidate_row("teacher", kept=1, p50=10)
+    (told,) = shortfalls(row, teacher, SelectConfig.model_validate(budget))
     assert all(part in told for part in parts), told
 
 
 def test_limits_themselves_are_within_the_budget_and_all_shortfalls_are_told() -> None:
     row = candidate_row("student", kept=0.97, p50=2.0)
     exact = SelectConfig(minimum_kept=0.97, maximum_p95_ms=3, maximum_bytes=1_000_000, minimum_speedup=5)
-    assert shortfalls(row, exact) == []
+    assert shortfalls(row, row, exact) == []
     strict = SelectConfig(minimum_kept=0.98, maximum_p95_ms=2.9, maximum_bytes=999_999, minimum_speedup=5.1)
-    assert len(shortfalls(row, strict)) == 4
+    assert len(shortfalls(row, row, strict)) == 4
+
+
+def test_a_candidate_with_one_bad_slice_is_refused_and_the_alias_stays(tmp_path: Path) -> None:
+    """Its average is the teacher's; the rare label has paid for it."""
+    lopsided = candidate_row("lopsided", kept=1.0, p50=2.0)
+    lopsided["slices"] = {"label ham": {"examples": 500, "accuracy": 0.91}, "label spam": {"examples": 50, "accuracy": 0.8}}
+    assert shortfalls(lopsided, candidate_row("teacher", 1.0, 10.0), SelectConfig()) == []
+    with pytest.raises(Refused) as caught:
+        select(tmp_path, report(tmp_path, lopsided), maximum_slice_loss=0.05)
+    assert "lopsided: loses 10.0 points of accuracy in the slice 'label spam', allowed are 5 (5 less)" in str(caught.value)
+    assert not (tmp_path / "out" / "verdict.json").exists()
+    with pytest.raises(RegistryError, match="no alias spam/winner"):
+        read(str(tmp_path / "runs"), "spam/winner")
 
 
 def select(root: Path, made: Artifact, **budget: Any) -> tuple[Context, Any]:

@@ -17,6 +17,7 @@ from cluster.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
 from jobs.report.plots import quality_plot
+from jobs.report.sections import steadiness
 from jobs.report.tables import comparison_table, display_width, pareto_front
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -325,3 +326,14 @@ def test_lineage_puts_steps_after_their_parents_and_never_two_in_one_place() -> 
     assert all(layout.places[parent][0] < layout.places[child][0] for child in parents for parent in parents[child])
     assert len(set(layout.places.values())) == len(layout.places)
     assert {("a", 1), ("a", 2), ("b", 1)} & set(layout.places) == {("a", 1), ("a", 2), ("b", 1)}
+
+
+def test_how_steady_answers_are_is_told_where_it_was_measured() -> None:
+    report = Run(Path()).report
+    assert steadiness(report) is None, "a report from before it was measured"
+    figures = {"calibration_error": 0.0213, "batch_change": 0.0119, "batch_flips": 0.0025}
+    report["rows"][1].update(figures)
+    section = str(steadiness(report))
+    assert all(written in section for written in ("0.021", "0.012", "0.2%", report["rows"][1]["candidate"]))
+    assert report["rows"][0]["candidate"] not in section
+    assert "0.012" in comparison_table(report).splitlines()[3]

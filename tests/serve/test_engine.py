@@ -151,3 +151,21 @@ def test_weights_without_a_head_are_refused(model_directory: Path, tmp_path: Pat
 def test_unknown_variant_names_the_known_ones(model_directory: Path) -> None:
     with pytest.raises(EngineError, match="no variant int4; it has onnx, torch"):
         load_engine(model_directory, "int4")
+
+
+def test_a_variant_that_says_so_is_run_one_text_at_a_time(model_directory: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "alone"
+    shutil.copytree(model_directory, directory)
+    variants = json.loads((directory / CARD).read_text())["variants"]
+    change_card(directory, variants={**variants, "onnx": {**variants["onnx"], "batching": "alone"}})
+    engine, run = load_engine(directory, "onnx"), []
+    backend = engine.backend
+
+    def counted(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        run.append(feeds["attention_mask"])
+        return backend(feeds)
+
+    counted.inputs = backend.inputs  # type: ignore[attr-defined]
+    engine.backend = counted  # type: ignore[assignment]
+    np.testing.assert_allclose(engine.logits(TEXTS), load_engine(model_directory, "onnx").logits(TEXTS), atol=1e-4)
+    assert len(run) == len(TEXTS) and all(mask_BT.shape[0] == 1 and mask_BT.all() for mask_BT in run)

@@ -1,0 +1,57 @@
+"""What a recipe says of quantising a model; no torch in here.
+
+quantize: [dynamic, static]
+calibration: {examples: 256}
+allowed_loss: 0.5
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs.core.config import Config
+
+QuantizeKind = Literal["dynamic", "static", "int4", "power_of_two"]
+Method = Literal["minmax", "entropy", "percentile"]
+
+
+class Calibration(Config):
+    """How the fixed scales of static int8 are found: the float model runs over training examples."""
+
+    examples: int = Field(128, ge=1)
+    """Training examples that are run."""
+    method: Method = "minmax"
+    """minmax: the whole range that was seen. entropy (least information lost) and percentile (99.999 %) cut outliers off,
+    and with them what some BERT-like models live on: judge before you use them."""
+
+
+class Quantization(Config):
+    """Which quantised variants are made, and what they may cost."""
+
+    quantize: tuple[QuantizeKind, ...] = ("dynamic",)
+    """One kind, a list of them or none; each makes a variant that is judged as a candidate of its own. dynamic (int8): int8
+    weights and embeddings, activations scaled while running. static (int8_static): scales fixed beforehand, so that answers
+    do not depend on batch mates. int4 (int4): 4-bit weights, the smallest file, hardly faster than float. power_of_two
+    (pow2): weights of 15 values, run as int8, for hardware that shifts."""
+    calibration: Calibration = Calibration()
+    """How the fixed scales of static int8 are found."""
+    allowed_loss: float | None = Field(None, ge=0)
+    """Points of the score on the validation split that `dynamic` may cost against float. Beyond it the nodes that int8 hurts
+    most stay float, then static int8 is tried, then training for int8 with the settings of heal."""
+    batching: Literal["free", "same"] = "free"
+    """same: answers are the same alone and in a batch to 0.001 in probability; dynamic int8 then runs texts one at a time."""
+
+    @field_validator("quantize", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return () if value == "none" else (value,)
+        return value
+
+    @model_validator(mode="after")
+    def _allowance_of_dynamic(self) -> "Quantization":
+        if len(set(self.quantize)) != len(self.quantize):
+            raise ValueError("quantize names a kind twice: name each once")
+        if self.allowed_loss is not None and "dynamic" not in self.quantize:
+            raise ValueError("allowed_loss is about dynamic int8: add dynamic to quantize, or leave it out")
+        return self

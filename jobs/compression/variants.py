@@ -1,0 +1,128 @@
+"""The ONNX variants of a model, written beside its torch weights and entered in its card.
+
+    figures, details = write_variants(model, directory, config, Material(feeds, judge, train))
+
+Every variant is a candidate of its own for `evaluate`.
+"""
+
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from jobs.compression.accuracy import Try, int8_within
+from jobs.compression.export import export_onnx
+from jobs.compression.quantize import (
+    Feeds,
+    quantize_dynamic_int8,
+    quantize_int4,
+    quantize_power_of_two,
+    quantize_static_int8,
+)
+from jobs.compression.settings import Quantization, QuantizeKind
+from serve.card import Card, Variant, read_card, write_card
+from serve.engine import Engine, load_engine
+
+NAMES: dict[QuantizeKind, str] = {
+    "dynamic": "int8",
+    "static": "int8_static",
+    "int4": "int4",
+    "power_of_two": "pow2",
+}
+SOURCE = "onnx/model.onnx"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What quantising needs besides the model."""
+
+    feeds: Sequence[Feeds]
+    """Training examples, one a batch."""
+    judge: Callable[[Engine], float]
+    """The score of an engine on the validation split."""
+    train: Callable[[], PreTrainedModel]
+    """A copy of the model, trained with int8's rounding."""
+
+
+def write_variants(
+    model: PreTrainedModel, directory: Path, config: Quantization, material: Material
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Write every variant that the config asks for; returns figures, and what was tried to stay within the allowance."""
+    figures = {"export_difference": export_onnx(model, directory / SOURCE)}
+    made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32")}
+    tries: list[Try] = []
+    for kind in config.quantize:
+        name, precision = NAMES[kind], "int4" if kind == "int4" else "int8"
+        variant = Variant(backend="onnx", file=f"onnx/model.{name}.onnx", precision=precision)
+        target, moves = directory / variant.file, kind in ("dynamic", "power_of_two")
+        if kind == "dynamic" and config.allowed_loss is not None:
+            tries = _within(config.allowed_loss, directory, target, config, material)
+            if not tries[-1].kept:
+                continue
+            moves = tries[-1].kind != "static"
+        else:
+            _quantize(kind, directory / SOURCE, target, material.feeds, config)
+        made[name] = variant.model_copy(update={"batching": "alone" if moves and config.batching == "same" else "free"})
+        if kind == "power_of_two":
+            figures[f"{name}_deflated_bytes"] = float(len(zlib.compress(target.read_bytes())))
+    card = read_card(directory)
+    preferred = next((NAMES[kind] for kind in config.quantize if NAMES[kind] in made), "onnx")
+    write_card(directory, _with(card, made, preferred))
+    return figures, {"int8_tries": [one.details() for one in tries]} if tries else {}
+
+
+def _quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Feeds], config: Quantization) -> None:
+    if kind == "static":
+        quantize_static_int8(source, target, feeds, config.calibration.method)
+        return
+    from_weights = {
+        "dynamic": quantize_dynamic_int8,
+        "int4": quantize_int4,
+        "power_of_two": quantize_power_of_two,
+    }
+    from_weights[kind](source, target)
+
+
+def _within(allowed: float, directory: Path, target: Path, config: Quantization, material: Material) -> list[Try]:
+    """The tries at an int8 that costs no more than allowed; each is told as it ends."""
+    with tempfile.TemporaryDirectory() as place:
+        trained = Path(place) / "trained.onnx"
+
+        def train() -> Path:
+            export_onnx(material.train(), trained)
+            return trained
+
+        tries = int8_within(
+            allowed,
+            directory / SOURCE,
+            target,
+            partial(_score, directory, material.judge),
+            material.feeds,
+            config.calibration.method,
+            train,
+        )
+    for one in tries:
+        print(f"int8 {one}", flush=True)
+    if not tries[-1].kept:
+        print(f"int8 is left out: nothing tried was within the allowed {allowed:g} points", flush=True)
+    return tries
+
+
+def _score(directory: Path, judge: Callable[[Engine], float], file: Path) -> float:
+    """The score of one file, through the engine that would serve it."""
+    card = read_card(directory)
+    tried = Variant(backend="onnx", file=file.relative_to(directory).as_posix(), precision="int8")
+    write_card(directory, _with(card, {"tried": tried}, "tried"))
+    try:
+        return judge(load_engine(directory, "tried"))
+    finally:
+        write_card(directory, card)
+
+
+def _with(card: Card, variants: dict[str, Variant], default: str) -> Card:
+    return card.model_copy(update={"variants": {**card.variants, **variants}, "default": default})
