@@ -240,10 +240,14 @@ def test_nothing_is_left_when_the_owner_ends(ending: str, work: Path) -> None:
     command = [sys.executable, "-c", OWNER, str(work)]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
-        directory, session = owner.stdout.readline().split()
-        assert _named("7331")
-        owner.send_signal(getattr(signal, ending))
-        owner.wait(30)
+        try:
+            directory, session = owner.stdout.readline().split()
+            # A job is called running a moment before its process is there.
+            wait_for(lambda: bool(_named("7331")), seconds=15)
+            owner.send_signal(getattr(signal, ending))
+            owner.wait(30)
+        finally:
+            owner.kill()
     wait_for(lambda: not guard.members(directory, int(session)) and not psutil.pid_exists(int(session)), seconds=15)
     assert not _named("7331")
     assert not Path(directory).exists()
