@@ -71,7 +71,9 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
     rate = config.optimizer.learning_rate
     if config.marks:
         mark = {"trial": name, "rate": rate, "width": config.width, "pid": os.getpid(), "time": time.time()}
-        (Path(config.marks) / f"{uuid.uuid4().hex}.json").write_text(json.dumps(mark))
+        file = Path(config.marks) / f"{uuid.uuid4().hex}.json"
+        file.with_suffix(".part").write_text(json.dumps(mark))
+        file.with_suffix(".part").rename(file)  # Whoever counts marks meanwhile sees whole ones.
     state = context.trial.start() or {"step": 0, "height": 0.0}
     step, height = int(state["step"]), float(state["height"])
     while step < config.evaluations:
