@@ -112,14 +112,17 @@ def _ray(directory: str) -> dict[str, float]:
 
     from cluster.connect import attach_or_start
     from jobs.core.stage import Context, Resources
+    from jobs.core.tracking import Tracking
     from jobs.pretrain import STAGE
 
     with attach_or_start("local", cpus=WORKERS) as cluster:
         ray.init(cluster.address, log_to_driver=False)
         file, stamp = f"{directory}/ray-{time.time_ns()}.jsonl", str(time.time_ns())
         context = Context(directory, "bench", "base", f"{directory}/base-{stamp}", stamp, Resources(workers=WORKERS))
+        # Neither side writes TensorBoard's files.
+        context = replace(context, report=partial(note, file), tracking=Tracking(tensorboard=False))
         began = time.monotonic()
-        outcome = STAGE.run(_config(), _inputs(directory), replace(context, report=partial(note, file)))
+        outcome = STAGE.run(_config(), _inputs(directory), context)
         around = time.monotonic() - began - outcome.metrics["steps"] / outcome.metrics["steps_per_second"]
         ray.shutdown()
     return {"rate": _rate(file), "around": around}
