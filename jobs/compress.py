@@ -7,6 +7,7 @@ The result holds several candidates: `torch` (what is left after pruning), `onnx
 
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -158,7 +159,7 @@ def _prune(
 
     pruner, metrics = Pruner(model, config.prune), dict[str, float]()
     size = min(config.heal.batch_size, learner.size)
-    chosen = list(epoch_batches(learner.size, size, config.heal.seed, 0))[: config.prune.calibration_batches]
+    chosen = list(islice(epoch_batches(learner.size, size, config.heal.seed, 0), config.prune.calibration_batches))
     for goal in pruner.goals:
         pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
         context.report(state="pruned", **pruner.sizes())

@@ -93,6 +93,7 @@ class _Loop:
         marks = {round(self.total * (i + 1) / settings.evaluations) for i in range(settings.evaluations)}
         self.evaluation_steps = marks if objective.validation_size else set()
         self.log_every = max(1, self.total // CURVE_POINTS)
+        self.tell_every = min(self.log_every, PROGRESS_STEPS)
         self.flops: float | None = None
         self.state = _Run()
 
@@ -104,7 +105,7 @@ class _Loop:
             self.state.waited += pace.waited()
             loss, norm = self._step(step, indices, made)
             self.state.seconds = pace.seconds()
-            if self.state.step % min(self.log_every, PROGRESS_STEPS) == 0 or self.state.step == self.total:
+            if self.state.step % self.tell_every == 0 or self.state.step == self.total:
                 self._log(loss, norm, pace)
             if self.state.step in self.evaluation_steps:
                 stopped = self._evaluate()
@@ -238,7 +239,7 @@ class _Loop:
         """Whether to write a checkpoint now; the first worker's clock decides for all."""
         if self.settings.checkpoint_steps is not None:
             return self.state.step % self.settings.checkpoint_steps == 0
-        if self.state.step % min(self.log_every, PROGRESS_STEPS):
+        if self.state.step % self.tell_every:
             return False
         return self.spread.first(pace.since_save() >= self.settings.checkpoint_seconds)
 

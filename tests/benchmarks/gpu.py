@@ -6,15 +6,14 @@ python -m tests.benchmarks.gpu masked|causal [SHAPE]      one run; prints its sh
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 import torch
 
-from jobs.training.objective import State
 from tests.benchmarks import masked_rows
-from tests.benchmarks.peers import PAIRS, figure
+from tests.benchmarks.peers import PAIRS, Clock, figure
 
 STEPS, SKIPPED = 60, 2
 RUNS: dict[str, dict[str, Any]] = {
@@ -35,23 +34,15 @@ def measures() -> Iterator[dict[str, Any]]:
         yield {"name": f"mfu_{kind}_pretraining", "value": round(median(shares), 3), **shared}
 
 
-class Speeds:
+class Speeds(Clock):
     """Hooks that keep the figures of speed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.told: list[dict[str, float]] = []
 
     def progress(self, figures: dict[str, float]) -> None:
         self.told.append(figures)
-
-    def note(self, text: str) -> None: ...
-
-    def evaluated(self, figures: dict[str, float], state: Callable[[], State]) -> None: ...
-
-    def save(self, state: Callable[[], State]) -> None: ...
-
-    def restore(self) -> State | None:
-        return None
 
 
 def main() -> None:

@@ -3,19 +3,15 @@
 pytest tests/jobs/test_training_exact.py
 """
 
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
-from cluster.embedded import free_ports
+from cluster.artifact import open_artifact
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.classification import Classification
@@ -24,6 +20,7 @@ from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_tokens, same_weights, tiny_tokenizer
 from tests.jobs.training_runs import QUICK, Recorded, Scripted, new_model
+from tests.jobs.two_workers import together
 
 # Adam divides by the gradient's size, so it makes much of rounding where a gradient is really zero.
 PLAIN: dict[str, Any] = {**QUICK, "optimizer": {"name": "sgd", "learning_rate": 0.05}, "max_steps": 6, "epochs": 9}
@@ -93,39 +90,19 @@ def test_a_run_that_dies_after_its_last_step_is_not_trained_on(patience: int | N
 # Two workers
 
 
-WORKERS = """
-import os, sys, torch
-from pathlib import Path
-from torch import multiprocessing
-from transformers import AutoTokenizer
-from cluster.artifact import open_artifact
-from jobs.tasks.classification import Classification
-from jobs.training.loop import fit
-from jobs.objectives.masked import MaskedObjective
-from jobs.training.settings import Training
-from tests.jobs.training_runs import Recorded, new_model
-from tests.jobs.language_runs import LANGUAGE, language_objective
-from tests.jobs.tiny import LABELS, MAX_LENGTH
-
-root, settings = Path(sys.argv[1]), Training.model_validate_json(sys.argv[2])
-
-def work(rank):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    torch.distributed.init_process_group("gloo")
-    tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
-    for kind, objective in (
-        ("classification", Classification(open_artifact(str(root / "examples")), tokenizer, LABELS, MAX_LENGTH)),
-        ("masked", MaskedObjective(open_artifact(str(root / "tokens")), tokenizer, 0.15)),
-        *((kind, language_objective(kind, open_artifact(str(root / kind / "tokens")))) for kind in LANGUAGE),
-    ):
+def work(rank: int, root: str, settings: dict[str, Any]) -> None:
+    """What each of two workers trains and leaves."""
+    place = Path(root)
+    tokenizer = AutoTokenizer.from_pretrained(place / "tokenizer")
+    objectives: dict[str, Classification | LanguageObjective] = {
+        "classification": Classification(open_artifact(str(place / "examples")), tokenizer, LABELS, MAX_LENGTH),
+        "masked": MaskedObjective(open_artifact(str(place / "tokens")), tokenizer, 0.15),
+        **{kind: language_objective(kind, open_artifact(str(place / kind / "tokens"))) for kind in LANGUAGE},
+    }
+    for kind, objective in objectives.items():
         model = new_model(kind, objective.tokenizer, 0.0)
-        fitted = fit(model, objective, settings, Recorded())
-        torch.save({"weights": model.state_dict(), "metrics": fitted.metrics}, root / f"{kind}-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-# Forked, so that the libraries are imported once.
-multiprocessing.start_processes(work, nprocs=2, start_method="fork")
-"""
+        fitted = fit(model, objective, Training.model_validate(settings), Recorded())
+        torch.save({"weights": model.state_dict(), "metrics": fitted.metrics}, place / f"{kind}-{rank}.pt")
 
 
 def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
@@ -135,18 +112,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     tokens = publish_tokens(tmp_path, tokenizer)
     language = {kind: publish_language(tmp_path / kind, kind) for kind in LANGUAGE}
     settings = Training.model_validate({**PLAIN, "batch_size": 15, "gradient_accumulation": 2})
-    port = free_ports(1)[0]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", WORKERS, str(tmp_path), settings.model_dump_json()]
-    environment = {**os.environ, **shared}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as workers:
-        try:
-            _, told = workers.communicate(timeout=120)
-            assert workers.returncode == 0, told[-2000:]
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(workers.pid, signal.SIGKILL)
+    together("tests.jobs.test_training_exact", "work", root=str(tmp_path), settings=settings.model_dump())
 
     objectives: dict[str, Classification | LanguageObjective] = {
         "classification": Classification(examples, tokenizer, LABELS, MAX_LENGTH),
