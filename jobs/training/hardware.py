@@ -3,10 +3,13 @@
     result, flops = count_flops(lambda: step(batch))         # forward and backward
     mfu(flops * steps_per_second, device, "bf16")             # 0.41; None where the peak is not known
     memory_bytes(device)
+    keep_freed_memory()
 
 MFU is the share of the peak that the model's own operations make use of (Chowdhery et al. 2022, PaLM, appendix B).
 """
 
+import ctypes
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +20,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 T = TypeVar("T")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's malloc.h"""
+LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,18 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc keep what this process frees for its next allocations; returns whether this machine has glibc.
+
+    By default a large tensor's memory goes back to the system and comes again, zeroed page by page, at each step; in a
+    thread, where Ray runs its workers, still more often. For the whole process, until it ends.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, LARGEST) and libc.mallopt(M_TRIM_THRESHOLD, LARGEST))
 
 
 def count_flops(run: Callable[[], T]) -> tuple[T, int]:

@@ -19,7 +19,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.data.loader import ahead
 from jobs.training.average import Average
 from jobs.training.freeze import Freezing
-from jobs.training.hardware import count_flops, memory_bytes, mfu, peak_flops
+from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
 from jobs.training.objective import Batch, Hooks, Objective, State
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
 from jobs.training.pace import Pace
@@ -69,6 +69,7 @@ class _Made:
 
 def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp") -> Fitted:
     """Train the model in place; it ends with its best or last weights, as the settings say."""
+    keep_freed_memory()
     return _Loop(model, objective, settings, hooks, strategy).run()
 
 

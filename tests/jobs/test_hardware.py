@@ -1,5 +1,8 @@
 """What is counted of a training step against numbers made by hand, and the table of peaks."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -136,3 +139,29 @@ def test_on_a_gpu() -> None:
     with torch.autocast("cuda", torch.bfloat16):
         assert count_flops(run)[1] == FORWARD + BACKWARD
     assert memory_bytes(device) >= sum(4 * parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_was_freed_is_not_asked_for_again() -> None:
+    """In a process of its own: the setting stays."""
+    told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, told.split())
+    assert before > 10 * max(after, 1), (before, after)
+
+
+FAULTS = """
+import resource, torch
+from jobs.training.hardware import keep_freed_memory
+
+def faults():
+    for _ in range(6):
+        torch.ones(8 << 20)
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(8 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - began
+
+before = faults()
+assert keep_freed_memory()
+print(before, faults())
+"""
