@@ -45,7 +45,7 @@ PORT_OPTIONS = (
 PORT_VARIABLES = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 
 SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # train.report() waits for one check
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the end of a run waits for one check, and each takes time from the workers
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }

@@ -1,10 +1,14 @@
 """This project's side of the masked pretraining benchmark: the loop in a plain process, without Ray.
 
-python -m tests.benchmarks.masked_loop DIRECTORY [waited]      tokens a second, or the share of time spent waiting for data
+python -m tests.benchmarks.masked_loop DIRECTORY             tokens a second
+python -m tests.benchmarks.masked_loop DIRECTORY waited      the share of time spent waiting for data
+python -m tests.benchmarks.masked_loop DIRECTORY compiled    tokens a second with torch.compile
+python -m tests.benchmarks.masked_loop DIRECTORY compiling   seconds of its first step
 """
 
 import json
 import sys
+import time
 
 import torch
 
@@ -24,9 +28,14 @@ def main() -> None:
     model, tokenizer = make()
     objective = MaskedObjective(open_artifact(sys.argv[1]), tokenizer, probability=0.15)
     clock = Clock()
-    fitted = fit(LanguageModel(model), objective, Training(epochs=1, batch_size=BATCH), clock)
+    settings = Training(epochs=1, batch_size=BATCH, compile=bool({"compiled", "compiling"} & set(sys.argv)))
+    began = time.perf_counter()
+    fitted = fit(LanguageModel(model), objective, settings, clock)
     if "waited" in sys.argv:
         print(json.dumps(fitted.metrics["waited_for_data"]))
+        return
+    if "compiling" in sys.argv:
+        print(json.dumps(clock.times[0] - began))
         return
     print(json.dumps(STEPS * BATCH * LENGTH / (clock.times[-1] - clock.times[WARM_UP - 1])))
 

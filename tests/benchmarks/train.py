@@ -13,8 +13,9 @@ from tests.benchmarks.peers import PAIRS, figure, ratio
 
 
 def measures() -> Iterator[dict[str, Any]]:
-    """Masked pretraining, fine-tuning, Ray Train, and GPUs where there are any."""
+    """Masked pretraining, torch.compile, fine-tuning, Ray Train, and GPUs where there are any."""
     yield from _masked()
+    yield from _compiled()
     yield from _finetuning()
     yield from ray_overhead.measures()
     yield from gpu.measures()
@@ -25,6 +26,16 @@ def _masked() -> Iterator[dict[str, Any]]:
         masked_rows.publish_rows(directory)
         pairs = [[figure(f"tests.benchmarks.masked_{who}", directory) for who in ("loop", "trainer")] for _ in range(PAIRS)]
     yield ratio("masked_pretraining_against_trainer", 2.0, "tokens/s", pairs, threads=1)
+
+
+def _compiled() -> Iterator[dict[str, Any]]:
+    """The same pretraining with torch.compile against without, once it is compiled, and how long that takes."""
+    side = "tests.benchmarks.masked_loop"
+    with tempfile.TemporaryDirectory() as directory:
+        masked_rows.publish_rows(directory)
+        pairs = [[figure(side, directory, "compiled"), figure(side, directory)] for _ in range(PAIRS)]
+        first = figure(side, directory, "compiling")
+    yield ratio("compiled_pretraining_against_plain", 1.0, "tokens/s", pairs, threads=1, seconds_of_first_step=round(first, 1))
 
 
 def _finetuning() -> Iterator[dict[str, Any]]:

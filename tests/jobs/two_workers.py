@@ -33,8 +33,11 @@ multiprocessing.start_processes(start, nprocs=int(os.environ["WORLD_SIZE"]), sta
 """
 
 
-def together(module: str, name: str, workers: int = 2, **arguments: Any) -> None:
-    """Run a function of a module in so many processes, as `name(rank, **arguments)`; fails as they do."""
+def together(module: str, name: str, workers: int = 2, patience: float = 120, **arguments: Any) -> None:
+    """Run a function of a module in so many processes, as `name(rank, **arguments)`; fails as they do.
+
+    `patience`: seconds after which they are taken to hang.
+    """
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0]), "WORLD_SIZE": str(workers)}
     shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     shared |= {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -42,7 +45,7 @@ def together(module: str, name: str, workers: int = 2, **arguments: Any) -> None
     environment = {**os.environ, **shared}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
         try:
-            _, told = running.communicate(timeout=120)
+            _, told = running.communicate(timeout=patience)
             assert running.returncode == 0, told[-3000:]
         finally:
             with suppress(ProcessLookupError):
