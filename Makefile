@@ -4,6 +4,7 @@ VENV := .venv
 RECIPE ?= jobs/recipes/spam.yaml
 BENCH ?= all
 ROUNDS ?= 4
+PROCESSES ?= 2
 STARTED := $(shell date +%s)
 
 .PHONY: demo test lint chaos bench clean
@@ -12,7 +13,7 @@ demo: $(VENV)/ready
 	$(VENV)/bin/python -m jobs.demo $(RECIPE) --began $(STARTED) $(ARGUMENTS)
 
 test: $(VENV)/ready-dev
-	$(VENV)/bin/python -m pytest $(ARGUMENTS)
+	$(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGUMENTS)
 
 lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
