@@ -88,7 +88,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     context.report(state="measuring latency")
     measure_latency(candidates, texts, config.latency_texts, ROUNDS)
     measure_throughput(candidates, texts, config.batch_size[0], ROUNDS)
-    rows = [candidate.row(candidates[0]) | {"made": sorted(made_with(candidate.artifact))} for candidate in candidates]
+    rows = [candidate.row(candidates[0]) | _origin(candidate.artifact) for candidate in candidates]
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
         best = pareto_front(rows)
@@ -103,6 +103,16 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": cpu_name()},
         "rows": rows,
     }
+
+
+def _origin(artifact: Artifact) -> dict[str, Any]:
+    """What a candidate is and how it was made: its shape in words, and whether it was distilled or pruned."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact.local())
+    shape = f"{config.num_hidden_layers} × {config.hidden_size}"
+    neurons = getattr(config, "intermediate_size", None)
+    return {"shape": shape if neurons is None else f"{shape}, {neurons} neurons", "made": sorted(made_with(artifact))}
 
 
 def cpu_name() -> str:

@@ -23,6 +23,7 @@ SHOWN = (
     "bytes",
     "speedup",
     "size_ratio",
+    "shape",
     "made",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 from cluster.artifact import Artifact
 from jobs.front import beaten_by, controls
 from jobs.report.markup import Html, table, tag
-from jobs.report.tables import count, fraction, megabytes, metric_name, percent, significant, times
+from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times
 
 PLAIN = {"distilled": "without distillation", "pruned": "nothing pruned"}
 
@@ -18,10 +18,22 @@ def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
     beaten = {row["candidate"]: beaten_by(row, rows) for row in rows}
     ordered = sorted(rows, key=lambda row: (bool(beaten[row["candidate"]]), row["latency_p95_ms"]))
     names = [row["candidate"] for row in ordered]
-    header = ["candidate", metric_name(report["metric"]), "kept", "p95 ms", "MB", "faster", "smaller", "control", "beaten by"]
+    header = [
+        "candidate",
+        "shape",
+        metric_name(report["metric"]),
+        "kept",
+        "p95 ms",
+        "MB",
+        "faster",
+        "smaller",
+        "control",
+        "beaten by",
+    ]
     body = (
         [
             row["candidate"],
+            row.get("shape", MISSING),
             fraction(row["score"]),
             percent(row.get("kept")),
             significant(row["latency_p95_ms"]),

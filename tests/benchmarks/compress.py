@@ -192,7 +192,7 @@ def _controls(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     rows = {control: _row(report, f"controls{number}:int8") for control, number in numbers.items()}
     for control, what in CONTROLS.items():
         row, pruned = rows[control], rows["pruned"]
-        detail = {"data": name, "control": what}
+        detail: dict[str, Any] = {"data": name, "control": what}
         for key in ("accuracy", "latency_p50_ms", "bytes"):
             detail[key] = {"pruned": round(pruned[key], 4), control: round(row[key], 4)}
         lost = 100 * (pruned["accuracy"] - row["accuracy"])

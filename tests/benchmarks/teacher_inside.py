@@ -45,10 +45,10 @@ def build_inside(config: DistillConfig, inputs: Inputs) -> "tuple[nn.Module, Lea
     from jobs.finetune import labels_of
     from jobs.training.models import load_classifier
 
-    model, learner = build(config, inputs)
-    assert isinstance(learner, DistilledClassification)
-    teacher, tokenizer = load_classifier(inputs.one("teacher_model"), labels_of(inputs.one("examples")))
-    given: Any = (inputs.one("examples"), tokenizer, learner.labels, config.max_length, inputs["teacher"], config)
+    model, _ = build(config, inputs)
+    labels = labels_of(inputs.one("examples"))
+    teacher, tokenizer = load_classifier(inputs.one("teacher_model"), labels)
+    given: Any = (inputs.one("examples"), tokenizer, labels, config.max_length, inputs["teacher"], config)
     return model, TeacherInside(*given).taught_by(teacher)
 
 
