@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cluster import storage
 
 MANIFEST = "manifest.json"
+OTHERS = "others"
+"""In a manifest's details: how many further outputs the step has; and the directory in which they are."""
 
 
 class ArtifactError(Exception):
@@ -159,6 +161,17 @@ def open_artifact(uri: str) -> Artifact:
 def find_artifact(uri: str) -> Artifact | None:
     """The artifact at a URI, or None where no finished one is."""
     return open_artifact(uri) if storage.exists(storage.join(uri, MANIFEST)) else None
+
+
+def other_place(uri: str, number: int) -> str:
+    """Where a step's further outputs are, numbered from 2: artifacts of their own below the first one's URI."""
+    return storage.join(uri, OTHERS, str(number))
+
+
+def with_others(artifact: Artifact) -> list[Artifact]:
+    """An artifact and the further outputs of its step, the best first."""
+    count = int(artifact.manifest.details.get(OTHERS, 0))
+    return [artifact, *(open_artifact(other_place(artifact.uri, number)) for number in range(2, count + 2))]
 
 
 def publish(directory: Path, uri: str, record: Mapping[str, Any], already: Mapping[str, File] | None = None) -> Artifact:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.artifact import Artifact, Kind, upload
+from cluster.artifact import Artifact, Kind, other_place, upload
 from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import Quantization
 from jobs.core.cli import main
@@ -72,10 +72,11 @@ class CompressConfig(Quantization):
 
 
 def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
-    """Do it all in one worker process of the cluster."""
+    """Do it all for each model, each in a worker process of the cluster."""
     import ray
 
-    check_length(inputs.one("model"), config.max_length)
+    for model in inputs["model"]:
+        check_length(model, config.max_length)
     if config.allowed_loss is not None and not inputs.one("examples").files("validation/", ".parquet"):
         remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
         raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
@@ -83,7 +84,12 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     remote = ray.remote(_compress).options(
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
     )
-    return ray.get(remote.remote(config, inputs, context))
+    jobs = []
+    for number, model in enumerate(inputs["model"], 1):
+        output = context.output if number == 1 else other_place(context.output, number)
+        jobs.append(remote.remote(config, Inputs({**inputs, "model": [model]}), replace(context, output=output)))
+    first, *others = ray.get(jobs)
+    return replace(first, others=tuple(others))
 
 
 def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -218,7 +224,7 @@ STAGE = Stage(
     config=CompressConfig,
     run=run,
     inputs={
-        "model": Input(Kind.MODEL, "the student"),
+        "model": Input(Kind.MODEL, "the student, or several: each becomes a model of its own", many=True),
         "examples": Input(Kind.EXAMPLES, "labelled rows, for importance and healing"),
         "teacher": Input(Kind.PREDICTIONS, "soft labels to heal from", optional=True),
     },

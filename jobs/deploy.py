@@ -26,6 +26,8 @@ START_SECONDS = 180.0
 RUNNING = "RUNNING"
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 CODE_PACKAGE = "gcs://"
+BATCH = 32
+"""Texts in a batch at most, where evaluate has not tried several sizes."""
 
 
 class DeployError(Exception):
@@ -41,8 +43,8 @@ class DeployConfig(Config):
     """The address that the HTTP proxy listens on."""
     port: int = Field(8000, ge=1, le=65535)
     """The HTTP port; the next free one is taken where it is not free and Serve does not run yet."""
-    threads: int = Field(1, ge=1)
-    """CPU threads of each replica."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of each replica (default: what evaluate found best for the winner, where it tried several, else 1)."""
     cpus: float | None = Field(None, ge=0)
     """CPUs that each replica reserves (default: as many as threads); with 0 it shares them with whatever else runs."""
     replicas: int = Field(1, ge=1)
@@ -56,17 +58,21 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     import ray
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
+    from jobs.operating import fastest_point
     from serve.app import Arguments, deployment_config
 
     row = read_verdict(inputs.one("winner"))["row"]
     client = ServeSubmissionClient(attach(ray.get_runtime_context().gcs_address).dashboard)
     address = _http_address(client, config)
+    point = fastest_point(row["points"]) if "points" in row else {"threads": 1, "batch_size": BATCH}
     arguments = Arguments(
         model=row["uri"],
         fingerprint=row["fingerprint"],
         variant=row["variant"],
         name=context.recipe,
-        threads=config.threads,
+        threads=config.threads or point["threads"],
+        max_batch_size=point["batch_size"],
+        max_ongoing_requests=2 * point["batch_size"],
         cpus=config.cpus,
         min_replicas=config.replicas,
         max_replicas=config.replicas,

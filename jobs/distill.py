@@ -2,10 +2,11 @@ r"""distill: a student MODEL learns from the labels and from the soft labels of 
 
     ray job submit --working-dir . -- python -m jobs.distill jobs/recipes/spam.yaml --step student temperature=4
 
-The student is a base of one's own (`inputs.init`, `model:`), or some layers of one (`student: {every: 2}`). With `match` the
-teacher itself (`inputs.teacher_model`) shows its inner states too.
+The student is a base of one's own (`inputs.init`, `model:`), or a part of one (`student: {every: 2, feed_forward: 0.5}`). With
+`match` the teacher itself (`inputs.teacher_model`) shows its inner states too.
 """
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
@@ -15,6 +16,7 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import TaskConfig, adapted, base_model, check, labels_of, origin, sources
+from jobs.finetune import shape as shape_of_base
 from jobs.losses.settings import Match, Mix
 from jobs.training.models import check_length
 from jobs.training.settings import Shorten
@@ -30,7 +32,7 @@ class DistillConfig(Mix, TaskConfig):
     """How the student learns from the teachers."""
 
     student: Shorten | None = None
-    """Take some of the base's layers: {every: 2} or {layers: [0, 3]}."""
+    """Take a part of the base: {every: 2} or {layers: [0, 3]}, and with feed_forward: 0.5 half of their neurons."""
     teacher_weights: tuple[float, ...] | None = None
     """With several teachers: what each one's answers count, in the order of inputs.teacher (default: alike)."""
     match: dict[str, Match] = {}
@@ -49,17 +51,41 @@ class DistillConfig(Mix, TaskConfig):
 def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distillation import DistilledClassification
-    from jobs.training.shorten import kept_layers, shortened
+    from jobs.training.shorten import student_of
 
     examples = inputs.one("examples")
     labels = labels_of(examples)
     model, tokenizer = base_model(config, inputs, labels)
-    if config.student is not None:
-        model = shortened(model, kept_layers(model, config.student))
     rest: Any = (examples, tokenizer, labels, config.max_length, inputs["teacher"], config, config.teacher_weights)
+    learner = DistilledClassification(*rest)
+    if config.student is not None:
+        model = student_of(model, config.student)
+        _prune(model, config, learner)
     if not config.match:
-        return adapted(config, model), DistilledClassification(*rest)
+        return adapted(config, model), learner
     return _matched(config, inputs, model, tokenizer, rest)
+
+
+def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | None" = None) -> None:
+    """Take neurons out before the training that heals it: every worker, and a run that goes on, takes out the same.
+
+    Those go that the loss would miss least; without a learner, those whose weights are shortest.
+    """
+    from jobs.compression.prune import Pruner
+    from jobs.compression.removal import Prune
+    from jobs.data.loader import epoch_batches
+
+    assert config.student is not None
+    if not config.student.feed_forward:
+        return
+    pruner = Pruner(model, Prune(feed_forward=config.student.feed_forward, importance="taylor" if learner else "magnitude"))
+    for goal in pruner.goals:
+        if learner is None:
+            pruner.remove(goal)
+            continue
+        batches = epoch_batches(learner.size, min(config.batch_size, learner.size), config.seed, 0)
+        chosen = islice(batches, pruner.settings.calibration_batches)
+        pruner.remove(goal, learner, (learner.batch(indices, (config.seed,)) for indices in chosen))
 
 
 def _matched(
@@ -73,6 +99,17 @@ def _matched(
     widths, causal = prepare_match(model, teacher, (tokenizer, theirs), config.match)
     student = MatchedStudent(adapted(config, model), widths, config.match)
     return student, MatchedClassification(teacher, causal, config.match, *rest)
+
+
+def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The student with random weights; which of its neurons went makes no difference to its speed."""
+    from jobs.training.shorten import student_of
+
+    model, tokenizer = shape_of_base(config, inputs)
+    if config.student is not None:
+        model = student_of(model, config.student)
+        _prune(model, config)
+    return model, tokenizer
 
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -120,6 +157,8 @@ STAGE = Stage(
     sources=sources,
     check=check,
     score="macro_f1",
+    shaped_by=("model", "student"),
+    shape=shape,
     changeable=(*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),
 )
 

@@ -9,15 +9,18 @@ whatever else the machine does falls on all alike.
 import json
 import platform
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
+from jobs.core.controls import made_with
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.front import front_of, pareto_front
 
+Count = Annotated[int, Field(ge=1)]
 ROUNDS = 10
 MATE_ROUNDS = 3
 """Times that texts are put into batches with other mates."""
@@ -30,18 +33,24 @@ class EvaluateConfig(Config):
     """The split that no candidate has learned from."""
     metric: Literal["macro_f1", "accuracy"] = "macro_f1"
     """The figure by which candidates are compared."""
-    threads: int = Field(1, ge=1)
-    """CPU threads of the engine, the same for all."""
-    batch_size: int = Field(32, ge=1)
-    """Texts in a batch where throughput is measured."""
+    threads: tuple[Count, ...] = Field((1,), min_length=1)
+    """CPU threads of the engine, the same for all; of a list the first. ONNX candidates on the front are also timed with the
+    others, and deploy takes what suits the winner best."""
+    batch_size: tuple[Count, ...] = Field((32,), min_length=1)
+    """Texts in a batch where throughput is measured; of a list the first, as with threads."""
     latency_texts: int = Field(200, ge=20)
     """Single texts over which latency is measured, for each candidate, and how much an answer depends on batch mates."""
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind the 95 % interval of the score (Efron 1979)."""
 
+    @field_validator("threads", "batch_size", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
+
 
 def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
-    """Measure all candidates in one worker process and write report.json."""
+    """Measure all candidates in one worker process; write report.json and, beside it, front.json."""
     import ray
 
     resources = context.resources
@@ -49,7 +58,8 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
         num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
     )
     report: dict[str, Any] = ray.get(remote.remote(config, inputs, context))
-    (context.directory / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1))
+    for name, content in (("report.json", report), ("front.json", front_of(report))):
+        (context.directory / name).write_text(json.dumps(content, ensure_ascii=False, indent=1))
     scores = {f"{row['candidate']}_{config.metric}": row["score"] for row in report["rows"]}
     return Outcome(metrics=scores)
 
@@ -57,6 +67,7 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
     from jobs.data.loader import read_examples
     from jobs.judging import Candidate, judge_quality, measure_batch_mates, measure_latency, measure_throughput
+    from jobs.operating import operating_points
     from serve.card import read_card
 
     table = read_examples(inputs.one("examples"), config.split)
@@ -69,22 +80,39 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         variants = read_card(artifact.local()).variants
         # The yardstick is the teacher as it was trained: torch, fp32.
         names = ["torch"] if artifact is inputs.one("teacher") else list(variants)
-        candidates += [Candidate.load(artifact, name, config.threads, config.batch_size) for name in names]
+        candidates += [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for name in names]
     for candidate in candidates:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples)
-        measure_batch_mates(candidate, texts, config.batch_size, config.latency_texts, MATE_ROUNDS)
+        measure_batch_mates(candidate, texts, config.batch_size[0], config.latency_texts, MATE_ROUNDS)
     context.report(state="measuring latency")
     measure_latency(candidates, texts, config.latency_texts, ROUNDS)
-    measure_throughput(candidates, texts, config.batch_size, ROUNDS)
+    measure_throughput(candidates, texts, config.batch_size[0], ROUNDS)
+    rows = [candidate.row(candidates[0]) | _origin(candidate.artifact) for candidate in candidates]
+    if len(config.threads) > 1 or len(config.batch_size) > 1:
+        context.report(state="measuring threads and batches")
+        best = pareto_front(rows)
+        front = [candidate for candidate in candidates if candidate.name in best]
+        points = operating_points(front, texts, config.threads, config.batch_size, config.latency_texts, ROUNDS)
+        rows = [row | ({"points": points[row["candidate"]]} if row["candidate"] in points else {}) for row in rows]
     return {
         "metric": config.metric,
         "labels": list(candidates[0].engine.card.labels),
         "split": config.split,
         "examples": len(texts),
-        "conditions": {"threads": config.threads, "batch_size": config.batch_size, "cpu": cpu_name()},
-        "rows": [candidate.row(candidates[0]) for candidate in candidates],
+        "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": cpu_name()},
+        "rows": rows,
     }
+
+
+def _origin(artifact: Artifact) -> dict[str, Any]:
+    """What a candidate is and how it was made: its shape in words, and whether it was distilled or pruned."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact.local())
+    shape = f"{config.num_hidden_layers} × {config.hidden_size}"
+    neurons = getattr(config, "intermediate_size", None)
+    return {"shape": shape if neurons is None else f"{shape}, {neurons} neurons", "made": sorted(made_with(artifact))}
 
 
 def cpu_name() -> str:
@@ -112,7 +140,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=2,
+    version=3,
 )
 
 if __name__ == "__main__":

@@ -115,6 +115,13 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     return MultitaskModel(model, heads), Multitask(task(examples), tasks, config.sampling_temperature)
 
 
+def shape(config: TaskConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The base with random weights."""
+    from jobs.training.models import new_classifier
+
+    return new_classifier(origin(config, inputs), labels_of(inputs.one("examples")))
+
+
 def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer and card."""
     from jobs.training.worker import train
@@ -139,6 +146,8 @@ STAGE = Stage(
     sources=sources,
     check=check,
     score="macro_f1",
+    shaped_by=("model",),
+    shape=shape,
     changeable=(*CHANGEABLE, "dropout"),
 )
 

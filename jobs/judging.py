@@ -7,7 +7,7 @@ N texts, C classes, R resamples.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
@@ -122,7 +122,21 @@ def bootstrap(truth_N: np.ndarray, predicted_N: np.ndarray, classes: int, metric
     return score_of(drawn.reshape(resamples, classes, classes), metric)
 
 
-def measure_latency(candidates: Sequence[Candidate], texts: Sequence[str], count: int, rounds: int) -> None:
+class Timed(Protocol):
+    """What takes its turns when latency is measured."""
+
+    engine: Engine
+    seconds: list[float]
+
+
+class Rated(Protocol):
+    """The same for throughput."""
+
+    engine: Engine
+    rates: list[float]
+
+
+def measure_latency(candidates: Sequence[Timed], texts: Sequence[str], count: int, rounds: int) -> None:
     """Seconds of single texts, the candidates taking turns."""
     chosen = [texts[i] for i in np.random.default_rng(0).choice(len(texts), size=min(count, len(texts)), replace=False)]
     for part in np.array_split(np.array(chosen, dtype=object), min(rounds, len(chosen))):
@@ -134,7 +148,7 @@ def measure_latency(candidates: Sequence[Candidate], texts: Sequence[str], count
                 candidate.seconds.append(time.perf_counter() - began)
 
 
-def measure_throughput(candidates: Sequence[Candidate], texts: Sequence[str], batch_size: int, rounds: int) -> None:
+def measure_throughput(candidates: Sequence[Rated], texts: Sequence[str], batch_size: int, rounds: int) -> None:
     """Texts a second in batches of this size, the candidates taking turns."""
     generator = np.random.default_rng(1)
     for _ in range(rounds):

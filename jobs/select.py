@@ -1,4 +1,4 @@
-"""select: of the candidates that meet the budget the fastest wins, and the registry's alias moves to it.
+"""select: of the candidates on the front that meet the budget one wins, and the registry's alias moves to it.
 
     ray job submit --working-dir . -- python -m jobs.select jobs/recipes/spam.yaml --step winner
 
@@ -6,7 +6,7 @@ Where none qualifies, nothing moves, and the error says what each one misses and
 """
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,15 @@ from jobs.core.cli import main
 from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
+from jobs.front import pareto_front
 from jobs.slices import falls
 
 
 class SelectConfig(Config):
-    """The budget. Of those within it the lowest p50 latency wins."""
+    """The budget, and which wins of those within it."""
 
+    prefer: Literal["fastest", "smallest", "best"] = "fastest"
+    """Which of those on the front that meet the budget wins: the lowest p95 latency, the fewest bytes or the highest score."""
     minimum_kept: float = Field(0.97, ge=0, le=2)
     """Share of the teacher's score that a winner must keep."""
     maximum_p95_ms: float | None = Field(None, gt=0)
@@ -50,11 +53,18 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
         raise Refused("no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines))
-    winner = min(fit, key=lambda row: row["latency_p50_ms"])
+    # Of equals in what is preferred, one that nothing else beats.
+    best = pareto_front(fit)
+    winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer))
     details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts}
     (context.directory / "verdict.json").write_text(json.dumps({**details, "row": winner, "teacher": rows[0]}, indent=1))
     figures = {key: float(winner[key]) for key in ("score", "kept", "speedup", "size_ratio", "latency_p50_ms")}
     return Outcome(metrics=figures, details=details)
+
+
+def _order(row: dict[str, Any], prefer: str) -> float:
+    key = {"fastest": "latency_p95_ms", "smallest": "bytes"}.get(prefer)
+    return float(-row["score"] if key is None else row[key])
 
 
 def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfig) -> list[str]:
@@ -113,12 +123,12 @@ def settle(artifact: Artifact, context: Context) -> None:
 
 STAGE = Stage(
     name="select",
-    purpose="choose the fastest candidate within the budget and move the alias",
+    purpose="choose a candidate on the front within the budget and move the alias",
     config=SelectConfig,
     run=run,
     inputs={"report": Input(Kind.REPORT, "the figures from evaluate")},
     output=Kind.REPORT,
-    version=1,
+    version=2,
     headline=("kept", "speedup", "size_ratio"),
     settle=settle,
 )

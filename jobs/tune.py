@@ -28,10 +28,12 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
 
     from jobs.search.plan import demand
     from jobs.search.resume import apply_settings, place_of, restored
+    from jobs.search.shapes import within_budget
     from jobs.search.trial import trial_function
-    from jobs.search.trials import adopt, best_of, table
+    from jobs.search.trials import adopt, kept_of, table
 
     apply_settings()
+    step, timed = within_budget(step, inputs, context)
     trainable = tune.with_resources(trial_function(step, inputs, context), demand(step.resources))
     tuner = restored(trainable, context)
     if tuner is not None:
@@ -39,15 +41,15 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     results = (tuner or _new_tuner(trainable, step, context)).fit()
     asked = count_trials(step.tune, step.spaces)[1]
     trials = table(step, results, context)
-    best = best_of(step, trials)
-    if best is None or len(trials) != asked:
+    kept = kept_of(step, trials)
+    if not kept or len(trials) != asked:
         # Whoever runs the step again has changed something: then all is tried again.
         delete(place_of(context))
     if len(trials) != asked:
         raise SearchFailed(f"{len(trials)} trials were run where {asked} were asked for; run the step again")
-    if best is None:
+    if not kept:
         raise SearchFailed(f"none of {len(trials)} trials came to an end; the first said: {trials[0].get('error', 'stopped')}")
-    return adopt(step, best, trials, context)
+    return adopt(step, kept, trials, context, {"shapes": timed} if timed else {})
 
 
 def _new_tuner(trainable: Any, step: Step, context: Context) -> Any:

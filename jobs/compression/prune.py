@@ -146,20 +146,21 @@ class Pruner:
             groups = key_value_groups(self.model, layout.attention) if settings.heads and layout.attention else None
         return Goal(neurons, groups, depths)
 
-    def remove(self, goal: Goal, objective: Objective, batches: Iterable[Batch]) -> None:
-        """Take out the least important of what is there, down to the goal."""
+    def remove(self, goal: Goal, objective: Objective | None = None, batches: Iterable[Batch] = ()) -> None:
+        """Take out the least important of what is there, down to the goal; magnitude needs neither objective nor batches."""
         self.model._compiled_call_impl = None  # What healing compiled is another model, and may pass hooks over.
         if self.layout is not None and not goal.like(self._sizes()):
             self._remove_units(self.layout, goal, objective, batches)
         if self.sparsity is not None:
             self.sparsity.raise_to(goal.zeros)
 
-    def _remove_units(self, layout: Layout, goal: Goal, objective: Objective, batches: Iterable[Batch]) -> None:
+    def _remove_units(self, layout: Layout, goal: Goal, objective: Objective | None, batches: Iterable[Batch]) -> None:
         neurons = feed_forward_sites(self.model, layout) if goal.neurons is not None else []
         heads = head_sites(self.model, layout) if goal.groups is not None else []
         stacks = [layers for _, layers in stacks_of(self.model, layout)]
         flat = [layer for layers in stacks for layer in layers] if self.settings.layers else []
         if self.settings.importance == "taylor":
+            assert objective is not None
             units, score_L = taylor(self.model, objective, batches, [*neurons, *heads], flat)
         else:
             units, score_L = magnitude([*neurons, *heads], flat)

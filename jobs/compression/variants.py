@@ -66,7 +66,7 @@ def write_variants(
                 continue
             moves = tries[-1].kind != "static"
         else:
-            _quantize(kind, directory / SOURCE, target, material.feeds, config)
+            quantize(kind, directory / SOURCE, target, material.feeds, config)
         made[name] = variant.model_copy(update={"batching": "alone" if moves and config.batching == "same" else "free"})
         if kind == "power_of_two":
             figures[f"{name}_deflated_bytes"] = float(len(zlib.compress(target.read_bytes())))
@@ -76,7 +76,8 @@ def write_variants(
     return figures, {"int8_tries": [one.details() for one in tries]} if tries else {}
 
 
-def _quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Feeds], config: Quantization) -> None:
+def quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Feeds], config: Quantization) -> None:
+    """Write one quantised form of a float file."""
     if kind == "static":
         quantize_static_int8(source, target, feeds, config.calibration.method)
         return

@@ -8,19 +8,31 @@
 import os
 import platform
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from cluster.artifact import Artifact, ArtifactError, Manifest, digest, find_artifact, publish
+from cluster.artifact import (
+    OTHERS,
+    Artifact,
+    ArtifactError,
+    Manifest,
+    digest,
+    find_artifact,
+    other_place,
+    publish,
+    with_others,
+)
 from cluster.storage import absolute, delete, exists, join, list_directories
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.core.stage import Context, Inputs
+from jobs.core.stage import Context, Inputs, Outcome
 
 VERSIONED = ("ray", "torch", "transformers", "onnxruntime", "datasets", "accelerate", "pyarrow")
 
@@ -63,7 +75,9 @@ def locate(recipe: Recipe, storage: str) -> dict[str, Place]:
 def _gather(step: Step, places: Mapping[str, Place]) -> Inputs:
     inputs = Inputs()
     for key, names in step.inputs.items():
-        inputs[key] = [artifact for name in names if (artifact := places[name].artifact) is not None]
+        artifacts = [artifact for name in names if (artifact := places[name].artifact) is not None]
+        many = step.stage.inputs[key].many
+        inputs[key] = [one for artifact in artifacts for one in (with_others(artifact) if many else [artifact])]
     return inputs
 
 
@@ -87,10 +101,19 @@ def identity(step: Step, inputs: Mapping[str, list[Artifact]]) -> str:
             "stage": step.stage.name,
             "version": step.stage.version,
             "config": step.resolved(),
-            "sources": dict(step.stage.sources(step.config)),
+            "sources": sources_of(step),
             "parents": {key: [artifact.fingerprint for artifact in artifacts] for key, artifacts in inputs.items()},
         }
     )
+
+
+def sources_of(step: Step) -> dict[str, str]:
+    """The outside data and models that a step names, by content; with a search over models, each of them."""
+    first, *more = step.named()
+    found = dict(step.stage.sources(first))
+    for number, config in enumerate(more, 2):
+        found |= {f"{key}.{number}": mark for key, mark in step.stage.sources(config).items() if mark != found.get(key)}
+    return found
 
 
 def _latest(recipe: Recipe, step: Step, storage: str) -> Manifest | None:
@@ -155,6 +178,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         for artifact in artifacts:
             artifact.verify()
     step, began = place.step, time.monotonic()
+    delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
     if step.spaces:
         from jobs.tune import search
 
@@ -167,7 +191,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         "stage": step.stage.name,
         "stage_version": step.stage.version,
         "config": step.resolved(),
-        "sources": dict(step.stage.sources(step.config)),
+        "sources": sources_of(step),
         "parents": {key: [artifact.as_parent() for artifact in artifacts] for key, artifacts in inputs.items()},
         "metrics": dict(outcome.metrics),
         "details": dict(outcome.details),
@@ -178,9 +202,20 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
     }
     if step.stage.effect and place.artifact is not None:
         delete(join(context.output, "manifest.json"))
+    _publish_others(outcome, record, context)
     artifact = publish(context.directory, context.output, record, outcome.files)
     delete(context.scratch)
     return artifact
+
+
+def _publish_others(outcome: Outcome, record: dict[str, Any], context: Context) -> None:
+    """The step's further outputs, each an artifact of its own, before the one that names them."""
+    for number, other in enumerate(outcome.others, 2):
+        own = {"step": f"{context.step}-{number}", "metrics": dict(other.metrics), "details": dict(other.details)}
+        with tempfile.TemporaryDirectory() as nothing:
+            publish(Path(nothing), other_place(context.output, number), record | own, other.files)
+    if outcome.others:
+        record["details"] = {**record["details"], OTHERS: len(outcome.others)}
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from cluster.storage import StorageError, check_writable
 from jobs.core.config import BadInput, Problem
+from jobs.core.controls import missing_controls
 from jobs.core.recipe import Recipe, Step
 from jobs.core.tracking import check as check_tracking
 
@@ -15,12 +16,13 @@ def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
         problems.append(Problem("--storage", storage, str(error), "Give a place that every node can write."))
     for step in recipe.steps.values():
         if only is None or step.name == only:
-            problems += [_prefixed(step, problem) for problem in step.stage.check(step.config)]
+            problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
             problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
             problems += _check_resources(step)
+    problems += missing_controls(recipe) if only is None else []
     problems += _check_hosts(storage)
     if problems:
-        raise BadInput(problems)
+        raise BadInput({str(problem): problem for problem in problems}.values())
 
 
 def _prefixed(step: Step, problem: Problem) -> Problem:

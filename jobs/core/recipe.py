@@ -5,7 +5,7 @@ recipe.steps["student"].inputs         # {"examples": ("messages",), …}
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
-from jobs.core.search import Space, Tune, fill, find_spaces, search_problems
+from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
 from jobs.core.tracking import Tracking
 
@@ -37,10 +37,25 @@ class Step:
     tune: Tune
     resources: Resources
     tracking: Tracking = Tracking()
+    shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """In a search with a budget: the shapes within it by name, each with its values by path."""
 
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The step's config with these values in the place of its search spaces."""
-        return self.stage.config.model_validate(fill(self.raw, values))
+        return self.stage.config.model_validate(fill(self.raw, self.spread(values)))
+
+    def spread(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by the config's own paths: a shape's name stands for several."""
+        shape = self.shapes.get(values.get(SHAPE, ""), {})
+        return {**{path: value for path, value in values.items() if path != SHAPE or not shape}, **shape}
+
+    def named(self) -> list[Config]:
+        """Configs that between them name each model that a search may take: the first, and one for each further name."""
+        first = {path: space.examples()[0] for path, space in self.spaces.items()}
+        names = [
+            (path, value) for path, space in self.spaces.items() for value in space.examples()[1:] if isinstance(value, str)
+        ]
+        return [self.configure(first), *(self.configure(first | {path: value}) for path, value in names)]
 
     @property
     def config(self) -> Config:
@@ -171,6 +186,7 @@ def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Pr
     if not problems and spaces and isinstance(tune, Tune):
         evaluations = Step(name, stage, settings, spaces, inputs, tune, Resources()).config.model_dump().get("evaluations", 1)
         problems += search_problems(tune, spaces, stage.changeable, evaluations, path)
+        problems += budget_problems(tune, spaces, stage.shaped_by, stage.name, path)
     if problems or not isinstance(tune, Tune) or not isinstance(resources, Resources):
         # The step stays in the graph, so that its edges are checked too and all errors come at once.
         return Step(name, stage, {}, {}, inputs, Tune(), Resources()), problems

@@ -12,11 +12,27 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jobs.core.config import Config, Problem
 
+SHAPE = "shape"
+"""The space that stands for several, once the shapes that are too slow are gone."""
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
+
+
+class Budget(Config):
+    """What a shape may take. Before any trial trains, each shape of the search is built with random weights, exported,
+    quantised and timed by the serving engine on texts of the validation split; those over the budget never become trials."""
+
+    maximum_p95_ms: float = Field(gt=0)
+    """Highest p95 latency of a single text."""
+    quantize: Literal["none", "dynamic", "static", "int4", "power_of_two"] = "dynamic"
+    """What will be deployed: none is the ONNX variant in float, the others as in compress."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of the engine."""
+    texts: int = Field(100, ge=20)
+    """Texts that are timed; each counts with the fastest of three turns."""
 
 
 class Tune(Config):
@@ -44,6 +60,17 @@ class Tune(Config):
     """pbt: how often a value is drawn anew, where it would else be multiplied by 0.8 or 1.2 (a choice: the one beside it)."""
     max_concurrent: int | None = Field(None, ge=1)
     """Trials at once; by default as many as the cluster's nodes hold, or will hold once it has grown."""
+    keep: int = Field(1, ge=1)
+    """The best trials whose models go on, the best one of each shape first: compress and evaluate take all of them, other
+    stages the best. asha then compares trials of one shape alone."""
+    budget: Budget | None = None
+    """What a shape may take; those over it are left out before any trial trains."""
+
+    @model_validator(mode="after")
+    def _some_to_keep(self) -> "Tune":
+        if self.keep > 1 and self.scheduler == "pbt":
+            raise ValueError("the models of a population come from each other: keep one, or use scheduler: asha")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,31 @@ def count_trials(tune: Tune, spaces: Mapping[str, Space]) -> tuple[int, int]:
     combinations = math.prod(len(space.values) for space in spaces.values() if space.kind == "grid")
     draws = tune.trials if any(space.kind != "grid" for space in spaces.values()) else 1
     return draws, draws * combinations
+
+
+def shape_spaces(spaces: Mapping[str, Space], keys: Collection[str]) -> dict[str, Space]:
+    """The spaces at or below the keys that make a model's shape."""
+    return {path: space for path, space in spaces.items() if any(f"{path}.".startswith(f"{key}.") for key in keys)}
+
+
+def budget_problems(
+    tune: Tune, spaces: Mapping[str, Space], shaped_by: Collection[str], stage: str, path: str
+) -> list[Problem]:
+    """What keeps the shapes of a search from being timed beforehand."""
+    if tune.budget is None:
+        return []
+    if not shaped_by:
+        remedy = "Leave it out, or search a stage that has: distill, finetune."
+        return [Problem(f"{path}.tune.budget", None, f"{stage} has no shape that is known beforehand", remedy)]
+    shapes, found = shape_spaces(spaces, shaped_by), []
+    for key, space in shapes.items():
+        if space.kind not in ("choice", "grid"):
+            reason = "each shape is timed before the search, and these are endless"
+            found.append(Problem(f"{path}.{key}", space.kind, reason, "Write a choice of values, or leave out tune.budget."))
+    if not found and len({space.kind for space in shapes.values()}) > 1:
+        reason = "shapes that are left are drawn together, so their keys are searched in one way"
+        found.append(Problem(f"{path}.tune.budget", sorted(shapes), reason, "Make all of them choice, or all of them grid."))
+    return found
 
 
 def search_problems(

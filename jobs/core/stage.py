@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,9 @@ from cluster.artifact import Artifact, File, Kind
 from cluster.storage import join
 from jobs.core.config import Config, Problem
 from jobs.core.tracking import Tracking
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 STAGES = ("prepare", "pretrain", "finetune", "predict", "distill", "compress", "evaluate", "select", "deploy")
 
@@ -91,6 +94,9 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, File] = field(default_factory=dict)
     """Files that workers have put below the output's URI themselves."""
+    others: "tuple[Outcome, ...]" = ()
+    """Further outputs of the same step (the next best trials' models), whose files lie below `other_place(output, number)`,
+    numbered from 2."""
 
 
 class Trial(Protocol):
@@ -169,6 +175,10 @@ class Stage:
     """What would go wrong with a config, found without running it (files, columns, labels)."""
     score: str | None = None
     """The metric that a search over this stage improves; None where it cannot be searched."""
+    shaped_by: tuple[str, ...] = ()
+    """The keys that make the model's shape, where `shape` can build it."""
+    shape: "Callable[[Any, Inputs], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None" = None
+    """The model that a config would train, with random weights, and its tokenizer."""
     changeable: tuple[str, ...] = CHANGEABLE
     """The keys that population-based training may change while the model trains."""
     mode: Literal["max", "min"] = "max"

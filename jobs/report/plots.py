@@ -17,9 +17,10 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from jobs.front import pareto_front
 from jobs.report.canvas import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
 from jobs.report.labels import Label, place_labels
-from jobs.report.tables import fraction, megabytes, metric_name, pareto_front, shorten, significant
+from jobs.report.tables import fraction, megabytes, metric_name, shorten, significant
 
 BUBBLE_POINTS = 50
 """Diameter of the largest candidate's bubble; areas are in proportion to bytes, down to a dot that can be seen."""
@@ -43,13 +44,13 @@ def quality_plot(
     size: tuple[int, int] = (1000, 460),
     name: str = "quality",
 ) -> str:
-    """Score against p50 latency (log), bubbles by bytes, the front of the two axes as a line, the budget as a dashed one.
+    """Score against p95 latency (log), bubbles by bytes, the front of the two axes as a line, the budget as a dashed one.
 
     `rows[0]` is the teacher: the budget is its score times `minimum_kept`. Candidates on the front of score, latency
     and bytes are solid, beaten ones faint.
     """
     best = set(pareto_front(rows))
-    edge = sorted((row for row in rows if row["candidate"] in pareto_front(rows, ("latency_p50_ms",))), key=_latency)
+    edge = sorted((row for row in rows if row["candidate"] in pareto_front(rows, ("latency_p95_ms",))), key=_latency)
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -62,7 +63,7 @@ def quality_plot(
             face: dict[str, Any] = {"alpha": 0.9 if won else 0.42 if kept else 0.2, "edgecolors": colour, "linewidths": 1.2}
             axes.scatter(_latency(row), row["score"], s=_points(row, rows) ** 2, c=colour, zorder=4 if won else 3, **face)
         caption(axes, f"{metric_name(metric)}, with its interval")
-        axes.set_xlabel("median latency, ms (log scale): faster to the left")
+        axes.set_xlabel("p95 latency, ms (log scale): faster to the left")
         _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW else 0.13)
         asked = None if minimum_kept is None else rows[0]["score"] * minimum_kept
         shown = _roomy(axes, rows, asked)
@@ -158,7 +159,7 @@ def score_key(curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> 
 
 
 def _latency(row: Mapping[str, Any]) -> float:
-    return float(row["latency_p50_ms"])
+    return float(row["latency_p95_ms"])
 
 
 def _line(axes: Axes, points: Sequence[Mapping[str, Any]], key: str, colour: str) -> None:

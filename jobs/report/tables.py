@@ -1,12 +1,13 @@
-"""Numbers as people read them, the comparison as a terminal table, and the Pareto front.
+"""Numbers as people read them, and the comparison as a terminal table.
 
 print(comparison_table(report, winner="small:int8"))
-pareto_front(report["rows"])            # ["teacher:fp32", "small:int8"]
 """
 
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jobs.front import pareto_front
 
 TABLE_WIDTH = 120
 GAP = "  "
@@ -14,32 +15,23 @@ MISSING = "–"
 
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
-    """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`."""
+    """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`, the front a `+`."""
     header, *rows = [_header(report["metric"]), *(_cells(row) for row in report["rows"])]
     widths = [max(display_width(line[column]) for line in [header, *rows]) for column in range(1, len(header))]
     room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - 2)
     names = [shorten(line[0], room) for line in [header, *rows]]
     widths.insert(0, max(map(display_width, names)))
-    lines = []
+    lines, best = [], pareto_front(report["rows"])
     for name, cells in zip(names, [header, *rows], strict=True):
-        mark = "* " if winner is not None and cells[0] == winner else "  "
+        mark = "* " if winner is not None and cells[0] == winner else "+ " if cells[0] in best else "  "
         numbers = [_pad(cell, width, right=True) for cell, width in zip(cells[1:], widths[1:], strict=True)]
         lines.append(mark + GAP.join([_pad(name, widths[0], right=False), *numbers]))
     rule = "─" * max(map(display_width, lines))
     notes = [shorten(conditions_sentence(report), TABLE_WIDTH)]
+    notes.append(f"+ the front: no other is at least as good in {metric_name(report['metric'])}, p95 latency and size")
     if winner is not None:
         notes.append(f"* {shorten(winner, TABLE_WIDTH - 16)}: the winner")
     return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
-
-
-def pareto_front(rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = ("latency_p50_ms", "bytes")) -> list[str]:
-    """Names of the candidates that no other beats: score up, the `lower` keys down; equals stay together, in row order."""
-    points = [(-row["score"], *(row[key] for key in lower)) for row in rows]
-
-    def beaten(point: tuple[float, ...]) -> bool:
-        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
-
-    return [row["candidate"] for row, point in zip(rows, points, strict=True) if not beaten(point)]
 
 
 def conditions_sentence(report: Mapping[str, Any]) -> str:

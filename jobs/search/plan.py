@@ -16,8 +16,9 @@ from ray.tune.search import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from jobs.core.recipe import Step
-from jobs.core.search import Space, count_trials
+from jobs.core.search import SHAPE, Space, count_trials, shape_spaces
 from jobs.core.stage import Resources
+from jobs.search.rungs import ShapeWise
 
 if TYPE_CHECKING:
     from ray.tune import TuneConfig
@@ -96,12 +97,15 @@ def _optuna(step: Step) -> OptunaSearch:
 def _scheduler(step: Step) -> TrialScheduler | None:
     settings = step.tune
     if settings.scheduler == "asha":
-        return ASHAScheduler(
+        asha = partial(
+            ASHAScheduler,
             time_attr=EVALUATION,
             max_t=max(most_evaluations(step), settings.grace_reports + 1),
             grace_period=settings.grace_reports,
             reduction_factor=settings.reduction_factor,
         )
+        shapes = shape_spaces(step.spaces, (SHAPE, *step.stage.shaped_by))
+        return ShapeWise(asha, shapes) if settings.keep > 1 and shapes else asha()
     if settings.scheduler == "pbt":
         # Ray draws what pbt needs from the process's own generator.
         random.seed(settings.seed)

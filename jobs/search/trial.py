@@ -53,7 +53,7 @@ def trial_function(step: Step, inputs: Inputs, context: Context) -> Callable[[di
             # The search's driver ended before it had taken note.
             tune.report(json.loads(read_bytes(join(place, OUTCOME)))["told"])
             return
-        _run(step, inputs, context, _Trial(step, name, place, dict(values)))
+        _run(step, inputs, context, _Trial(step, name, place, step.spread(values)))
 
     return trial
 

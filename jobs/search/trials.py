@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage import copy_file, exists, join, list_files, read_bytes
+from cluster.artifact import File, other_place
+from cluster.storage import FileStat, copy_file, exists, join, list_files, read_bytes
 from jobs.core.recipe import Step
+from jobs.core.search import shape_spaces
 from jobs.core.stage import Context, Outcome
 from jobs.search.trial import MODEL, OUTCOME, read_record, trial_place
 
@@ -68,25 +70,57 @@ def schedule(path: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return stretches
 
 
-def best_of(step: Step, trials: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The finished trial with the best score."""
+def kept_of(step: Step, trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The finished trials that go on, at most `tune.keep`: the best, the best of each other shape, then what is next best."""
     finished = [trial for trial in trials if trial["status"] == "finished" and trial["score"] is not None]
     sign = 1 if step.stage.mode == "max" else -1
-    return max(finished, key=lambda trial: sign * trial["score"], default=None)
+    ranked = sorted(finished, key=lambda trial: -sign * trial["score"])
+    seen: set[str] = set()
+    firsts: list[dict[str, Any]] = []
+    for trial in ranked:
+        shape = {path: value for path, value in trial["values"].items() if shape_spaces({path: value}, step.stage.shaped_by)}
+        if (name := json.dumps(shape, sort_keys=True)) not in seen:
+            seen.add(name)
+            firsts.append(trial)
+    return [*firsts, *(trial for trial in ranked if trial not in firsts)][: step.tune.keep]
 
 
-def adopt(step: Step, best: Mapping[str, Any], trials: Sequence[dict[str, Any]], context: Context) -> Outcome:
-    """Bring the best trial's output here and tell of all trials."""
-    place = trial_place(context, best["name"])
-    model = join(place, MODEL)
-    for stat in list_files(model):
-        copy_file(join(model, stat.path), str(context.directory / stat.path))
-    record = json.loads(read_bytes(join(place, OUTCOME)))
-    details = {**record["details"], "trials": list(trials), "best": best["values"], "best_trial": best["name"]}
+def adopt(
+    step: Step, kept: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]], context: Context, more: Mapping[str, Any]
+) -> Outcome:
+    """Bring the best trial's output here, the others that are kept to their places, and tell of all trials."""
+    best, *others = kept
+    for stat, source in _model(best, context):
+        copy_file(source, str(context.directory / stat.path))
+    record = _outcome(best, context)
+    details = {**record["details"], **more, "trials": list(trials), "best": best["values"], "best_trial": best["name"]}
     details["mode"] = step.stage.mode
     if "schedule" in best:
-        details["schedule"] = schedule(_published(step, read_record(place)["path"]))
-    return Outcome(metrics=record["metrics"], details=details)
+        details["schedule"] = schedule(_published(step, read_record(trial_place(context, best["name"]))["path"]))
+    further = tuple(_other(trial, number, context) for number, trial in enumerate(others, 2))
+    return Outcome(metrics=record["metrics"], details=details, others=further)
+
+
+def _other(trial: Mapping[str, Any], number: int, context: Context) -> Outcome:
+    """A further trial's output, copied to its place below the step's."""
+    place, record = other_place(context.output, number), _outcome(trial, context)
+    files = {
+        stat.path: File(size=stat.size, sha256=copy_file(source, join(place, stat.path)))
+        for stat, source in _model(trial, context)
+    }
+    details = {**record["details"], "best": trial["values"], "best_trial": trial["name"]}
+    return Outcome(metrics=record["metrics"], details=details, files=files)
+
+
+def _model(trial: Mapping[str, Any], context: Context) -> list[tuple[FileStat, str]]:
+    """The files of a trial's model, each with its URI."""
+    model = join(trial_place(context, trial["name"]), MODEL)
+    return [(stat, join(model, stat.path)) for stat in list_files(model)]
+
+
+def _outcome(trial: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(read_bytes(join(trial_place(context, trial["name"]), OUTCOME)))
+    return record
 
 
 def _published(step: Step, path: list[dict[str, Any]]) -> list[dict[str, Any]]:

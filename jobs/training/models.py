@@ -29,13 +29,10 @@ def load_classifier(
     origin: str | Artifact, labels: Sequence[str], dropout: float | None = None
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """A model with a head for these labels, and its tokenizer. The head is a new one unless it was trained for them."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    directory = str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
-    config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    known = list(config.id2label.values()) == list(labels)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
-    config.pad_token_id = tokenizer.pad_token_id
+    directory = _directory_of(origin)
+    config, tokenizer, known = _plan(directory, labels)
     if dropout is not None:
         set_dropout(config, dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -53,6 +50,29 @@ def load_classifier(
                     weight._is_hf_initialized = False
                 part.apply(model._init_weights)
     return model, tokenizer
+
+
+def new_classifier(origin: str | Artifact, labels: Sequence[str]) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The same model with random weights; the origin's are not even read."""
+    from transformers import AutoModelForSequenceClassification
+
+    config, tokenizer, _ = _plan(_directory_of(origin), labels)
+    return AutoModelForSequenceClassification.from_config(config).eval(), tokenizer
+
+
+def _directory_of(origin: str | Artifact) -> str:
+    return str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
+
+
+def _plan(directory: str, labels: Sequence[str]) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
+    """The config for these labels, the tokenizer, and whether the model was trained for just these labels."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    known = list(config.id2label.values()) == list(labels)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
+    config.pad_token_id = tokenizer.pad_token_id
+    return config, tokenizer, known
 
 
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:

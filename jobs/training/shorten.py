@@ -1,6 +1,6 @@
 """A student from some of a model's layers: the same architecture with fewer of them, and every weight copied.
 
-    student = shortened(teacher, kept_layers(teacher, Shorten(every=2)))
+    student = student_of(teacher, Shorten(every=2))
 
 Embeddings, pooler and head come along; stock `from_pretrained` loads what is saved (so begins DistilBERT: Sanh et al. 2019).
 """
@@ -13,6 +13,14 @@ from transformers import PreTrainedModel
 from jobs.core.config import BadInput, Problem
 from jobs.training.layers import LAYER
 from jobs.training.settings import Shorten
+
+
+def student_of(base: PreTrainedModel, settings: Shorten) -> PreTrainedModel:
+    """The layers that the settings name, with the base's weights or new ones; all neurons are still there."""
+    student = base
+    if settings.every is not None or settings.layers is not None:
+        student = shortened(base, kept_layers(base, settings))
+    return type(student)(student.config).train(base.training) if settings.weights == "random" else student
 
 
 def kept_layers(model: PreTrainedModel, settings: Shorten) -> tuple[int, ...]:

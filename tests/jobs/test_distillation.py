@@ -306,7 +306,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     refused("a model has one embedding", match={"a": {"what": "embedding", "student": 0}})
     refused("compile hides", match={"a": {"what": "hidden"}}, compile=True)
     refused("either every or layers", student={"every": 2, "layers": [0]})
-    refused("either every or layers", student={})
+    refused("else the student is the base itself", student={})
     refused("named in their order", student={"layers": [3, 0]})
     refused("each of teacher_weights is above 0", teacher_weights=[1.0, 0.0])
     found = DistillConfig.model_validate(

@@ -14,11 +14,12 @@ from xml.etree import ElementTree
 import pytest
 
 from cluster.artifact import Artifact, ArtifactError, Kind, publish
+from jobs.front import pareto_front
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
 from jobs.report.plots import quality_plot
 from jobs.report.sections import steadiness
-from jobs.report.tables import comparison_table, display_width, pareto_front
+from jobs.report.tables import comparison_table, display_width
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = ("meta", "br", "col", "hr")
@@ -208,7 +209,7 @@ def test_headline_names_the_winner_and_its_three_figures(page: Page) -> None:
 
 def test_page_holds_every_section_row_and_step(page: Page) -> None:
     assert page.headings["h2"] == [
-        "Candidates", "Quality against latency", "Budget", "Where they err", "Questions and answers",
+        "Candidates", "Quality against latency", "The front", "Budget", "Where they err", "Questions and answers",
         "Learning curves", "Searches", "Lineage", "Hardware",
     ]  # fmt: skip
     roles = {"teacher:fp32": "teacher", "small:int8": "winner"}
@@ -252,7 +253,14 @@ def test_parts_that_a_recipe_lacks_are_left_out(tmp_path: Path) -> None:
     write_page("spam", run.judged("").artifacts, tmp_path / "report.html")
     page = Page(tmp_path / "report.html")
     assert page.headings["h1"] == ["7 candidates measured, none chosen"]
-    assert page.headings["h2"] == ["Candidates", "Quality against latency", "Where they err", "Lineage", "Hardware"]
+    assert page.headings["h2"] == [
+        "Candidates",
+        "Quality against latency",
+        "The front",
+        "Where they err",
+        "Lineage",
+        "Hardware",
+    ]
 
 
 def test_a_run_without_a_report_says_what_to_do(tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 )
 def test_pareto_front(points: list[tuple[float, float, float]], front: str) -> None:
     made = [
-        {"candidate": name, "score": score, "latency_p50_ms": latency, "bytes": size}
+        {"candidate": name, "score": score, "latency_p95_ms": latency, "bytes": size}
         for name, (score, latency, size) in zip("abc", points, strict=False)
     ]
     assert pareto_front(made) == list(front)

@@ -1,0 +1,72 @@
+"""The Pareto front of a report: the candidates that no other beats in quality, p95 latency and bytes at once.
+
+pareto_front(report["rows"])            # ["teacher", "small:int8"]
+front_of(report)                        # what front.json holds
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LOWER = ("latency_p95_ms", "bytes")
+"""The figures that are to be low; the score is to be high."""
+SHOWN = (
+    "candidate",
+    "step",
+    "variant",
+    "uri",
+    "fingerprint",
+    "score",
+    "interval",
+    "kept",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "bytes",
+    "speedup",
+    "size_ratio",
+    "shape",
+    "made",
+)
+
+
+def pareto_front(rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER) -> list[str]:
+    """Names of the candidates that no other beats: score up, the `lower` keys down; equals stay together, in row order."""
+    return [row["candidate"] for row in rows if not beaten_by(row, rows, lower)]
+
+
+def beaten_by(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER) -> list[str]:
+    """Names of the candidates that are at least as good as this one in everything, and better in something."""
+    own = _point(row, lower)
+    points = ((other["candidate"], _point(other, lower)) for other in rows)
+    return [name for name, point in points if point != own and all(a <= b for a, b in zip(point, own, strict=True))]
+
+
+def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The front, fastest first, who beats the others, and which candidates are controls."""
+    rows = report["rows"]
+    best = sorted((row for row in rows if not beaten_by(row, rows)), key=lambda row: row["latency_p95_ms"])
+    beaten = [{"candidate": row["candidate"], "by": by} for row in rows if (by := beaten_by(row, rows))]
+    return {
+        "metric": report["metric"],
+        "split": report["split"],
+        "examples": report["examples"],
+        "conditions": report["conditions"],
+        "axes": {"score": "higher", **dict.fromkeys(LOWER, "lower")},
+        "front": [{key: row[key] for key in SHOWN if key in row} for row in best],
+        "beaten": beaten,
+        "controls": {name: [row["candidate"] for row in controls(rows, name)] for name in ("distilled", "pruned")},
+    }
+
+
+def controls(rows: Sequence[Mapping[str, Any]], without: str) -> list[Mapping[str, Any]]:
+    """The students that were made without one thing (`distilled`, `pruned`): what they lack is what it is worth."""
+    teacher, *students = rows
+    return [row for row in students if "made" in row and without not in row["made"] and _is_student(row, teacher)]
+
+
+def _is_student(row: Mapping[str, Any], teacher: Mapping[str, Any]) -> bool:
+    """The teacher's own variants are no students."""
+    return bool(row["parameters"] < teacher["parameters"])
+
+
+def _point(row: Mapping[str, Any], lower: Sequence[str]) -> tuple[float, ...]:
+    return (-row["score"], *(row[key] for key in lower))

@@ -1,0 +1,156 @@
+"""Shapes that cannot meet a latency budget are found with random weights, before anything trains, and never become trials.
+
+    step, timed = within_budget(step, inputs, context)      # the step with the shapes that are left, and what was measured
+
+Speed hangs on a model's shape, not on what its weights know. Each distinct shape is built, exported and quantised as it would
+be deployed, and timed through the serving engine; all shapes take turns, so that whatever else the machine does falls on all.
+"""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.storage import exists, join, read_bytes, write_bytes
+from jobs.core.recipe import Step
+from jobs.core.search import SHAPE, Budget, Space, shape_spaces
+from jobs.core.stage import Context, Inputs, Refused
+
+if TYPE_CHECKING:
+    from serve.engine import Engine
+
+FILE = "shapes.json"
+TURNS = 3
+"""Each text counts with the fastest of so many turns: a pause of the machine is not the shape's fault."""
+ROUNDS = 10
+
+
+def within_budget(step: Step, inputs: Inputs, context: Context) -> tuple[Step, list[dict[str, Any]]]:
+    """The step with only those shapes in its search that meet the budget, and a row for each shape that was timed.
+
+    Refused where none does. A search that goes on keeps what was found when it began.
+    """
+    import ray
+
+    budget = step.tune.budget
+    if budget is None:
+        return step, []
+    file = join(context.scratch, FILE)
+    if not exists(file):
+        remote = ray.remote(time_shapes).options(num_cpus=step.resources.cpus, max_retries=step.resources.max_failures)
+        write_bytes(file, json.dumps(ray.get(remote.remote(step, inputs))).encode())
+    timed: list[dict[str, Any]] = json.loads(read_bytes(file))
+    for row in timed:
+        verdict = "within" if row["fits"] else "over"
+        print(f"shape {row['name']}: p95 {row['p95_ms']:.2f} ms, {verdict} the budget", flush=True)
+    left = {row["name"]: row["values"] for row in timed if row["fits"]}
+    if not left:
+        fastest = min(timed, key=lambda row: row["p95_ms"])
+        raise Refused(
+            f"no shape answers within p95 {budget.maximum_p95_ms:g} ms; the fastest of {len(timed)}, {fastest['name']}, takes "
+            f"{fastest['p95_ms']:.2f} ms. Add smaller shapes to the search, or raise tune.budget.maximum_p95_ms"
+        )
+    return narrowed(step, left), timed
+
+
+def narrowed(step: Step, shapes: Mapping[str, Mapping[str, Any]]) -> Step:
+    """The step with one space over these shapes in the place of those that make a shape."""
+    replaced = shape_spaces(step.spaces, step.stage.shaped_by)
+    if not replaced:
+        return step
+    kind = next(iter(replaced.values())).kind
+    spaces = {path: space for path, space in step.spaces.items() if path not in replaced}
+    return replace(step, spaces={**spaces, SHAPE: Space(kind, tuple(shapes))}, shapes=shapes)
+
+
+def shapes_of(step: Step) -> dict[str, dict[str, Any]]:
+    """Every distinct shape of the search by a name that says its values."""
+    spaces = shape_spaces(step.spaces, step.stage.shaped_by)
+    combined = itertools.product(*(space.values for space in spaces.values()))
+    found = (dict(zip(spaces, values, strict=True)) for values in combined)
+    return {name_of(values): values for values in found}
+
+
+def name_of(values: Mapping[str, Any]) -> str:
+    """`student.layers [0, 3], student.feed_forward 0.5`; the recipe's own where nothing of the shape is searched."""
+    return ", ".join(f"{path} {json.dumps(value)}" for path, value in values.items()) or "the recipe's own"
+
+
+@dataclass
+class Timed:
+    """A shape that takes its turns."""
+
+    engine: "Engine"
+    parameters: int
+    bytes: int
+    seconds: list[float] = field(default_factory=list)
+
+
+def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
+    """A row for each shape: name, values, parameters, bytes, p50 and p95 in ms, and whether that fits."""
+    import numpy as np
+    import torch
+
+    from jobs.judging import measure_latency
+
+    budget = step.tune.budget
+    assert budget is not None
+    torch.set_num_threads(max(1, int(step.resources.cpus)))
+    texts, shapes = _texts(inputs, budget), shapes_of(step)
+    first = {path: space.examples()[0] for path, space in step.spaces.items()}
+    with tempfile.TemporaryDirectory() as directory:
+        places = [Path(directory, str(number)) for number in range(len(shapes))]
+        built = zip(shapes.values(), places, strict=True)
+        timed = [_build(step, first | values, inputs, budget, texts, place) for values, place in built]
+        for _ in range(TURNS):
+            measure_latency(timed, texts, len(texts), ROUNDS)
+    rows = []
+    for (name, values), shape in zip(shapes.items(), timed, strict=True):
+        fastest_N = np.array(shape.seconds).reshape(TURNS, -1).min(0) * 1e3
+        p50, p95 = (float(figure) for figure in np.percentile(fastest_N, [50, 95]))
+        figures = {"parameters": shape.parameters, "bytes": shape.bytes, "p50_ms": p50, "p95_ms": p95}
+        rows.append({"name": name, "values": values, **figures, "fits": p95 <= budget.maximum_p95_ms})
+    return rows
+
+
+def _texts(inputs: Inputs, budget: Budget) -> list[str]:
+    """Texts of the validation split, or of train where there is none: the lengths that the user's data has."""
+    from jobs.data.loader import read_examples
+
+    examples = inputs.one("examples")
+    split = "validation" if examples.files("validation/", ".parquet") else "train"
+    texts: list[str] = read_examples(examples, split)["text"].to_pylist()
+    return texts[:: max(1, len(texts) // budget.texts)][: budget.texts]
+
+
+def _build(step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, texts: Sequence[str], place: Path) -> Timed:
+    """One shape with random weights, in the form in which it would be deployed."""
+    from jobs.compression.export import export_onnx
+    from jobs.compression.settings import Quantization
+    from jobs.compression.variants import NAMES, SOURCE, quantize
+    from jobs.finetune import labels_of
+    from jobs.tasks.classification import save_classifier
+    from serve.card import Variant, read_card, variant_files, write_card
+    from serve.engine import load_engine
+
+    assert step.stage.shape is not None
+    config: Any = step.configure(values)
+    model, tokenizer = step.stage.shape(config, inputs)
+    save_classifier(model, tokenizer, labels_of(inputs.one("examples")), config.max_length, place)
+    export_onnx(model, place / SOURCE)
+    file = SOURCE
+    if budget.quantize != "none":
+        file = f"onnx/model.{NAMES[budget.quantize]}.onnx"
+        settings = Quantization(quantize=(budget.quantize,))
+        chosen = texts[: settings.calibration.examples]
+        encoded = [tokenizer(text, truncation=True, max_length=config.max_length, return_tensors="np") for text in chosen]
+        feeds = [{key: one[key] for key in ("input_ids", "attention_mask")} for one in encoded]
+        quantize(budget.quantize, place / SOURCE, place / file, feeds, settings)
+    card = read_card(place)
+    variants = {"timed": Variant(backend="onnx", file=file, precision="fp32" if budget.quantize == "none" else "int8")}
+    write_card(place, card := card.model_copy(update={"variants": variants, "default": "timed"}))
+    size = sum(path.stat().st_size for path in variant_files(place, card))
+    return Timed(load_engine(place, threads=budget.threads, max_batch=1), card.parameters, size)

@@ -1,0 +1,73 @@
+"""The other side of the search: each trial runs the teacher on every batch, and every trial trains to its end.
+
+    inside = execute(recipe(load_recipe(…), "searched"), STEP, storage)
+
+The same stage, spaces, seed and cores as the search that it is held against; the teacher computes in the same precision.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cluster.artifact import Kind
+from jobs.core.recipe import Recipe
+from jobs.core.stage import Context, Input, Inputs, Outcome
+from jobs.distill import DistillConfig, build
+from jobs.tasks.distillation import DistilledClassification
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from jobs.training.objective import Batch
+    from jobs.training.worker import Learner
+
+STEP = "inside"
+
+
+class TeacherInside(DistilledClassification):
+    """The soft labels come from the teacher, batch by batch, in place of those that were made before."""
+
+    def taught_by(self, teacher: "nn.Module") -> "TeacherInside":
+        """Give it the teacher."""
+        self.teacher = teacher.eval()
+        return self
+
+    def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
+        """The same loss, after a forward pass of the teacher."""
+        with torch.no_grad():
+            teacher_BC = self.teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return super().loss(model, {**batch, "teacher": teacher_BC.float()[:, None]})
+
+
+def build_inside(config: DistillConfig, inputs: Inputs) -> "tuple[nn.Module, Learner]":
+    """The same student, and the objective with the teacher in it."""
+    from jobs.finetune import labels_of
+    from jobs.training.models import load_classifier
+
+    model, _ = build(config, inputs)
+    labels = labels_of(inputs.one("examples"))
+    teacher, tokenizer = load_classifier(inputs.one("teacher_model"), labels)
+    given: Any = (inputs.one("examples"), tokenizer, labels, config.max_length, inputs["teacher"], config)
+    return model, TeacherInside(*given).taught_by(teacher)
+
+
+def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
+    """Train one trial."""
+    from jobs.training.worker import train
+
+    return train(build_inside, config, inputs, context)
+
+
+def recipe(whole: Recipe, search: str) -> Recipe:
+    """The recipe with a step that does what the search does, the teacher inside and nothing stopped early."""
+    step = whole.steps[search]
+    stage = replace(step.stage, run=run, inputs={**step.stage.inputs, "teacher_model": Input(Kind.MODEL, "the teacher")})
+    inside = replace(
+        step,
+        name=STEP,
+        stage=stage,
+        inputs={**step.inputs, "teacher_model": ("teacher",)},
+        tune=step.tune.model_copy(update={"scheduler": "none"}),
+    )
+    return Recipe(whole.name, {**whole.steps, STEP: inside})
