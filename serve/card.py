@@ -38,6 +38,13 @@ class Variant(BaseModel):
     """Numbers that the weights are kept in: fp32, bf16, fp16, int8 or int4."""
     batching: Literal["free", "alone"] = "free"
     """alone: texts are run one at a time, so that an answer never depends on what else is asked at the same time."""
+    hidden_states: bool = False
+    """Whether an onnx graph gives its last hidden states too; torch always does."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings can be had of it."""
+        return self.backend == "torch" or self.hidden_states
 
     @field_validator("precision")
     @classmethod

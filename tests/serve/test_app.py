@@ -193,5 +193,5 @@ def test_build_refuses_at_once_what_cannot_be_served(model_directory: Path, tmp_
         build(Arguments(model=str(model_directory), fingerprint="0" * 64))
     with pytest.raises(EngineError, match="is no published model"):
         build(Arguments(model=str(tmp_path)))
-    with pytest.raises(ValueError, match="no batch would ever be full"):
-        Arguments(model=str(model_directory), max_batch_size=100)
+    with pytest.raises(ValueError, match="below min_replicas"):
+        Arguments(model=str(model_directory), min_replicas=2)
