@@ -18,7 +18,8 @@ from ray import serve
 from ray.serve import Application
 
 from serve.published import find_model
-from serve.replica import Described, ModelReplica, ModelServer
+from serve.remote import Described
+from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings
 
 IMPORT_PATH = "serve.app:build"
@@ -34,8 +35,12 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
+    bulk = None
+    if arguments.bulk is not None:
+        large, told = _pin(arguments.bulk, arguments.default_name)
+        bulk = (told, serve.deployment(**_deployment("model-bulk", large, arguments))(ModelReplica).bind(large, told))
     options = _deployment("model", pinned, arguments)
-    return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others)
+    return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)
 
 
 def deployment_config(name: str, arguments: Arguments, route_prefix: str, working_dir: str | None = None) -> dict[str, Any]:
@@ -68,6 +73,8 @@ def _deployment(name: str, settings: ModelSettings, arguments: Arguments) -> dic
         "name": name,
         "max_ongoing_requests": arguments.max_ongoing_requests,
         "max_queued_requests": arguments.max_queued_requests,
+        # It has an access log of its own.
+        "logging_config": {"enable_access_log": False},
         "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_SECONDS},
         **settings.scaling(),
     }

@@ -10,10 +10,10 @@ behind the whole of a long list. Shapes: B texts, C columns of a result.
 import asyncio
 import heapq
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count
 
@@ -45,6 +45,10 @@ class Counts:
     """Texts that were in work already for another place or request."""
     cached: int = 0
     """Texts answered from the cache."""
+
+    def copy(self) -> "Counts":
+        """As they are now."""
+        return replace(self)
 
 
 @dataclass(eq=False, slots=True)
@@ -92,10 +96,13 @@ class Batcher:
         wait_seconds: float = 0.0,
         cache_texts: int = 0,
         max_waiting: int = 1 << 20,
+        observe: Callable[[list[int], np.ndarray], None] | None = None,
     ) -> None:
         self.tokenise, self.run, self.budget, self.executor = tokenise, run, budget, executor
         self.wait_seconds, self.cache_texts, self.max_waiting = wait_seconds, cache_texts, max_waiting
+        self.observe = observe
         self.counts = Counts()
+        self._sizes: deque[int] = deque(maxlen=10_000)
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._pending: dict[str, _Text] = {}
         self._line: list[_Text] = []
@@ -109,6 +116,12 @@ class Batcher:
     def waiting(self) -> int:
         """Texts that wait or are being run."""
         return len(self._pending)
+
+    def take_sizes(self) -> list[int]:
+        """Texts in each forward pass since the last call."""
+        sizes = list(self._sizes)
+        self._sizes.clear()
+        return sizes
 
     async def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """One row a text, and how many requests at most shared a batch with it. Full when too many texts wait already."""
@@ -215,10 +228,14 @@ class Batcher:
             self._note(batch, values_BC)
 
     def _note(self, batch: list[_Text], values_BC: np.ndarray) -> None:
+        lengths = [len(text) for text in batch]
+        self._sizes.append(len(batch))
         self.counts.batches += 1
         self.counts.texts += len(batch)
-        self.counts.tokens += sum(map(len, batch))
-        self.counts.padded_tokens += len(batch) * max(map(len, batch))
+        self.counts.tokens += sum(lengths)
+        self.counts.padded_tokens += len(batch) * max(lengths)
+        if self.observe is not None:
+            self.observe(lengths, values_BC)
         if self.cache_texts:
             for text, row in zip(batch, values_BC, strict=True):
                 self._cache[_key(text.text)] = row.copy()

@@ -63,6 +63,24 @@ class Variant(BaseModel):
         return self
 
 
+class TrainingData(BaseModel):
+    """What the training texts were like, to see later whether those that are asked are like them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    labels: dict[str, float]
+    """The share of each label."""
+    length_edges: tuple[int, ...]
+    """Lengths in tokens, cut as in training: the last of each bin but the last."""
+    length_shares: tuple[float, ...]
+    """The share of texts in each bin."""
+
+    @model_validator(mode="after")
+    def _one_share_a_bin(self) -> Self:
+        if len(self.length_shares) != len(self.length_edges) + 1:
+            raise ValueError(f"{len(self.length_edges)} edges make one bin more, not {len(self.length_shares)}")
+        return self
+
+
 class Card(BaseModel):
     """What a published model is."""
 
@@ -79,6 +97,8 @@ class Card(BaseModel):
     """The variant that is served when none is asked for."""
     parameters: int = Field(ge=0)
     """Number of the model's parameters."""
+    training: TrainingData | None = None
+    """What the training texts were like."""
 
     @field_validator("task")
     @classmethod

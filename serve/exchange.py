@@ -23,13 +23,13 @@ class Exchange:
     key: str | None = None
     """The name of the API key that it came with."""
     model: str | None = None
-    texts: int = 0
-    characters: int = 0
+    """The model that it asks."""
+    texts: Sequence[str] = ()
     status: int = 0
 
     def note(self, model: str, texts: Sequence[str]) -> None:
-        """Which model is asked, and how much."""
-        self.model, self.texts, self.characters = model, len(texts), sum(map(len, texts))
+        """Which model is asked, and what."""
+        self.model, self.texts = model, texts
 
     @property
     def seconds(self) -> float:

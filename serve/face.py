@@ -1,27 +1,28 @@
 """The HTTP face of an application: an ASGI application around its models. Knows no Ray.
 
-    face = build_face(models, examples)        # GET /docs lists its routes
+    face = build_face(models, example, watch.report)        # GET /docs lists its routes
 
 One file a concern: routes.py has the routes of models, gate.py what every request passes, problems.py how it is refused.
 """
+
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from serve.docs import docs_page
-from serve.gate import Gate
+from serve.drift import Drift
 from serve.models import Models
 from serve.problems import Problem, Refusal, problem_response
 from serve.routes import Example, model_routes
 from serve.schema import Health
 
 
-def build_face(models: Models, example: Example, request_timeout_seconds: float = 30.0) -> ASGIApp:
-    """The ASGI application."""
+def build_face(models: Models, example: Example, drift: Callable[[], Drift]) -> FastAPI:
+    """The ASGI application; `drift` tells how far the default model's texts are from its training."""
     default = models.get(None)
     face = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
     face.add_exception_handler(Refusal, _refuse)
@@ -36,11 +37,15 @@ def build_face(models: Models, example: Example, request_timeout_seconds: float 
     async def readiness() -> Health:
         return Health(status="ready", model=default.served)
 
+    @face.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
+    async def drifted() -> Drift:
+        return drift()
+
     @face.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(face.openapi()))
 
-    return Gate(face, request_timeout_seconds)
+    return face
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

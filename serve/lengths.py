@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 # What starting one more forward pass costs, in tokens of a small int8 graph.
-CALL_TOKENS = 16
+CALL_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,12 @@ model = LocalModel(load_engine(directory, "int8"), ServedModel(name="spam", …)
 outcome = await model.logits(["Win a prize now"])
 """
 
+import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from serve.batching import Batcher, Full
+from serve.drift import Watch
 from serve.engine import Engine
 from serve.models import Outcome
 from serve.problems import FieldError, Refusal
@@ -24,9 +26,10 @@ class LocalModel:
         self.engine, self.served, self.labels = engine, served, engine.card.labels
         self.embeds = engine.backend.embeds
         # One thread: a forward pass uses all the threads that it was given, and the event loop stays free meanwhile.
-        executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._executor = executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.watch = Watch(self.labels, engine.card.training)
         waits = settings.batch_wait_seconds, settings.cache_texts, settings.max_waiting_texts
-        self.logits_batcher = Batcher(engine.tokenise, engine.forward, engine.budget, executor, *waits)
+        self.logits_batcher = Batcher(engine.tokenise, engine.forward, engine.budget, executor, *waits, self.watch.note)
         self.embeddings_batcher = Batcher(engine.tokenise, engine.embed, engine.budget, executor, *waits)
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
@@ -38,6 +41,10 @@ class LocalModel:
         if not self.embeds:
             raise no_embeddings(self.served)
         return await self._ask(self.embeddings_batcher, texts)
+
+    async def check(self) -> None:
+        """Run one text past everyone who waits, and leave no trace of it; raises what the engine raises."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self.engine.logits, ["a"])
 
     async def _ask(self, batcher: Batcher, texts: Sequence[str]) -> Outcome:
         try:

@@ -5,7 +5,7 @@
 It is the `args` of an application in a Serve config file. No Ray in here.
 """
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -74,6 +74,13 @@ class ModelSettings(Settings):
         return options | {"autoscaling_config": scaling}
 
 
+class BulkSettings(ModelSettings):
+    """Replicas of the default model on other hardware, for long lists of texts."""
+
+    from_texts: int = Field(default=16, ge=2)
+    """Requests with so many texts or more go there."""
+
+
 class Arguments(ModelSettings):
     """An application: its default model, whose replicas take the requests, and others beside it."""
 
@@ -81,7 +88,13 @@ class Arguments(ModelSettings):
     """The default model's name in requests and replies; by default the last part of its URI."""
     others: dict[str, ModelSettings] = {}
     """More models, by name, each with replicas of its own."""
-    max_ongoing_requests: int = Field(default=256, ge=1)
+    bulk: BulkSettings | None = None
+    """More replicas of the default model that long lists go to, such as {model: …, variant: torch, device: cuda, gpus: 1}."""
+    keys: str | None = None
+    """URI of the API keys (python -m serve.keys); may be left out only where Serve listens on loopback."""
+    access_log: Literal["on", "texts", "off"] = "on"
+    """One line of JSON for each request, in Serve's log directory; with `texts` what was asked stands in it too."""
+    max_ongoing_requests: int = Field(default=1024, ge=1)
     """Requests that a replica holds at once."""
     max_queued_requests: int = Field(default=256, ge=-1)
     """Requests beyond those that wait for a replica before more are refused with 503; -1 for no limit."""

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from serve.app import Arguments, build
+from serve.app import build
 from serve.card import EngineError
 from serve.engine import Engine, load_engine
 from serve.published import find_model
 from serve.schema import MAX_BODY_BYTES
+from serve.settings import Arguments
 from tests.serve.tiny_model import LABELS, TEXTS
 
 PREDICT = "/v1/predict"
