@@ -3,12 +3,12 @@
     run = open_onnx(directory / "onnx/model.onnx", threads=1, device="auto")
     logits_BC = run(run_inputs)          # {"input_ids": ids_BT, "attention_mask": mask_BT, …} → float32
 
-Shapes: B batch, T tokens, C classes.
+Shapes: B batch, T tokens, C classes, D hidden units.
 """
 
 import inspect
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ GPU_PROVIDERS = {
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"],
 }
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+HIDDEN = "last_hidden_state"
+"""The graph's output that embeddings are made of, where it has one."""
 REMEDY = "Publish the model again"
 
 
@@ -28,9 +30,14 @@ class Backend(Protocol):
     """A graph ready to run."""
 
     inputs: frozenset[str]
+    embeds: bool
+    """Whether it gives hidden states."""
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """int64 arrays of shape BT, by input name → float32 logits_BC."""
+        """int64 arrays of shape BT, by input name → float32 logits_BC; what the graph does not take is left out."""
+
+    def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """As above → float32 last hidden states_BTD."""
 
 
 class OnnxBackend:
@@ -58,17 +65,26 @@ class OnnxBackend:
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
         self.outputs = ["logits" if "logits" in names else names[0]]
+        self.embeds = HIDDEN in names
         if unknown := self.inputs - KNOWN_INPUTS:
             raise EngineError(
                 f"{file}: its graph wants {', '.join(sorted(unknown))}, which a text does not give; export it without."
             )
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        return self.session.run(self.outputs, feeds)[0].astype(np.float32, copy=False)
+        return self.session.run(self.outputs, self._taken(feeds))[0].astype(np.float32, copy=False)
+
+    def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        return self.session.run([HIDDEN], self._taken(feeds))[0].astype(np.float32, copy=False)
+
+    def _taken(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: array_BT for name, array_BT in feeds.items() if name in self.inputs}
 
 
 class TorchBackend:
     """A transformers model in torch, on the GPU if there is one and the device is not cpu."""
+
+    embeds = True
 
     def __init__(self, directory: Path, file: str, precision: str, threads: int, device: Device) -> None:
         import torch
@@ -105,8 +121,20 @@ class TorchBackend:
         import torch
 
         with torch.inference_mode():
-            tensors = {name: torch.from_numpy(array_BT).to(self.device) for name, array_BT in feeds.items()}
-            return self.model(**tensors).logits.float().cpu().numpy()
+            return self.model(**self._tensors(feeds)).logits.float().cpu().numpy()
+
+    def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            output = self.model(**self._tensors(feeds), output_hidden_states=True)
+            states = output.hidden_states if "hidden_states" in output else output.encoder_hidden_states
+            return states[-1].float().cpu().numpy()
+
+    def _tensors(self, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+        import torch
+
+        return {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items() if name in self.inputs}
 
 
 def _providers(device: Device, available: list[str]) -> list[str]:

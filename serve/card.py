@@ -38,6 +38,13 @@ class Variant(BaseModel):
     """Numbers that the weights are kept in: fp32, bf16, fp16, int8 or int4."""
     batching: Literal["free", "alone"] = "free"
     """alone: texts are run one at a time, so that an answer never depends on what else is asked at the same time."""
+    hidden_states: bool = False
+    """Whether an onnx graph gives its last hidden states too; torch always does."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether embeddings can be had of it."""
+        return self.backend == "torch" or self.hidden_states
 
     @field_validator("precision")
     @classmethod
@@ -53,6 +60,24 @@ class Variant(BaseModel):
             raise ValueError(f"a torch variant's file is named model.safetensors, not {path.name}")
         if self.backend == "onnx" and path.suffix != ".onnx":
             raise ValueError(f"an onnx variant's file ends with .onnx, not {path.name}")
+        return self
+
+
+class TrainingData(BaseModel):
+    """What the training texts were like, to see later whether those that are asked are like them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    labels: dict[str, float]
+    """The share of each label."""
+    length_edges: tuple[int, ...]
+    """Lengths in tokens, cut as in training: the last of each bin but the last."""
+    length_shares: tuple[float, ...]
+    """The share of texts in each bin."""
+
+    @model_validator(mode="after")
+    def _one_share_a_bin(self) -> Self:
+        if len(self.length_shares) != len(self.length_edges) + 1:
+            raise ValueError(f"{len(self.length_edges)} edges make one bin more, not {len(self.length_shares)}")
         return self
 
 
@@ -72,6 +97,8 @@ class Card(BaseModel):
     """The variant that is served when none is asked for."""
     parameters: int = Field(ge=0)
     """Number of the model's parameters."""
+    training: TrainingData | None = None
+    """What the training texts were like."""
 
     @field_validator("task")
     @classmethod

@@ -7,7 +7,7 @@ Numbers in fp32 are the same alone and in a batch up to rounding. A dynamically 
 over the whole batch, so its logits do move a little with padding and with batch mates, unless the card says that texts
 are run alone.
 
-Shapes: B batch, T tokens, C classes, N texts.
+Shapes: B batch, T tokens, C classes, D hidden units, N texts.
 """
 
 import json
@@ -22,6 +22,7 @@ from tokenizers import Encoding, Tokenizer
 from serve.answers import Answer, classify
 from serve.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.card import Card, EngineError, read_card, variant_files
+from serve.lengths import Budget, batches
 
 # Texts tokenised and sorted together: long enough to make even batches, short enough to bound memory.
 WINDOW_BATCHES = 64
@@ -30,25 +31,42 @@ WINDOW_BATCHES = 64
 class Engine:
     """A model ready to answer. Calls from several threads at once are safe, but gain nothing over one at a time."""
 
-    def __init__(self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, max_batch: int) -> None:
+    def __init__(
+        self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, budget: Budget, threads: int
+    ) -> None:
         self.card = card
         self.variant = variant
         self.tokenizer = tokenizer
         self.pad_id = pad_id
         self.backend = backend
-        self.max_batch = max_batch
+        self.budget = budget
+        self.threads = threads
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """float32 logits_NC in the order of the texts, computed in batches of texts of like length."""
         logits_NC = np.empty((len(texts), len(self.card.labels)), dtype=np.float32)
-        window = WINDOW_BATCHES * self.max_batch
+        window = WINDOW_BATCHES * self.budget.texts
         for start in range(0, len(texts), window):
-            encodings = self.tokenizer.encode_batch_fast(list(texts[start : start + window]))
-            order = sorted(range(len(encodings)), key=lambda index: len(encodings[index]))
-            for first in range(0, len(order), self.max_batch):
-                rows = order[first : first + self.max_batch]
-                logits_NC[[start + row for row in rows]] = self.backend(self._feeds([encodings[row] for row in rows]))
+            encodings = self.tokenise(list(texts[start : start + window]))
+            for rows in batches([len(encoding) for encoding in encodings], self.budget):
+                logits_NC[[start + row for row in rows]] = self.forward([encodings[row] for row in rows])
         return logits_NC
+
+    def tokenise(self, texts: list[str]) -> list[Encoding]:
+        """The tokens of each text, cut at the model's length."""
+        return self.tokenizer.encode_batch_fast(texts)
+
+    def forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """float32 logits_BC of one batch, run as it is."""
+        return self.backend(self._feeds(encodings))
+
+    def embed(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """float32 vectors_BD of one batch: the mean of the last hidden states of each text's tokens, scaled to length 1."""
+        feeds = self._feeds(encodings)
+        mask_BT = feeds["attention_mask"].astype(np.float32)
+        sums_BD = np.einsum("btd,bt->bd", self.backend.hidden(feeds), mask_BT)
+        vectors_BD = sums_BD / mask_BT.sum(axis=1, keepdims=True)
+        return vectors_BD / np.maximum(np.linalg.norm(vectors_BD, axis=1, keepdims=True), 1e-12)
 
     def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Answer]:
         """One answer a text, in their order, with its top_k labels (all when None)."""
@@ -58,10 +76,10 @@ class Engine:
         """Run a short and a full-length text, and raise EngineError unless the logits are numbers that fit the card."""
         full = " ".join(["a"] * self.card.max_length)
         for text in ("a", full, "a"):
-            feeds = self._feeds(self.tokenizer.encode_batch_fast([text]))
-            tokens = feeds["input_ids"].shape[1]
+            encodings = self.tokenise([text])
+            tokens = len(encodings[0])
             try:
-                logits_BC = self.backend(feeds)
+                logits_BC = self.forward(encodings)
             except Exception as error:
                 raise EngineError(f"the variant {self.variant} fails on a text of {tokens} tokens: {error}") from error
             if logits_BC.shape != (1, len(self.card.labels)):
@@ -88,17 +106,22 @@ class Engine:
             for row, encoding in enumerate(encodings):
                 types_BT[row, : len(encoding)] = encoding.type_ids
             feeds["token_type_ids"] = types_BT
-        return {name: array_BT for name, array_BT in feeds.items() if name in self.backend.inputs}
+        return feeds
 
 
 def load_engine(
-    directory: Path, variant: str | None = None, threads: int = 1, max_batch: int = 32, device: Device = "auto"
+    directory: Path,
+    variant: str | None = None,
+    threads: int = 1,
+    max_batch: int = 32,
+    device: Device = "auto",
+    max_tokens: int = 4096,
 ) -> Engine:
     """Load a variant (the card's default when None) of the published model in a directory and warm it up.
 
-    `threads` is the CPU threads of one forward pass; torch keeps that number for the whole process. `auto` means the GPU
-    for torch, if there is one, and the CPU for ONNX; `cuda` and `tensorrt` are asked for by name. Raises EngineError where
-    the model is missing, damaged or unfit.
+    A batch has `max_batch` texts and `max_tokens` tokens, padding included, at most. `threads` is the CPU threads of one
+    forward pass; torch keeps that number for the whole process. `auto` means the GPU for torch, if there is one, and the
+    CPU for ONNX; `cuda` and `tensorrt` are asked for by name. Raises EngineError where the model is missing, damaged or unfit.
     """
     card = read_card(directory)
     name, chosen = card.variant(variant)
@@ -111,8 +134,8 @@ def load_engine(
         backend = OnnxBackend(directory / chosen.file, threads, device)
     else:
         backend = TorchBackend(directory, chosen.file, chosen.precision, threads, device)
-    together = 1 if chosen.batching == "alone" else max_batch
-    engine = Engine(card, name, tokenizer, _pad_id(directory, tokenizer), backend, together)
+    together = Budget(1 if chosen.batching == "alone" else max_batch, max_tokens)
+    engine = Engine(card, name, tokenizer, _pad_id(directory, tokenizer), backend, together, threads)
     try:
         engine.warm_up()
     except EngineError as error:

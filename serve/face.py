@@ -1,73 +1,45 @@
-"""The HTTP face of a model: POST /v1/predict, GET /healthz, GET /docs, GET /openapi.json. Knows no Ray.
+"""The HTTP face of an application: an ASGI application around its models. Knows no Ray.
 
-    face = build_face(model, labels, answer, example)      # an ASGI application; `answer` computes the logits
+    face = build_face(models, example, watch.report)        # GET /docs lists its routes
 
-Every refusal is application/problem+json and names the field. Shapes: B batch, C classes.
+One file a concern: routes.py has the routes of models, gate.py what every request passes, problems.py how it is refused.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.answers import classify
 from serve.docs import docs_page
-from serve.schema import (
-    DEFAULT_TOP_K,
-    MAX_BODY_BYTES,
-    PROBLEM_TYPE,
-    BadRequest,
-    Health,
-    PredictRequest,
-    Problem,
-    Reply,
-    ServedModel,
-    parse_request,
-    too_large,
-)
-
-EXAMPLE_TEXTS = ["I would buy it again.", "It broke after a week."]
-BATCH_HEADER = "x-batch-requests"
-REFUSALS = {400: "The body is not JSON", 413: "The body is over 1 MiB", 422: "A field is missing or does not fit"}
+from serve.drift import Drift
+from serve.models import Models
+from serve.problems import Problem, Refusal, problem_response
+from serve.routes import Example, model_routes
+from serve.schema import Health
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the engine gave for one request, and how many requests it was run for at once."""
-
-    logits_BC: np.ndarray
-    batch_requests: int
-
-
-def build_face(
-    model: ServedModel,
-    labels: Sequence[str],
-    answer: Callable[[list[str]], Awaitable[Outcome]],
-    example_logits_BC: np.ndarray,
-) -> FastAPI:
-    """The ASGI application around a model; `example_logits_BC` are its own logits for EXAMPLE_TEXTS, for the docs."""
-    face = FastAPI(title=model.name, version=model.fingerprint[:12], docs_url=None, redoc_url=None)
-    face.add_exception_handler(BadRequest, _refuse)
+def build_face(models: Models, example: Example, drift: Callable[[], Drift]) -> FastAPI:
+    """The ASGI application; `drift` tells how far the default model's texts are from its training."""
+    default = models.get(None)
+    face = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
+    face.add_exception_handler(Refusal, _refuse)
     face.add_exception_handler(HTTPException, _refuse_route)
-    example = Reply(model=model, answers=classify(example_logits_BC, labels, DEFAULT_TOP_K))
+    face.include_router(model_routes(models, example))
 
-    @face.post("/v1/predict", summary="Classify texts", responses=_responses(example), openapi_extra=_request_schema())
-    async def predict(request: Request) -> Response:
-        wanted = parse_request(await _read_body(request))
-        outcome = await answer(wanted.texts)
-        reply = Reply(model=model, answers=classify(outcome.logits_BC, labels, wanted.top_k))
-        headers = {BATCH_HEADER: str(outcome.batch_requests)}
-        return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
-
-    @face.get("/healthz", summary="Whether the model is loaded")
+    @face.get("/healthz", summary="Whether the process is alive")
     async def health() -> Health:
-        return Health(status="ok", model=model)
+        return Health(status="ok", model=default.served)
+
+    @face.get("/readyz", summary="Whether the default model is loaded and warm")
+    async def readiness() -> Health:
+        return Health(status="ready", model=default.served)
+
+    @face.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
+    async def drifted() -> Drift:
+        return drift()
 
     @face.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -76,49 +48,12 @@ def build_face(
     return face
 
 
-async def _read_body(request: Request) -> bytes:
-    """The body, or BadRequest 413 as soon as it is known to be over the limit: the rest is dropped, never kept or parsed."""
-    declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isascii() and declared.isdigit() else 0
-    chunks: list[bytes] = []
-    received = 0
-    if size <= MAX_BODY_BYTES:
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > MAX_BODY_BYTES:
-                break
-            chunks.append(chunk)
-    if max(size, received) > MAX_BODY_BYTES:
-        raise too_large()
-    return b"".join(chunks)
-
-
 async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BadRequest)
-    return _problem(error.problem)
+    assert isinstance(error, Refusal)
+    return problem_response(error.problem, error.headers)
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = f"{error.detail}: {request.method} {request.url.path}"
-    return _problem(Problem(title=title, status=error.status_code), error.headers)
-
-
-def _problem(problem: Problem, headers: Any = None) -> Response:
-    return Response(problem.model_dump_json(), problem.status, headers, PROBLEM_TYPE)
-
-
-def _request_schema() -> dict[str, Any]:
-    example = {"inputs": EXAMPLE_TEXTS, "top_k": DEFAULT_TOP_K}
-    content = {"application/json": {"schema": PredictRequest.model_json_schema(), "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _responses(example: Reply) -> dict[int | str, dict[str, Any]]:
-    """The reply with the model's own answers as its example, and each refusal."""
-    problem = {PROBLEM_TYPE: {"schema": Problem.model_json_schema(ref_template="#/components/schemas/{model}")}}
-    answered = {"application/json": {"example": example.model_dump(mode="json")}}
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"description": why, "content": problem} for status, why in REFUSALS.items()
-    }
-    return {200: {"model": Reply, "description": "One answer a text", "content": answered}, **responses}
+    return problem_response(Problem(title=title, status=error.status_code), error.headers)

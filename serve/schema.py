@@ -1,23 +1,26 @@
-"""What the HTTP face takes and gives: request, reply, problem. All limits stand here.
+"""What the HTTP face takes and gives: requests and replies. All limits stand here.
 
-    parse_request(b'{"inputs": "Win a prize now", "top_k": 1}')      # BadRequest names the wrong field
+    parse_request(b'{"inputs": "Win a prize now", "top_k": 1}', PredictRequest)      # Refusal names the wrong field
 
 Field names in errors are dotted paths into the request; `body` is the whole of it.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 from pydantic_core import PydanticCustomError
 
 from serve.answers import Answer
+from serve.problems import FieldError, Refusal
 
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXTS = 256
 MAX_CHARACTERS = 20_000
 DEFAULT_TOP_K = 5
-PROBLEM_TYPE = "application/problem+json"
+
+
+R = TypeVar("R", bound="TextsRequest")
 
 
 def _has_content(text: str) -> str:
@@ -40,19 +43,26 @@ Inputs = Annotated[
 ]
 
 
-class PredictRequest(BaseModel):
-    """Texts to classify."""
+class TextsRequest(BaseModel):
+    """Texts for a model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     inputs: Inputs
     """A text, or a list of 1 to 256 texts; each of 1 to 20,000 characters, not all whitespace."""
-    top_k: Annotated[int, Field(strict=True, ge=1)] = DEFAULT_TOP_K
-    """How many labels to list for each text, the most probable first; all when the model has fewer."""
+    model: str | None = None
+    """One of the names in GET /v1/models; the default model when not given."""
 
     @property
     def texts(self) -> list[str]:
         """The inputs as a list."""
         return [self.inputs] if isinstance(self.inputs, str) else self.inputs
+
+
+class PredictRequest(TextsRequest):
+    """Texts to classify."""
+
+    top_k: Annotated[int, Field(strict=True, ge=1)] = DEFAULT_TOP_K
+    """How many labels to list for each text, the most probable first; all when the model has fewer."""
 
 
 class ServedModel(BaseModel):
@@ -71,6 +81,29 @@ class Reply(BaseModel):
     answers: Sequence[Answer]
 
 
+class Embedded(BaseModel):
+    """The model that answered and one vector a text, in the texts' order."""
+
+    model: ServedModel
+    embeddings: list[list[float]]
+
+
+class ListedModel(ServedModel):
+    """What a model can do."""
+
+    default: bool
+    """Whether it answers requests that name no model."""
+    labels: Sequence[str]
+    embeddings: bool
+    """Whether POST /v1/embeddings takes it."""
+
+
+class Listing(BaseModel):
+    """The models of this application."""
+
+    models: list[ListedModel]
+
+
 class Health(BaseModel):
     """The model is loaded and answers."""
 
@@ -78,45 +111,22 @@ class Health(BaseModel):
     model: ServedModel
 
 
-class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
-
-    field: str
-    message: str
-
-
-class Problem(BaseModel):
-    """An error after RFC 9457, with the fields that caused it."""
-
-    title: str
-    status: int
-    errors: list[FieldError] = []
-
-
-class BadRequest(Exception):
-    """A request that cannot be answered as it is."""
-
-    def __init__(self, status: int, title: str, errors: Sequence[FieldError]) -> None:
-        self.problem = Problem(title=title, status=status, errors=list(errors))
-        super().__init__(title)
-
-
-def parse_request(body: bytes) -> PredictRequest:
-    """A request's body, checked. BadRequest: 400 where it is not JSON, 422 where its content does not fit."""
+def parse_request(body: bytes, kind: type[R]) -> R:
+    """A request's body, checked. Refusal: 400 where it is not JSON, 422 where its content does not fit."""
     try:
-        return PredictRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
     errors = [FieldError(field=_field(detail["loc"]), message=detail["msg"]) for detail in details]
     if details[0]["type"] == "json_invalid":
-        raise BadRequest(400, "The body is not JSON", errors)
-    raise BadRequest(422, "The request does not fit", errors)
+        raise Refusal(400, "The body is not JSON", errors)
+    raise Refusal(422, "The request does not fit", errors)
 
 
-def too_large() -> BadRequest:
+def too_large() -> Refusal:
     """The refusal of a body over the limit."""
     message = f"Larger than {MAX_BODY_BYTES} bytes; send fewer or shorter texts in one request"
-    return BadRequest(413, "The body is too large", [FieldError(field="body", message=message)])
+    return Refusal(413, "The body is too large", [FieldError(field="body", message=message)])
 
 
 def _field(location: tuple[int | str, ...]) -> str:

@@ -41,6 +41,9 @@ class Quantization(Config):
     batching: Literal["free", "same"] = "free"
     """same: answers are the same alone and in a batch to 0.001 in probability; dynamic int8 then runs texts one at a time."""
 
+    embeddings: bool = False
+    """Whether the ONNX variants give their last hidden states too, so that the service answers POST /v1/embeddings."""
+
     @field_validator("quantize", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:

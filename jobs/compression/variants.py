@@ -53,12 +53,13 @@ def write_variants(
     model: PreTrainedModel, directory: Path, config: Quantization, material: Material
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write every variant that the config asks for; returns figures, and what was tried to stay within the allowance."""
-    figures = {"export_difference": export_onnx(model, directory / SOURCE)}
-    made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32")}
+    figures = {"export_difference": export_onnx(model, directory / SOURCE, config.embeddings)}
+    made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32", hidden_states=config.embeddings)}
     tries: list[Try] = []
     for kind in config.quantize:
         name, precision = NAMES[kind], "int4" if kind == "int4" else "int8"
-        variant = Variant(backend="onnx", file=f"onnx/model.{name}.onnx", precision=precision)
+        file = f"onnx/model.{name}.onnx"
+        variant = Variant(backend="onnx", file=file, precision=precision, hidden_states=config.embeddings)
         target, moves = directory / variant.file, kind in ("dynamic", "power_of_two")
         if kind == "dynamic" and config.allowed_loss is not None:
             tries = _within(config.allowed_loss, directory, target, config, material)
@@ -95,7 +96,7 @@ def _within(allowed: float, directory: Path, target: Path, config: Quantization,
         trained = Path(place) / "trained.onnx"
 
         def train() -> Path:
-            export_onnx(material.train(), trained)
+            export_onnx(material.train(), trained, config.embeddings)
             return trained
 
         tries = int8_within(

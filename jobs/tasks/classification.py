@@ -22,7 +22,8 @@ from jobs.data.loader import read_examples
 from jobs.losses.answers import UNLABELLED
 from jobs.training.adapter import merged
 from jobs.training.objective import Batch, Objective
-from serve.card import Card, Variant, write_card
+from serve.card import Card, TrainingData, Variant, write_card
+from serve.drift import training_data
 
 EVALUATION_BATCH = 64
 
@@ -130,7 +131,11 @@ class Classification(Objective):
         """Write weights, config, tokenizer and card."""
         stock = merged(model)
         assert isinstance(stock, PreTrainedModel)
-        return save_classifier(stock, self.tokenizer, self.names, self.max_length, directory)
+        labelled = self.train.labels >= 0
+        training = None
+        if labelled.any():
+            training = training_data([self.names[number] for number in self.train.labels[labelled]], self.train.lengths)
+        return save_classifier(stock, self.tokenizer, self.names, self.max_length, directory, training)
 
 
 def _weights(
@@ -154,7 +159,12 @@ def scores(predicted_B: np.ndarray, labels_B: np.ndarray, classes: int) -> dict[
 
 
 def save_classifier(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], max_length: int, directory: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+    directory: Path,
+    training: TrainingData | None = None,
 ) -> dict[str, float]:
     """Write a MODEL directory that stock `from_pretrained` loads; returns its number of parameters."""
     model.config.id2label = dict(enumerate(labels))
@@ -170,6 +180,7 @@ def save_classifier(
         variants=variants,
         default="torch",
         parameters=parameters,
+        training=training,
     )
     write_card(directory, card)
     return {"parameters": float(parameters)}

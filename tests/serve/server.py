@@ -1,59 +1,68 @@
-"""Serve a model directory on a Ray of its own until stdin closes: python -m tests.serve.server DIRECTORY PORT
+"""Applications on a Ray of their own until stdin closes: python -m tests.serve.server PORT APPLICATIONS [HOST]
 
-A process of its own, so that it meets no other cluster that the tests hold, and ends with them however they end.
+APPLICATIONS is a JSON list of entries of a Serve config. A process of its own, so that it meets no other cluster that the
+tests hold, and ends with them however they end. It takes applications anew, one JSON list a line on stdin.
 """
 
+import json
+import os
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import ray
-from ray import serve
-from ray.serve.context import _get_global_client
-from ray.serve.schema import ServeDeploySchema
-
-from serve.app import Arguments, deployment_config
+from cluster.embedded import free_ports
+from cluster.ingress import ingress_environment
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180
 
 
-def main(directory: str, port: int) -> None:
-    """Deploy by a Serve config, as `serve deploy` does; print "ready" when the application runs."""
+def main(port: int, applications: str, host: str = "127.0.0.1") -> None:
+    """Deploy by a Serve config, as `serve deploy` does; print "ready" when the applications run."""
     # Unix sockets' paths must be short.
     place = tempfile.mkdtemp(prefix="rs", dir="/tmp")
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
+        # What the test set in the environment comes first.
+        os.environ |= ingress_environment(Path(place), *free_ports(2)) | os.environ
+    import ray
+    from ray import serve
+
     environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
     try:
         ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=place, runtime_env=environment)
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        arguments = Arguments(model=directory, batch_wait_seconds=0.05)
-        entry = deployment_config("tiny", arguments, "/tiny") | {"runtime_env": environment}
-        client = _get_global_client()
-        assert client is not None
-        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [entry]}))
-        wait_until_running()
-        print("ready", flush=True)
-        sys.stdin.read()
+        serve.start(http_options={"host": host, "port": port})
+        while applications:
+            deploy([entry | {"runtime_env": environment} for entry in json.loads(applications)])
+            print("ready", flush=True)
+            applications = sys.stdin.readline()
         serve.shutdown()
     finally:
         ray.shutdown()
         shutil.rmtree(place, ignore_errors=True)
 
 
-def wait_until_running() -> None:
-    """Return when the application runs; RuntimeError with Serve's own message when it cannot."""
+def deploy(applications: list[dict[str, Any]]) -> None:
+    """Return when all of them run; RuntimeError with Serve's own message when they cannot."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        application = serve.status().applications.get("tiny")
-        if application is not None and application.status == "RUNNING":
-            return
-        failed = application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY")
-        if failed or time.monotonic() > deadline:
-            raise RuntimeError(f"the application does not run: {application}")
         time.sleep(0.2)
+        states = dict(serve.status().applications)
+        if all((state := states.get(entry["name"])) and state.status == "RUNNING" for entry in applications):
+            return
+        failed = [state for state in states.values() if state.status in ("DEPLOY_FAILED", "UNHEALTHY")]
+        if failed or time.monotonic() > deadline:
+            raise RuntimeError(f"the applications do not run: {failed or states}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from serve.app import Arguments, build
+from serve.app import build
 from serve.card import EngineError
 from serve.engine import Engine, load_engine
 from serve.published import find_model
 from serve.schema import MAX_BODY_BYTES
+from serve.settings import Arguments
 from tests.serve.tiny_model import LABELS, TEXTS
 
 PREDICT = "/v1/predict"
@@ -193,5 +194,5 @@ def test_build_refuses_at_once_what_cannot_be_served(model_directory: Path, tmp_
         build(Arguments(model=str(model_directory), fingerprint="0" * 64))
     with pytest.raises(EngineError, match="is no published model"):
         build(Arguments(model=str(tmp_path)))
-    with pytest.raises(ValueError, match="no batch would ever be full"):
-        Arguments(model=str(model_directory), max_batch_size=100)
+    with pytest.raises(ValueError, match="below min_replicas"):
+        Arguments(model=str(model_directory), min_replicas=2)

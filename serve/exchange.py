@@ -1,0 +1,44 @@
+"""What is known of one request while it is answered: for the access log, the metrics and the limits.
+
+exchange_of(request).note("spam", texts)
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import Request
+
+KEY = "raystill.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what became of it."""
+
+    request_id: str
+    method: str
+    path: str
+    began: float = field(default_factory=time.perf_counter)
+    key: str | None = None
+    """The name of the API key that it came with."""
+    model: str | None = None
+    """The model that it asks."""
+    texts: Sequence[str] = ()
+    status: int = 0
+
+    def note(self, model: str, texts: Sequence[str]) -> None:
+        """Which model is asked, and what."""
+        self.model, self.texts = model, texts
+
+    @property
+    def seconds(self) -> float:
+        """Since it came."""
+        return time.perf_counter() - self.began
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that the gate opened for this request."""
+    exchange = request.scope[KEY]
+    assert isinstance(exchange, Exchange)
+    return exchange

@@ -1,0 +1,93 @@
+"""What every request passes on its way in and out: request id, API key, deadline; then the access log and the metrics.
+
+    application = Gate(face, request_timeout_seconds=30, guard=Guard(keys), finished=(log.note, metrics.note))
+
+One ASGI layer, for each costs time. A client asks for less time by X-Request-Timeout (seconds) and names its request by
+X-Request-Id, which comes back.
+"""
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable, Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.auth import Guard
+from serve.exchange import KEY, Exchange
+from serve.problems import FieldError, Problem, Refusal, problem_response
+
+LOGGER = logging.getLogger("ray.serve")
+ID_HEADER, TIMEOUT_HEADER = b"x-request-id", b"x-request-timeout"
+SOUND_ID = re.compile(r"[\x21-\x7e]{1,128}")
+CLIENT_LEFT = 499
+FAILED = Problem(title="The server failed on this request; its log has the reason under this X-Request-Id", status=500)
+LATE = Problem(title="The answer took longer than allowed", status=504)
+
+
+class Gate:
+    """The ASGI layer around the face."""
+
+    def __init__(
+        self, inner: ASGIApp, request_timeout_seconds: float, guard: Guard, finished: Sequence[Callable[[Exchange], None]] = ()
+    ) -> None:
+        self.inner, self.timeout, self.guard, self.finished = inner, request_timeout_seconds, guard, finished
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+        exchange = scope[KEY] = Exchange(_request_id(headers), scope["method"], path)
+        try:
+            await self._answer(headers, scope, receive, send, exchange)
+        finally:
+            exchange.status = exchange.status or CLIENT_LEFT
+            for note in self.finished:
+                note(exchange)
+
+    async def _answer(
+        self, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> None:
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (ID_HEADER, exchange.request_id.encode())]
+            await send(message)
+
+        try:
+            exchange.key = self.guard.admit(headers, exchange.path)
+            async with asyncio.timeout(self._seconds(headers)):
+                await self.inner(scope, receive, answer)
+        except Refusal as refusal:
+            await problem_response(refusal.problem, refusal.headers)(scope, receive, answer)
+        except TimeoutError:
+            if exchange.status:
+                raise
+            await problem_response(LATE)(scope, receive, answer)
+        except Exception:  # noqa: BLE001  whatever it is, the client gets an answer and the log the reason
+            LOGGER.exception(f"request {exchange.request_id} to {exchange.path} failed")
+            if not exchange.status:
+                await problem_response(FAILED)(scope, receive, answer)
+
+    def _seconds(self, headers: dict[bytes, bytes]) -> float:
+        """How long this request may take."""
+        wanted = headers.get(TIMEOUT_HEADER)
+        if wanted is None:
+            return self.timeout
+        try:
+            seconds = float(wanted)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            message = "Give the seconds that the answer may take, such as 2.5"
+            raise Refusal(400, "A header does not fit", [FieldError(field="X-Request-Timeout", message=message)])
+        return min(seconds, self.timeout)
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """The client's own where it gave a sound one: it is written into logs."""
+    given = headers.get(ID_HEADER, b"").decode("latin-1")
+    return given if SOUND_ID.fullmatch(given) else uuid.uuid4().hex

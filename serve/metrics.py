@@ -1,0 +1,95 @@
+"""Figures of a replica on Ray's own Prometheus endpoint, tagged with application, deployment and replica.
+
+    metrics = Metrics(models)
+    metrics.note(exchange)
+    metrics.flush()                  # every second: what was noted becomes visible
+
+Requests, their seconds, texts, batches, padding, what waits, the cache, and how far labels and lengths are from training.
+dashboards/serve.json shows them in Grafana.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Sequence
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from serve.batching import Batcher, Counts
+from serve.exchange import Exchange
+from serve.local import LocalModel
+
+SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
+BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift"})
+"""Paths that have a series of their own; others are counted together, or anyone could make series without end."""
+
+
+class RequestMetrics:
+    """Requests of the HTTP face."""
+
+    def __init__(self) -> None:
+        self._requests = Counter("raystill_requests", "Requests answered.", ("route", "model", "status"))  # type: ignore[arg-type]
+        self._seconds = Histogram("raystill_request_seconds", "From request to answer.", SECONDS, ("route",))
+        self._texts = Counter("raystill_request_texts", "Texts in requests.", ("model",))
+        self._noted: list[tuple[str, str, int, int, float]] = []
+
+    def note(self, exchange: Exchange) -> None:
+        """Take in a request that was answered."""
+        route = exchange.path if exchange.path in ROUTES else "other"
+        self._noted.append((route, exchange.model or "", exchange.status, len(exchange.texts), exchange.seconds))
+
+    def flush(self) -> None:
+        """Make visible what was noted."""
+        noted, self._noted = self._noted, []
+        for (route, model, status), count in Tally(one[:3] for one in noted).items():
+            self._requests.inc(count, {"route": route, "model": model, "status": str(status)})
+        for model in {one[1] for one in noted if one[3]}:
+            self._texts.inc(sum(one[3] for one in noted if one[1] == model), {"model": model})
+        for route, *_, seconds in noted:
+            self._seconds.observe(seconds, {"route": route})
+
+
+class ModelMetrics:
+    """What one model does in this replica."""
+
+    def __init__(self, model: LocalModel) -> None:
+        self.model = model
+        self._tags = {"model": model.served.name}
+        names: Sequence[tuple[str, str]] = (
+            ("batches", "Forward passes."),
+            ("texts", "Texts run."),
+            ("tokens", "Tokens run, without padding."),
+            ("padded_tokens", "Tokens run, with padding."),
+            ("joined", "Texts that were in work already."),
+            ("cached", "Texts answered from the cache."),
+        )
+        self._counters = {name: Counter(f"raystill_{name}", about, ("model",)) for name, about in names}
+        self._sizes = Histogram("raystill_batch_texts", "Texts in a forward pass.", BATCH_TEXTS, ("model",))
+        self._waiting = Gauge("raystill_waiting_texts", "Texts that wait or are being run.", ("model",))
+        self._shares = Gauge("raystill_label_share", "Share of a label.", ("model", "label", "of"))  # type: ignore[arg-type]
+        self._drift = Gauge("raystill_drift", "Population stability index against training.", ("model", "what"))  # type: ignore[arg-type]
+        self._before: dict[Batcher, Counts] = {}
+
+    def flush(self) -> None:
+        """Make visible what the batchers did since the last time."""
+        waiting = 0
+        for batcher in (self.model.logits_batcher, self.model.embeddings_batcher):
+            waiting += batcher.waiting
+            now, before = batcher.counts.copy(), self._before.get(batcher, Counts())
+            self._before[batcher] = now
+            for name, counter in self._counters.items():
+                if more := getattr(now, name) - getattr(before, name):
+                    counter.inc(more, self._tags)
+            for size in batcher.take_sizes():
+                self._sizes.observe(size, self._tags)
+        self._waiting.set(waiting, self._tags)
+
+    def flush_drift(self) -> None:
+        """Label shares and the indices; not every second, for it counts over the whole window."""
+        drift, training = self.model.watch.report(), self.model.watch.training
+        for label, share in drift.label_shares.items():
+            self._shares.set(share, {**self._tags, "label": label, "of": "requests"})
+        for label, share in (training.labels if training else {}).items():
+            self._shares.set(share, {**self._tags, "label": label, "of": "training"})
+        for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
+            if index is not None:
+                self._drift.set(index, {**self._tags, "what": what})

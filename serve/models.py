@@ -1,0 +1,67 @@
+"""A model as the HTTP face sees it, wherever it runs: in this very replica or in another one.
+
+    outcome = await models.get("teacher").logits(["Win a prize now"])
+
+What stands between a request and a model (a canary, a cascade) is a Model itself, made of others.
+Shapes: B texts, C classes, D hidden units.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from serve.problems import FieldError, Refusal
+from serve.schema import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a model gave for the texts of one request."""
+
+    values: np.ndarray
+    """float32 logits_BC, or vectors_BD of length 1."""
+    model: ServedModel
+    """The model that answered."""
+    batch_requests: int = 1
+    """How many requests shared a forward pass with it, at most."""
+
+
+class Model(Protocol):
+    """A model that answers."""
+
+    @property
+    def served(self) -> ServedModel:
+        """Its name and version."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The label of each column of its logits."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has embeddings."""
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        """Logits of each text, in their order."""
+
+    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+        """The mean of the last hidden states of each text's tokens, scaled to length 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models of one application, by name."""
+
+    by_name: Mapping[str, Model]
+    default: str
+    """The name of the one that answers when a request names none."""
+
+    def get(self, name: str | None) -> Model:
+        """The model of this name; Refusal 404 that names those that are there."""
+        found = self.by_name.get(self.default if name is None else name)
+        if found is None:
+            message = f"There is no model {name!r}; there are {', '.join(self.by_name)}"
+            raise Refusal(404, "No such model", [FieldError(field="model", message=message)])
+        return found

@@ -1,0 +1,166 @@
+"""What runs in the replicas of an application: the default model with the HTTP face around it, and the other models."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.serve._private.logging_utils import get_serve_logs_dir
+from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve.access_log import AccessLog
+from serve.auth import Guard, check_exposure
+from serve.engine import load_engine
+from serve.face import build_face
+from serve.gate import Gate
+from serve.local import LocalModel
+from serve.metrics import ModelMetrics, RequestMetrics
+from serve.models import Model, Models
+from serve.published import find_model
+from serve.remote import Described, RemoteModel
+from serve.routes import EXAMPLE_TEXTS, Example
+from serve.schema import DEFAULT_TOP_K
+from serve.settings import Arguments, ModelSettings
+from serve.spread import Bulk, Spread
+
+LOGGER = logging.getLogger("ray.serve")
+FLUSH_SECONDS = 1.0
+SLOW_SECONDS = 10.0
+"""How often what costs more is done: reading the keys again, counting over the window of drift."""
+
+
+class ModelReplica:
+    """One replica of a model that others ask."""
+
+    def __init__(self, settings: ModelSettings, described: Described) -> None:
+        self.model = load_local(settings, described)
+        self.metrics = ModelMetrics(self.model)
+        self._alarmed = False
+        self._chores = asyncio.get_running_loop().create_task(self._do_chores())
+
+    async def logits(self, texts: list[str]) -> tuple[np.ndarray, int]:
+        """The outcome's values and how many requests shared a batch."""
+        outcome = await self.model.logits(texts)
+        return outcome.values, outcome.batch_requests
+
+    async def embeddings(self, texts: list[str]) -> tuple[np.ndarray, int]:
+        """The same for embeddings."""
+        outcome = await self.model.embeddings(texts)
+        return outcome.values, outcome.batch_requests
+
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds; a replica that fails it is replaced."""
+        if self._chores.done():
+            self._chores.result()
+        await self.model.check()
+
+    async def _do_chores(self) -> None:
+        slow_at = time.monotonic()
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            self.flush()
+            if time.monotonic() >= slow_at:
+                slow_at = time.monotonic() + SLOW_SECONDS
+                await asyncio.to_thread(self.slow_chores)
+
+    def flush(self) -> None:
+        """Make visible what was done since the last time."""
+        self.metrics.flush()
+
+    def slow_chores(self) -> None:
+        """In a thread: what may take a while."""
+        self.metrics.flush_drift()
+        drift = self.model.watch.report()
+        if drift.alarm and not self._alarmed:
+            LOGGER.warning(
+                f"The texts asked of {self.model.served.name} are not like those that it was trained on: stability index "
+                f"{drift.labels:.2f} of labels, {drift.lengths:.2f} of lengths, over {drift.texts} texts; see GET /v1/drift"
+            )
+        self._alarmed = drift.alarm
+
+
+class ModelServer(ModelReplica):
+    """One replica of the default model, with the HTTP face of the application around it."""
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        described: Described,
+        others: Mapping[str, tuple[Described, DeploymentHandle]],
+        bulk: tuple[Described, DeploymentHandle] | None,
+    ) -> None:
+        client = _get_global_client()
+        assert client is not None
+        check_exposure(client.http_config.host, arguments.keys)
+        super().__init__(arguments, described)
+        self.arguments = arguments
+        self.requests = RequestMetrics()
+        self.replicas = max(1, arguments.min_replicas)
+        self.guard = Guard(arguments.keys, lambda: self.replicas)
+        context = serve.get_replica_context()
+        siblings = serve.get_deployment_handle(context.deployment, context.app_name)
+        model: Model = Spread(self.model, RemoteModel(described, siblings), lambda: self.replicas)
+        if arguments.bulk is not None and bulk is not None:
+            model = Bulk(model, RemoteModel(*bulk), arguments.bulk.from_texts)
+        by_name: dict[str, Model] = {arguments.default_name: model}
+        by_name |= {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
+        self.models = Models(by_name, arguments.default_name)
+        self.log = _access_log(arguments)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The ASGI application, once the model is loaded and warm."""
+        engine = self.model.engine
+        vectors = engine.embed(engine.tokenise(EXAMPLE_TEXTS[:1])).round(4).tolist() if self.model.embeds else []
+        example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors)
+        face = build_face(self.models, example, self.model.watch.report)
+        finished = [self.requests.note] + ([self.log.note] if self.log else [])
+        return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
+
+    def flush(self) -> None:
+        """As above, and of requests."""
+        super().flush()
+        self.requests.flush()
+        if self.log is not None:
+            self.log.flush()
+
+    def slow_chores(self) -> None:
+        """As above, the keys, and how many replicas there are."""
+        super().slow_chores()
+        self.guard.reload()
+        self.replicas = max(1, _running_replicas())
+
+    def __del__(self) -> None:
+        """Serve's call at the end of a drained replica: what the last second brought is not lost."""
+        if log := getattr(self, "log", None):
+            log.flush()
+
+
+def load_local(settings: ModelSettings, described: Described) -> LocalModel:
+    """Fetch, check, load and warm the model on this host."""
+    directory = find_model(settings.model, settings.fingerprint).fetch(settings.variant)
+    engine = load_engine(
+        directory, settings.variant, settings.threads, settings.max_batch_size, settings.device, settings.max_batch_tokens
+    )
+    return LocalModel(engine, described.served, settings)
+
+
+def _running_replicas() -> int:
+    context = serve.get_replica_context()
+    application = serve.status().applications.get(context.app_name)
+    deployment = application.deployments.get(context.deployment) if application else None
+    states = deployment.replica_states if deployment else {}
+    return sum(count for state, count in states.items() if state == "RUNNING")
+
+
+def _access_log(arguments: Arguments) -> AccessLog | None:
+    if arguments.access_log == "off":
+        return None
+    context: Any = serve.get_replica_context()
+    name = f"access_{context.app_name}_{context.replica_tag}.jsonl"
+    return AccessLog(Path(get_serve_logs_dir()) / name, arguments.access_log == "texts")

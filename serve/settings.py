@@ -1,0 +1,113 @@
+"""What an application of Ray Serve is told: which models, how many replicas of each, how much may wait.
+
+    Arguments(model="s3://bucket/runs/spam/small-1a2b3c4d", others={"teacher": ModelSettings(model="s3://…")})
+
+It is the `args` of an application in a Serve config file. No Ray in here.
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cluster.storage import absolute
+from serve.backends import Device
+from serve.schema import MAX_TEXTS
+
+
+class Settings(BaseModel):
+    """Frozen, typed, without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelSettings(Settings):
+    """A model and the replicas that answer for it."""
+
+    model: str = Field(min_length=1)
+    """URI of a published model, or a plain local directory."""
+    fingerprint: str | None = None
+    """The fingerprint that the model must have; by default the one that it has when it is deployed."""
+    variant: str | None = None
+    """The variant to serve; the card's default when not given."""
+    device: Device = "auto"
+    """auto: the GPU for a torch variant where there is one, else the CPU."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of one forward pass."""
+    cpus: float | None = Field(default=None, ge=0)
+    """CPUs reserved for each replica; as many as threads when not given."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs reserved for each replica."""
+    min_replicas: int = Field(default=1, ge=0)
+    """Replicas that are always there."""
+    max_replicas: int = Field(default=1, ge=1)
+    """Replicas under load; above min_replicas, Serve scales between the two."""
+    target_ongoing_requests: float = Field(default=8, gt=0)
+    """Requests in work for each replica that scaling aims at."""
+    max_batch_size: int = Field(default=32, ge=1)
+    """Texts in one forward pass."""
+    max_batch_tokens: int = Field(default=4096, ge=1)
+    """Tokens in one forward pass, padding included."""
+    batch_wait_seconds: float = Field(default=0.0, ge=0)
+    """How long the first text of a batch waits for more; with 0 a batch takes those that came during the batch before."""
+    max_waiting_texts: int = Field(default=2048, ge=MAX_TEXTS)
+    """Texts that wait in a replica before more requests are refused with 503."""
+    cache_texts: int = Field(default=0, ge=0)
+    """Answers that a replica keeps, the least recently used going first; 0 keeps none."""
+
+    @model_validator(mode="after")
+    def _replicas_in_order(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is below min_replicas {self.min_replicas}; raise it")
+        return self
+
+    def scaling(self) -> dict[str, Any]:
+        """The deployment's options of Serve for replicas and what they reserve."""
+        cpus = self.threads if self.cpus is None else self.cpus
+        options: dict[str, Any] = {"ray_actor_options": {"num_cpus": cpus, "num_gpus": self.gpus}}
+        if self.max_replicas == self.min_replicas:
+            return options | {"num_replicas": self.min_replicas}
+        scaling = {
+            "min_replicas": self.min_replicas,
+            "max_replicas": self.max_replicas,
+            "target_ongoing_requests": self.target_ongoing_requests,
+        }
+        return options | {"autoscaling_config": scaling}
+
+
+class BulkSettings(ModelSettings):
+    """Replicas of the default model on other hardware, for long lists of texts."""
+
+    from_texts: int = Field(default=16, ge=2)
+    """Requests with so many texts or more go there."""
+
+
+class Arguments(ModelSettings):
+    """An application: its default model, whose replicas take the requests, and others beside it."""
+
+    name: str | None = None
+    """The default model's name in requests and replies; by default the last part of its URI."""
+    others: dict[str, ModelSettings] = {}
+    """More models, by name, each with replicas of its own."""
+    bulk: BulkSettings | None = None
+    """More replicas of the default model that long lists go to, such as {model: …, variant: torch, device: cuda, gpus: 1}."""
+    keys: str | None = None
+    """URI of the API keys (python -m serve.keys); may be left out only where Serve listens on loopback."""
+    access_log: Literal["on", "texts", "off"] = "on"
+    """One line of JSON for each request, in Serve's log directory; with `texts` what was asked stands in it too."""
+    max_ongoing_requests: int = Field(default=1024, ge=1)
+    """Requests that a replica holds at once."""
+    max_queued_requests: int = Field(default=256, ge=-1)
+    """Requests beyond those that wait for a replica before more are refused with 503; -1 for no limit."""
+    request_timeout_seconds: float = Field(default=30.0, gt=0)
+    """A request that takes longer is given up with 504; a client asks for less by the header X-Request-Timeout."""
+
+    @property
+    def default_name(self) -> str:
+        """The default model's name."""
+        return self.name or absolute(self.model).rsplit("/", 1)[-1]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if self.default_name in self.others:
+            raise ValueError(f"others has a model named {self.default_name}, which is the default model's name; rename one")
+        return self
