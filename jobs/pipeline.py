@@ -1,7 +1,7 @@
 """pipeline: a recipe's steps in order, each as a Ray job of its own; what is done already is skipped.
 
     ray job submit --working-dir . -- python -m jobs.pipeline jobs/recipes/spam.yaml
-    python -m jobs.pipeline jobs/recipes/spam.yaml --plan      which steps would run, and why; runs nothing
+    python -m jobs.pipeline jobs/recipes/spam.yaml --plan      which steps would run, why, where and for how much; runs nothing
 
 The log has a line whenever a step's state or figures change; its last line is a JSON summary.
 """
@@ -25,6 +25,7 @@ from jobs.core.execute import Place, locate
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.core.stage import PROGRESS_MARK, Context
+from jobs.plan import print_plan
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -48,19 +49,13 @@ def main() -> None:
     """Run or plan a recipe; exits with 2 for bad input, 3 where select refused, 1 for other failures."""
     parser = argparse.ArgumentParser(prog="python -m jobs.pipeline", description="run a recipe's steps as Ray jobs")
     add_recipe_arguments(parser)
-    parser.add_argument("--plan", action="store_true", help="say which steps would run, and why; run nothing")
-    arguments = parser.parse_args()
-    guarded(lambda: _plan(arguments) if arguments.plan else _run(arguments))
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
-    preflight(recipe, storage)
-    for name, place in locate(recipe, storage).items():
-        print(f"{name:<12} {place.step.stage.name:<9} {'run ' if place.runs else 'skip'}  {place.reason}")
-    quoted = " ".join([arguments.recipe, *arguments.overrides])
-    print(f"\nray job submit --working-dir . -- python -m jobs.pipeline {quoted} --storage {storage}")
-    return 0
+    parser.add_argument(
+        "--plan", action="store_true", help="say which steps would run, why, where and for how much; run nothing"
+    )
+    parser.add_argument("--cluster", help="with --plan: a cluster's file (cluster.yaml) to plan for; none has to run")
+    parser.add_argument("--prices", help="with --plan: a price table in place of cluster/prices.yaml")
+    arguments = parser.parse_intermixed_args()
+    guarded(lambda: print_plan(arguments) if arguments.plan else _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:

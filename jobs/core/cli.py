@@ -15,9 +15,11 @@ from types import FrameType
 from cluster.artifact import ArtifactError
 from cluster.connect import ConnectError
 from cluster.embedded import StartError
+from cluster.prices import PriceError
 from cluster.registry import RegistryError
 from cluster.storage import StorageError, absolute
 from cluster.submit import SubmitError
+from cluster.supply import SupplyError
 from cluster.upload import UploadError
 from jobs.core.config import BadInput, Problem, describe, nearest
 from jobs.core.execute import default_storage, execute
@@ -28,7 +30,18 @@ from jobs.core.stage import Refused, Resources, Stage
 from jobs.core.tracking import Tracking
 from jobs.training.stability import Diverged
 
-EXPECTED = (ArtifactError, ConnectError, Diverged, RegistryError, StartError, StorageError, SubmitError, UploadError)
+EXPECTED = (
+    ArtifactError,
+    ConnectError,
+    Diverged,
+    PriceError,
+    RegistryError,
+    StartError,
+    StorageError,
+    SubmitError,
+    SupplyError,
+    UploadError,
+)
 """Errors whose message says what to do; a traceback would hide it."""
 
 
@@ -45,7 +58,7 @@ def main(stage: Stage) -> None:
     parser.add_argument(
         "--recipe-override", action="append", default=[], help="an override of another step, steps.NAME.key=value"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     guarded(lambda: _run(stage, arguments))
 
 

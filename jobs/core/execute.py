@@ -45,6 +45,8 @@ class Place:
     uri: str | None
     artifact: Artifact | None
     reason: str
+    seconds: float | None = None
+    """What the step took when it last ran to its end, with whatever config."""
 
     @property
     def runs(self) -> bool:
@@ -66,7 +68,7 @@ def locate(recipe: Recipe, storage: str) -> dict[str, Place]:
             before = _latest(recipe, step, storage)
             changed = _differences(step, before) if before else []
             reason = "; ".join([*changed, f"new parent {', '.join(waiting)}"])
-            places[name] = Place(step, None, None, reason)
+            places[name] = Place(step, None, None, reason, before.seconds if before else None)
         else:
             places[name] = _place(recipe, step, storage, _gather(step, places))
     return places
@@ -86,12 +88,12 @@ def _place(recipe: Recipe, step: Step, storage: str, inputs: Inputs) -> Place:
     artifact = find_artifact(uri)
     if artifact is not None:
         reason = "acts on the cluster, so it runs each time" if step.stage.effect else "complete"
-        return Place(step, uri, artifact, reason)
+        return Place(step, uri, artifact, reason, artifact.manifest.seconds)
     before = _latest(recipe, step, storage)
     if before is None:
         return Place(step, uri, None, "never run")
     changed = _differences(step, before) + _new_parents(inputs, before)
-    return Place(step, uri, None, "; ".join(changed) or "its outside data changed")
+    return Place(step, uri, None, "; ".join(changed) or "its outside data changed", before.seconds)
 
 
 def identity(step: Step, inputs: Mapping[str, list[Artifact]]) -> str:

@@ -1,10 +1,16 @@
 """What can be known to fail before anything runs: sources, columns, models, storage, the cluster's size."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from cluster.plan import Placement, place
 from cluster.storage import StorageError, check_writable
+from cluster.supply import connected_supply
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import missing_controls
 from jobs.core.recipe import Recipe, Step
 from jobs.core.tracking import check as check_tracking
+from jobs.sizing import recipe_demands
 
 
 def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
@@ -14,39 +20,45 @@ def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
         check_writable(storage)
     except StorageError as error:
         problems.append(Problem("--storage", storage, str(error), "Give a place that every node can write."))
-    for step in recipe.steps.values():
-        if only is None or step.name == only:
-            problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
-            problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
-            problems += _check_resources(step)
+    steps = [step for step in recipe.steps.values() if only is None or step.name == only]
+    problems += recipe_problems(steps) + _check_places(recipe, steps)
     problems += missing_controls(recipe) if only is None else []
     problems += _check_hosts(storage)
     if problems:
         raise BadInput({str(problem): problem for problem in problems}.values())
 
 
+def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
+    """What is wrong with these steps whatever the storage and the cluster are."""
+    problems: list[Problem] = []
+    for step in steps:
+        problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
+        problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
+    return problems
+
+
+def placement_problem(placement: Placement) -> Problem:
+    """Why a step can never run, as a problem of its recipe."""
+    remedy = "Lower it in the step's resources, or use a cluster with larger nodes or more of them."
+    return Problem(f"steps.{placement.demand.step}.resources", None, placement.refused or "", remedy)
+
+
 def _prefixed(step: Step, problem: Problem) -> Problem:
     return Problem(f"steps.{step.name}.{problem.path}", problem.value, problem.reason, problem.remedy)
 
 
-def _check_resources(step: Step) -> list[Problem]:
-    """What the step asks for against what the connected cluster has and can grow to."""
+def _check_places(recipe: Recipe, steps: Iterable[Step]) -> list[Problem]:
+    """Whether each step's workers find CPUs and GPUs on the connected cluster, or on what it can grow to.
+
+    Memory is left to --plan: it is an estimate, and a run is not refused for one.
+    """
     import ray
 
     if not ray.is_initialized():
         return []
-    if ray._private.state.state.get_max_resources_from_cluster_config() is not None:
-        return []  # an autoscaler runs: nodes that fit may still come
-    total = ray.cluster_resources()
-    resources, problems = step.resources, []
-    for key, name, each in (("cpus", "CPU", resources.cpus), ("gpus", "GPU", resources.gpus)):
-        wanted = each * resources.workers
-        has = total.get(name, 0)
-        if wanted > has:
-            reason = f"{resources.workers} worker(s) with {each:g} {name} need {wanted:g}, the cluster has {has:g}"
-            remedy = f"Lower workers or {key}, or use a cluster with more."
-            problems.append(Problem(f"steps.{step.name}.resources.{key}", each, reason, remedy))
-    return problems
+    supply, demands = connected_supply(), recipe_demands(recipe)
+    placements = [place(replace(demands[step.name], memory=None, gpu_memory=None), supply) for step in steps]
+    return [placement_problem(placement) for placement in placements if placement.refused]
 
 
 def _check_hosts(storage: str) -> list[Problem]:

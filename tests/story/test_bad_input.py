@@ -57,7 +57,7 @@ def test_errors_of_the_outside_come_all_at_once(ray_cluster: Cluster, world: tup
         "it has no rows",
         "'advert': this label is not in the training set",
         "has no weights (model.safetensors)",
-        "the cluster has 0",
+        "a worker asks for 1 GPU, and no node has any",
         "steps.more.text = 'bodi'",
         "Did you mean body?",
         "no such file or directory",

@@ -1,0 +1,192 @@
+"""What each step of a recipe asks of a cluster: workers, CPUs, GPUs, and how much memory that should take.
+
+demands = recipe_demands(recipe)
+demands["teacher"].memory
+
+Models are sized from their shapes alone: nothing is fetched and no weights are loaded.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.plan import Demand
+from jobs.core.config import Config
+from jobs.core.memory import (
+    CONTEXT_BYTES,
+    FLOAT,
+    PROCESS_BYTES,
+    Load,
+    ModelShape,
+    inference_memory,
+    training_memory,
+)
+from jobs.core.recipe import Recipe, Step
+from jobs.core.search import count_trials
+from jobs.training.settings import Training
+
+BERT_BASE = ModelShape(12, 768, 12, 3072, 30522)
+KNOWN = {
+    "sample:minilm_l6": ModelShape(6, 384, 12, 1536, 30522),
+    "bert-base-uncased": BERT_BASE,
+    "google-bert/bert-base-uncased": BERT_BASE,
+    "google-bert/bert-large-uncased": ModelShape(24, 1024, 16, 4096, 30522),
+    "google-bert/bert-base-chinese": ModelShape(12, 768, 12, 3072, 21128),
+    "distilbert/distilbert-base-uncased": ModelShape(6, 768, 12, 3072, 30522),
+    "FacebookAI/roberta-base": ModelShape(12, 768, 12, 3072, 50265, 514),
+    "FacebookAI/roberta-large": ModelShape(24, 1024, 16, 4096, 50265, 514),
+    "answerdotai/ModernBERT-base": ModelShape(22, 768, 12, 1152, 50368, 8192),
+    "openai-community/gpt2": ModelShape(12, 768, 12, 3072, 50257, 1024),
+}
+"""Shapes of models that recipes often name, so that a plan needs no hub."""
+KEYS = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "dim", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "feed_forward": ("intermediate_size", "n_inner", "hidden_dim", "d_ff"),
+    "vocabulary": ("vocab_size",),
+    "positions": ("max_position_embeddings", "n_positions"),
+}
+"""What the architectures of transformers call these sizes."""
+LENGTH = 128
+ADAPTED = 0.02
+"""Share of the weights that learn with adapters."""
+
+
+def recipe_demands(recipe: Recipe) -> dict[str, Demand]:
+    """What every step asks for; memory is None where the model's shape cannot be known yet."""
+    return {name: _demand(recipe, step) for name, step in recipe.steps.items()}
+
+
+def shape_of_config(settings: Mapping[str, Any]) -> ModelShape | None:
+    """A model's shape from its config.json; None where that does not say it."""
+    found = {name: next((int(settings[key]) for key in keys if settings.get(key)), 0) for name, keys in KEYS.items()}
+    shape = ModelShape(**found | {"feed_forward": found["feed_forward"] or 4 * found["hidden"]})
+    return shape if min(shape.layers, shape.hidden, shape.heads, shape.vocabulary) > 0 else None
+
+
+def _demand(recipe: Recipe, step: Step) -> Demand:
+    resources, config = step.resources, step.config
+    if step.stage.name == "select":
+        return Demand(step.name, cpus=0)  # It reads a report, in its own driver.
+    if step.stage.name == "deploy":
+        values = config.model_dump()
+        return Demand(step.name, cpus=1 if values["cpus"] is None else values["cpus"], workers=values["replicas"])
+    memory, gpu_memory = _memory(recipe, step, config)
+    return Demand(
+        step.name,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        workers=resources.workers,
+        fewest=resources.min_workers,
+        trials=count_trials(step.tune, step.spaces)[1] if step.spaces else 1,
+        memory=memory,
+        gpu_memory=gpu_memory,
+    )
+
+
+def _memory(recipe: Recipe, step: Step, config: Config) -> tuple[int | None, int | None]:
+    """Bytes of a worker on its node and on its GPU."""
+    training = config if isinstance(config, Training) else getattr(config, "heal", None)
+    shape = model_shape(recipe, step)
+    if shape is None:
+        return None, None
+    on_gpu = step.resources.gpus > 0
+    if not isinstance(training, Training):
+        answers = inference_memory(shape, _largest(step, "batch_size", 32), _length(recipe, step))
+        return (PROCESS_BYTES, CONTEXT_BYTES + answers) if on_gpu else (PROCESS_BYTES + answers, None)
+    memory = training_memory(shape, _load(recipe, step, training))
+    extra = shape.parameters * FLOAT * ((training.average is not None) + (step.resources.workers > 1))
+    extra += _teacher(recipe, step, training)
+    # A checkpoint is copied to the node's memory before it is written.
+    if on_gpu:
+        return PROCESS_BYTES + memory.state, CONTEXT_BYTES + memory.total + extra
+    return PROCESS_BYTES + memory.total + memory.state + extra, None
+
+
+def _load(recipe: Recipe, step: Step, training: Training) -> Load:
+    resources, on_gpu = step.resources, step.resources.gpus > 0
+    values = training.model_dump()
+    parts = training.gradient_accumulation * (1 if resources.parallel == "tensor" else resources.workers)
+    objective = values.get("objective")
+    return Load(
+        batch=max(1, -(-_largest(step, "batch_size", training.batch_size) // parts)),
+        tokens=_length(recipe, step),
+        precision=training.precision if training.precision != "auto" else ("bf16" if on_gpu else "fp32"),
+        optimizer=training.optimizer.name,
+        predicted=0.0 if objective is None else 1.0 if objective == "causal" else values["mask_probability"],
+        fused_attention=on_gpu,
+        checkpointing=training.activation_checkpointing,
+        trained=ADAPTED if values.get("adapter") else 1.0,
+        shards=1 if resources.parallel == "ddp" else resources.workers,
+    )
+
+
+def _teacher(recipe: Recipe, step: Step, training: Training) -> int:
+    """A teacher that shows its inner states answers beside its student."""
+    names = step.inputs.get("teacher_model", ())
+    shape = model_shape(recipe, recipe.steps[names[0]]) if names else None
+    return inference_memory(shape, training.batch_size, _length(recipe, step)) if shape else 0
+
+
+def model_shape(recipe: Recipe, step: Step) -> ModelShape | None:
+    """The shape of the model that a step trains or asks, by its config or by the steps that make it."""
+    values = step.config.model_dump()
+    named = values.get("model") or values.get("base")
+    if isinstance(named, Mapping):
+        return _new_shape(recipe, step, named)
+    if isinstance(named, str):
+        return _shortened(_named_shape(named), values.get("student"))
+    parents = [name for key in ("init", "model", "teacher", "candidates") for name in step.inputs.get(key, ())]
+    shapes = [shape for name in parents if (shape := model_shape(recipe, recipe.steps[name])) is not None]
+    if step.stage.name != "evaluate":
+        shapes = shapes[:1]
+    return _shortened(max(shapes, key=lambda shape: shape.parameters, default=None), values.get("student"))
+
+
+def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelShape | None:
+    tokens = recipe.steps[step.inputs["tokens"][0]].config.model_dump()
+    tokenizer = tokens.get("tokenizer") or {}
+    taken = _named_shape(tokenizer["model"]) if tokenizer.get("model") else None
+    vocabulary = taken.vocabulary if taken else tokenizer.get("vocab_size")
+    if not vocabulary:
+        return None
+    width = model["feed_forward"] or 4 * model["hidden"]
+    return ModelShape(model["layers"], model["hidden"], model["heads"], width, vocabulary, tokens["max_length"])
+
+
+def _named_shape(name: str) -> ModelShape | None:
+    """A model from outside: a directory's own config, a known name, or what the hub's cache on this machine has."""
+    if name in KNOWN:
+        return KNOWN[name]
+    place = Path(name).expanduser() / "config.json"
+    if not place.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = None if name.startswith((".", "/", "sample:")) else try_to_load_from_cache(name, "config.json")
+        if not isinstance(cached, str):
+            return None
+        place = Path(cached)
+    return shape_of_config(json.loads(place.read_text()))
+
+
+def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
+    if shape is None or not student:
+        return shape
+    layers = len(student["layers"]) if student.get("layers") else -(-shape.layers // student["every"])
+    return ModelShape(layers, shape.hidden, shape.heads, shape.feed_forward, shape.vocabulary, shape.positions)
+
+
+def _length(recipe: Recipe, step: Step) -> int:
+    """The tokens of an example at the most."""
+    own = step.config.model_dump().get("max_length")
+    parents = [name for key in ("tokens", "model", "teacher") for name in step.inputs.get(key, ())]
+    return int(own) if own else _length(recipe, recipe.steps[parents[0]]) if parents else LENGTH
+
+
+def _largest(step: Step, key: str, value: int) -> int:
+    """The largest value of a key: its own, or the highest of its search space."""
+    space = step.spaces.get(key)
+    own = step.config.model_dump().get(key, value)
+    return int(max(space.values)) if space is not None else int(own)
