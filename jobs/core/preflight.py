@@ -1,6 +1,6 @@
 """What can be known to fail before anything runs: sources, columns, models, storage, the cluster's size."""
 
-from cluster.storage import StorageError, check_writable
+from cluster.storage import StorageError, check_writable, trouble
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.core.tracking import check as check_tracking
@@ -9,6 +9,9 @@ from jobs.core.tracking import check as check_tracking
 def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
     """Raise BadInput with everything that is wrong with the recipe's outside: all steps, or the named one."""
     problems: list[Problem] = []
+    found = trouble(storage)
+    if found is not None:
+        print(f"{storage} does not answer ({found}); trying on for a minute or two", flush=True)
     try:
         check_writable(storage)
     except StorageError as error:
