@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,8 +150,10 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _launch(directory: Path, ports: list[int], cpus: int | None, gpus: int | None) -> "subprocess.Popen[bytes]":
-    """Start the guard, and with it Ray, in a session of their own."""
+def _launch(
+    directory: Path, ports: list[int], cpus: int | None, gpus: int | None, more: Sequence[str] = ()
+) -> "subprocess.Popen[bytes]":
+    """Start the guard, and with it Ray (with `more` options), in a session of their own."""
     store = min(OBJECT_STORE_BYTES, int(psutil.virtual_memory().total * 0.3))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--log-style=record", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={directory}"]
@@ -158,6 +161,7 @@ def _launch(directory: Path, ports: list[int], cpus: int | None, gpus: int | Non
     command += [f"{option}={port}" for option, port in zip(PORT_OPTIONS, ports, strict=False)]
     command += [f"--num-cpus={cpus}"] if cpus is not None else []
     command += [f"--num-gpus={gpus}"] if gpus is not None else []
+    command += more
     # Without it Train and the state API look for any cluster on this machine, and fail where there are two.
     own = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
     own |= {name: str(port) for name, port in zip(PORT_VARIABLES, ports[len(PORT_OPTIONS) :], strict=True)}

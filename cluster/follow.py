@@ -26,6 +26,10 @@ class SubmitError(Exception):
     """A job could not be submitted, followed or stopped; the message names it."""
 
 
+class Lost(SubmitError):
+    """A job's cluster went away, and the job with it; once its head is back the same command may be submitted again."""
+
+
 def follow(client: "JobSubmissionClient", job_id: str) -> Iterator[str]:
     """The job's log, line by line as it comes (at most about a second late), until the job has ended."""
     seen = 0
@@ -50,9 +54,12 @@ def has_ended(client: "JobSubmissionClient", job_id: str) -> bool:
             return bool(client.get_job_status(job_id).is_terminal())
         except requests.ConnectionError as error:
             if time.monotonic() > deadline:
-                raise SubmitError(f"{job_id}: its cluster has not answered for {SECONDS_AWAY:.0f} s ({error})") from error
+                reason = f"its cluster has not answered for {SECONDS_AWAY:.0f} s ({error})"
+                raise Lost(f"{job_id}: {reason}; when its head is back, submit the same command again") from error
             time.sleep(POLL_SECONDS)
         except RuntimeError as error:
+            if "does not exist" in str(error):
+                raise Lost(f"{job_id}: its cluster was started anew and does not know it; submit it again") from error
             raise SubmitError(f"{job_id}: the cluster does not tell its status: {error}") from error
 
 

@@ -8,6 +8,7 @@ environment, as pyarrow reads them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -23,9 +24,13 @@ from urllib.parse import urlsplit
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
+from cluster.s3 import PatientS3, passing_trouble
+
 CHUNK_BYTES = 8 << 20
 SPOOL_BYTES = 64 << 20
 """What is written to an object store is gathered on this host first: in memory up to this size, then on disk."""
+
+NO_SPACE = "no space is left; make room there, then run the same command again: what is done is kept"
 
 
 class StorageError(Exception):
@@ -70,12 +75,7 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
 def _remote(root: str) -> fs.FileSystem:
     try:
         if root.startswith("s3://"):
-            # from_uri would first ask the cloud for the bucket's region; the environment already says it.
-            return fs.S3FileSystem(
-                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-                endpoint_override=os.environ.get("AWS_ENDPOINT_URL"),
-                allow_bucket_creation=False,
-            )
+            return PatientS3()
         return fs.FileSystem.from_uri(root)[0]
     except (ValueError, OSError) as error:
         raise StorageError(f"{root}: no such storage can be opened ({error}); use a local path, s3:// or gs://") from error
@@ -222,6 +222,14 @@ def check_writable(uri: str) -> None:
     delete(probe)
 
 
+def trouble(uri: str) -> str | None:
+    """Why an object store does not answer just now; None where it does, and where it never will.
+
+    What is read and written meanwhile is tried for a minute or two before it fails.
+    """
+    return passing_trouble(filesystem(uri)[1]) if uri.startswith("s3://") else None
+
+
 def free_bytes(uri: str) -> int | None:
     """Free space below a local path; None where the storage is remote and has no such number."""
     if not is_local(uri):
@@ -244,4 +252,6 @@ def _named(uri: str, verb: str) -> Iterator[None]:
     except PermissionError as error:
         raise StorageError(f"{uri}: no permission to {verb} it ({error}); choose another place or mend its rights") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{uri}: {NO_SPACE} ({error})") from error
         raise StorageError(f"{uri}: could not {verb} it: {error}") from error

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import requests
+
 from cluster.connect import ConnectError, attach_or_start
 from cluster.embedded import StartError
-from cluster.follow import POLL_SECONDS, SubmitError, follow, has_ended
+from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended
 from cluster.upload import UploadError, check_upload
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ CHATTY = (
 """Ray's loggers that tell every upload, and each file that .gitignore keeps back."""
 PARENT = "parent"
 """Metadata key: the id of the job that submitted this one."""
+HEAD_SECONDS = 600.0
+"""How long a head that died is waited for."""
 COMMIT = "RAYSTILL_COMMIT"
 """Environment variable of a job: the commit of the code that it runs, with `-dirty` where files were changed."""
 
@@ -118,6 +122,15 @@ def children(client: "JobSubmissionClient", parent_id: str, running: bool = True
     return [str(job.submission_id) for job in jobs if not running or not job.status.is_terminal()]
 
 
+def running_with(client: "JobSubmissionClient", metadata: Mapping[str, str]) -> "tuple[str, str | None] | None":
+    """A job with all of this metadata that has not ended, and the job that submitted it; None where there is none."""
+    for job in client.list_jobs():
+        known = job.metadata or {}
+        if job.submission_id and not job.status.is_terminal() and metadata.items() <= known.items():
+            return str(job.submission_id), known.get(PARENT)
+    return None
+
+
 def stop_children(client: "JobSubmissionClient", parent_id: str, timeout: float = 20.0) -> list[str]:
     """Stop every running descendant of a job, each before its own children so that it starts no more; returns their ids."""
     stopped: list[str] = []
@@ -182,19 +195,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     with attach_or_start(options.address) as cluster:
         client = cluster.jobs()
-        job_id = submit(client, options.command, options.working_dir, {"name": options.name or _name(options.command)})
-        print(f"submitted {job_id} to {cluster.dashboard}", file=sys.stderr)
-        try:
-            for line in follow(client, job_id):
-                print(line, flush=True)
-            ended = result(client, job_id)
-        except KeyboardInterrupt:
-            print(f"stopping {job_id} and its children", file=sys.stderr)
-            stop(client, job_id)
-            stop_children(client, job_id)
-            return 128 + signal.SIGINT
+        for more in reversed(range(options.again + 1)):
+            try:
+                job_id, ended = _run(client, options)
+                break
+            except Lost as error:
+                if not more:
+                    raise
+                print(f"{error}. Submitting again as soon as it answers", file=sys.stderr)
+                _wait_for_head(client)
+    if ended is None:
+        return 128 + signal.SIGINT
     print(f"{job_id} {ended.status}", file=sys.stderr)
     return _exit_code(ended)
+
+
+def _run(client: "JobSubmissionClient", options: argparse.Namespace) -> tuple[str, JobResult | None]:
+    """Submit the command and print its log to the end; None where it was interrupted, and so stopped."""
+    job_id = submit(client, options.command, options.working_dir, {"name": options.name or _name(options.command)})
+    print(f"submitted {job_id} to {client.get_address()}", file=sys.stderr)
+    try:
+        for line in follow(client, job_id):
+            print(line, flush=True)
+        return job_id, result(client, job_id)
+    except KeyboardInterrupt:
+        print(f"stopping {job_id} and its children", file=sys.stderr)
+        stop(client, job_id)
+        stop_children(client, job_id)
+        return job_id, None
+
+
+def _wait_for_head(client: "JobSubmissionClient") -> None:
+    """Wait until the jobs API answers; Lost if it does not within HEAD_SECONDS."""
+    deadline = time.monotonic() + HEAD_SECONDS
+    while True:
+        try:
+            client.list_jobs()
+            return
+        except (requests.RequestException, RuntimeError) as error:
+            if time.monotonic() > deadline:
+                raise Lost(f"the cluster has not come back within {HEAD_SECONDS / 60:.0f} minutes: {error}") from error
+            time.sleep(POLL_SECONDS)
 
 
 def _exit_code(ended: JobResult) -> int:
@@ -212,6 +253,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--address", help="GCS host:port or dashboard URL; default RAY_ADDRESS, else an embedded cluster")
     parser.add_argument("--working-dir", help="directory to upload; default the current one")
     parser.add_argument("--name", help="what the job's id shall say; default from the command")
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=0,
+        metavar="N",
+        help="where the head dies: wait until it is back and submit again, N times",
+    )
     parser.add_argument("command", nargs="+", metavar="-- command", help="what to run")
     return parser.parse_args(arguments)
 

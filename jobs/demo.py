@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
 STEP_LINE = re.compile(r"^\[([a-z0-9_-]+)\] (\w+)\s+(\w+)\s+(\d+) s  (.*)$")
 NOISE = re.compile(r"\sINFO |worker\.py:|Running entrypoint for job|RayDeprecationWarning")
-MARKS = {"done": "✓", "complete": "✓", "failed": "✗", "stopped": "■", "submitted": "…", "running": "…"}
+MARKS = {
+    "done": "✓",
+    "complete": "✓",
+    "failed": "✗",
+    "stopped": "■",
+    "submitted": "…",
+    "joined": "…",
+    "waiting": "…",
+    "running": "…",
+}
 
 
 def main() -> None:

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.connect import attach_or_start
+from cluster.follow import has_ended
 from cluster.storage import absolute, join, read_bytes, write_bytes
-from cluster.submit import result, stop, stop_children, submit
+from cluster.submit import result, running_with, stop, stop_children, submit
+from cluster.waiting import Waiting
 from jobs.core.cli import add_recipe_arguments, connect, guarded
 from jobs.core.execute import Place, locate
 from jobs.core.preflight import preflight
@@ -116,15 +118,14 @@ class Pipeline:
 
     def _run_step(self, place: Place) -> None:
         name, began = place.step.name, time.monotonic()
-        metadata = {"recipe": self.recipe.name, "step": name, "artifact": place.uri or ""}
-        job = submit(self.client, self.command(place), metadata=metadata)
-        self._line(place, "submitted", 0.0, place.reason)
+        job, ours = self._job(place)
         try:
             self._watch(place, job, began)
         except BaseException:
-            stop(self.client, job)
-            stop_children(self.client, job)
-            self._line(place, "stopped", time.monotonic() - began, "")
+            if ours:
+                stop(self.client, job)
+                stop_children(self.client, job)
+                self._line(place, "stopped", time.monotonic() - began, "")
             raise
         ended = result(self.client, job)
         seconds = time.monotonic() - began
@@ -137,17 +138,35 @@ class Pipeline:
         assert artifact is not None, f"{name} succeeded without an artifact"
         self._line(place, "done", seconds, headline(place, artifact))
 
+    def _job(self, place: Place) -> tuple[str, bool]:
+        """The job that makes the step, and whether it is this pipeline's to stop.
+
+        A pipeline that was killed leaves its step running: that job is gone on with, not run a second time beside it.
+        """
+        metadata = {"recipe": self.recipe.name, "step": place.step.name, "artifact": place.uri or ""}
+        found = running_with(self.client, metadata)
+        if found is None:
+            job = submit(self.client, self.command(place), metadata=metadata)
+            self._line(place, "submitted", 0.0, place.reason)
+            return job, True
+        job, parent = found
+        orphan = parent is None or has_ended(self.client, parent)
+        owner = "that an earlier pipeline left" if orphan else f"of {parent}"
+        self._line(place, "joined", 0.0, f"job {job} {owner}, which runs already")
+        return job, orphan
+
     def _watch(self, place: Place, job: str, began: float) -> None:
-        """Show the step's figures as they change until its job has ended."""
-        shown, spoken = "", 0.0
-        while not self.client.get_job_status(job).is_terminal():
+        """Show the step's figures as they change, or what it waits for and since when, until its job has ended."""
+        shown, spoken, waiting = "", 0.0, Waiting(self.client, job)
+        while not has_ended(self.client, job):
             time.sleep(POLL_SECONDS)
             if time.monotonic() - spoken < PROGRESS_SECONDS:
                 continue
-            figures = latest_progress(self.client.get_job_logs(job).splitlines())
-            line = describe_progress(figures) or str(self.client.get_job_status(job).value).lower()
+            waits = waiting.look()
+            line = waits or describe_progress(latest_progress(self.client.get_job_logs(job).splitlines()))
+            line = line or str(self.client.get_job_status(job).value).lower()
             if line != shown:
-                self._line(place, "running", time.monotonic() - began, line)
+                self._line(place, "waiting" if waits else "running", time.monotonic() - began, line)
                 shown = line
             spoken = time.monotonic()
 

@@ -7,8 +7,10 @@ python -m jobs.finetune --help              every key with its type, default and
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -17,7 +19,7 @@ from cluster.connect import ConnectError
 from cluster.embedded import StartError
 from cluster.prices import PriceError
 from cluster.registry import RegistryError
-from cluster.storage import StorageError, absolute
+from cluster.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
 from cluster.supply import SupplyError
 from cluster.upload import UploadError
@@ -119,8 +121,26 @@ def guarded(action: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
+    except Exception as error:
+        told = _told_by_worker(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        code = 2
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _told_by_worker(error: Exception) -> str | None:
+    """What a worker said whose error is one of EXPECTED, or that its disk is full; None for any other.
+
+    Ray Data, Train and Tune wrap it in errors of their own; what they all keep is the traceback's text.
+    """
+    text = "".join(traceback.format_exception(error))
+    names = "|".join(re.escape(f"{each.__module__}.{each.__name__}") for each in EXPECTED)
+    told = re.findall(rf"^(?:{names}): (.+)$", text, re.MULTILINE)
+    full = re.findall(r"^OSError: (\[Errno 28\] .+)$", text, re.MULTILINE)
+    return told[-1] if told else f"{NO_SPACE} ({full[-1]})" if full else None
 
 
 def _choose(recipe: Recipe, stage: Stage, name: str | None) -> Step:

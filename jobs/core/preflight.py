@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from cluster.plan import Placement, place
-from cluster.storage import StorageError, check_writable
+from cluster.storage import StorageError, check_writable, trouble
 from cluster.supply import connected_supply
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import missing_controls
@@ -16,6 +16,9 @@ from jobs.sizing import recipe_demands
 def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
     """Raise BadInput with everything that is wrong with the recipe's outside: all steps, or the named one."""
     problems: list[Problem] = []
+    found = trouble(storage)
+    if found is not None:
+        print(f"{storage} does not answer ({found}); trying on for a minute or two", flush=True)
     try:
         check_writable(storage)
     except StorageError as error:
