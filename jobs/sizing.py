@@ -186,7 +186,7 @@ def _length(recipe: Recipe, step: Step) -> int:
 
 
 def _largest(step: Step, key: str, value: int) -> int:
-    """The largest value of a key: its own, or the highest of its search space."""
+    """The largest value of a key: its own (of several the highest), or the highest of its search space."""
     space = step.spaces.get(key)
-    own = step.config.model_dump().get(key, value)
-    return int(max(space.values)) if space is not None else int(own)
+    own = step.config.model_dump().get(key, value) if space is None else space.values
+    return int(max(own) if isinstance(own, tuple | list) else own)
