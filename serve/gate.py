@@ -20,7 +20,8 @@ from serve.problems import FieldError, Problem, Refusal, problem_response
 
 LOGGER = logging.getLogger("ray.serve")
 ID_HEADER, TIMEOUT_HEADER = b"x-request-id", b"x-request-timeout"
-SOUND_ID = re.compile(r"[\x21-\x7e]{1,128}")
+ID_LENGTH = 128
+UNSOUND = re.compile(r"[^\x21-\x7e]")
 CLIENT_LEFT = 499
 FAILED = Problem(title="The server failed on this request; its log has the reason under this X-Request-Id", status=500)
 LATE = Problem(title="The answer took longer than allowed", status=504)
@@ -54,7 +55,6 @@ class Gate:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (ID_HEADER, exchange.request_id.encode())]
             await send(message)
 
         try:
@@ -88,6 +88,5 @@ class Gate:
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    """The client's own where it gave a sound one: it is written into logs."""
-    given = headers.get(ID_HEADER, b"").decode("latin-1")
-    return given if SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+    """The client's own, fit to be written into logs. Serve gives one to a request without, and sends it back in the reply."""
+    return UNSOUND.sub("?", headers.get(ID_HEADER, b"").decode("latin-1"))[:ID_LENGTH] or uuid.uuid4().hex

@@ -5,7 +5,7 @@
     metrics.flush()                  # every second: what was noted becomes visible
 
 Requests, their seconds, texts, batches, padding, what waits, the cache, and how far labels and lengths are from training.
-dashboards/serve.json shows them in Grafana.
+cluster/dashboards/serve.json shows them in Grafana.
 """
 
 from collections import Counter as Tally
@@ -35,7 +35,7 @@ class RequestMetrics:
     def note(self, exchange: Exchange) -> None:
         """Take in a request that was answered."""
         route = exchange.path if exchange.path in ROUTES else "other"
-        self._noted.append((route, exchange.model or "", exchange.status, len(exchange.texts), exchange.seconds))
+        self._noted.append((route, tag(exchange.model or ""), exchange.status, len(exchange.texts), exchange.seconds))
 
     def flush(self) -> None:
         """Make visible what was noted."""
@@ -53,7 +53,7 @@ class ModelMetrics:
 
     def __init__(self, model: LocalModel) -> None:
         self.model = model
-        self._tags = {"model": model.served.name}
+        self._tags = {"model": tag(model.served.name)}
         names: Sequence[tuple[str, str]] = (
             ("batches", "Forward passes."),
             ("texts", "Texts run."),
@@ -87,9 +87,14 @@ class ModelMetrics:
         """Label shares and the indices; not every second, for it counts over the whole window."""
         drift, training = self.model.watch.report(), self.model.watch.training
         for label, share in drift.label_shares.items():
-            self._shares.set(share, {**self._tags, "label": label, "of": "requests"})
+            self._shares.set(share, {**self._tags, "label": tag(label), "of": "requests"})
         for label, share in (training.labels if training else {}).items():
-            self._shares.set(share, {**self._tags, "label": label, "of": "training"})
+            self._shares.set(share, {**self._tags, "label": tag(label), "of": "training"})
         for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
             if index is not None:
                 self._drift.set(index, {**self._tags, "what": what})
+
+
+def tag(value: str) -> str:
+    """A tag's value: Ray takes ASCII alone, and fails on 其他."""
+    return value.encode("ascii", "backslashreplace").decode()

@@ -56,18 +56,20 @@ class ModelReplica:
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; a replica that fails it is replaced."""
-        if self._chores.done():
-            self._chores.result()
         await self.model.check()
 
     async def _do_chores(self) -> None:
         slow_at = time.monotonic()
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            self.flush()
-            if time.monotonic() >= slow_at:
-                slow_at = time.monotonic() + SLOW_SECONDS
-                await asyncio.to_thread(self.slow_chores)
+            try:
+                self.flush()
+                if time.monotonic() >= slow_at:
+                    slow_at = time.monotonic() + SLOW_SECONDS
+                    await asyncio.to_thread(self.slow_chores)
+            except Exception:  # noqa: BLE001  a full disk stops the access log, and must not stop the answers
+                LOGGER.exception("Metrics, access log and keys of this replica are not up to date")
+                await asyncio.sleep(SLOW_SECONDS)
 
     def flush(self) -> None:
         """Make visible what was done since the last time."""

@@ -7,8 +7,10 @@ with running([entry]) as server:
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ class Server:
     """A Serve of its own, and how to deploy on it anew."""
 
     address: str
+    directory: str
+    """Ray's own: logs."""
+    metrics: str
+    """Where Prometheus reads Ray's metrics."""
     process: "subprocess.Popen[str]"
 
     def deploy(self, applications: list[dict[str, Any]]) -> None:
@@ -42,10 +48,13 @@ class Server:
 
 
 @contextmanager
-def running(applications: list[dict[str, Any]], **environment: str) -> Iterator[Server]:
+def running(applications: list[dict[str, Any]], host: str = "127.0.0.1", **environment: str) -> Iterator[Server]:
     """Start a server with these applications."""
-    port = free_ports(1)[0]
-    command = [sys.executable, "-m", "tests.serve.server", str(port), json.dumps(applications)]
+    port, metrics = free_ports(2)
+    # Unix sockets' paths must be short.
+    place = tempfile.mkdtemp(prefix="rs", dir="/tmp")
+    options = [str(port), str(metrics), place, host, json.dumps(applications)]
+    command = [sys.executable, "-m", "tests.serve.server", *options]
     # A token of its own: Ray would else write one into the home directory, where other clusters find it.
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     process = subprocess.Popen(
@@ -56,7 +65,7 @@ def running(applications: list[dict[str, Any]], **environment: str) -> Iterator[
         stdout=subprocess.PIPE,
         text=True,
     )
-    server = Server(f"http://127.0.0.1:{port}", process)
+    server = Server(f"http://127.0.0.1:{port}", place, f"http://127.0.0.1:{metrics}/metrics", process)
     try:
         server.wait()
         yield server
@@ -64,3 +73,4 @@ def running(applications: list[dict[str, Any]], **environment: str) -> Iterator[
         assert process.stdin is not None
         process.stdin.close()
         process.wait(180)
+        shutil.rmtree(place, ignore_errors=True)

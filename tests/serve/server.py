@@ -1,4 +1,4 @@
-"""Applications on a Ray of their own until stdin closes: python -m tests.serve.server PORT APPLICATIONS [HOST]
+"""Applications on a Ray of their own until stdin closes: python -m tests.serve.server PORT METRICS DIRECTORY HOST APPLICATIONS
 
 APPLICATIONS is a JSON list of entries of a Serve config. A process of its own, so that it meets no other cluster that the
 tests hold, and ends with them however they end. It takes applications anew, one JSON list a line on stdin.
@@ -6,9 +6,7 @@ tests hold, and ends with them however they end. It takes applications anew, one
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,8 @@ REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180
 
 
-def main(port: int, applications: str, host: str = "127.0.0.1") -> None:
+def main(port: int, metrics_port: int, place: str, host: str, applications: str) -> None:
     """Deploy by a Serve config, as `serve deploy` does; print "ready" when the applications run."""
-    # Unix sockets' paths must be short.
-    place = tempfile.mkdtemp(prefix="rs", dir="/tmp")
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1":
         # What the test set in the environment comes first.
         os.environ |= ingress_environment(Path(place), *free_ports(2)) | os.environ
@@ -32,7 +28,14 @@ def main(port: int, applications: str, host: str = "127.0.0.1") -> None:
 
     environment = {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
     try:
-        ray.init(address="local", num_cpus=2, include_dashboard=False, _temp_dir=place, runtime_env=environment)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            _temp_dir=place,
+            _metrics_export_port=metrics_port,
+            runtime_env=environment,
+        )
         serve.start(http_options={"host": host, "port": port})
         while applications:
             deploy([entry | {"runtime_env": environment} for entry in json.loads(applications)])
@@ -41,7 +44,6 @@ def main(port: int, applications: str, host: str = "127.0.0.1") -> None:
         serve.shutdown()
     finally:
         ray.shutdown()
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def deploy(applications: list[dict[str, Any]]) -> None:
@@ -65,4 +67,4 @@ def deploy(applications: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,148 @@
+"""Batches: by length, fair, each text once, bounded; and what becomes of errors and of callers who leave."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Encoding
+
+from serve.batching import Batcher, Full
+from serve.engine import Engine, load_engine
+from serve.lengths import Budget, batches
+from tests.serve.tiny_model import TEXTS
+
+FOUR = Budget(4, 4096)
+
+
+class Recorder:
+    """The tiny engine, which notes what is run, and fails on one text."""
+
+    def __init__(self, engine: Engine, budget: Budget = FOUR, cache_texts: int = 0, max_waiting: int = 1000) -> None:
+        self.engine, self.ran = engine, list[list[list[int]]]()
+        self.batcher = Batcher(engine.tokenise, self.run, budget, ThreadPoolExecutor(1), 0.0, cache_texts, max_waiting)
+
+    def run(self, encodings: list[Encoding]) -> np.ndarray:
+        self.ran.append([encoding.ids for encoding in encodings])
+        if self.engine.tokenise(["keys film"])[0].ids in self.ran[-1]:
+            raise RuntimeError("the engine fails on this text")
+        return self.engine.forward(encodings)
+
+
+@pytest.fixture(scope="module")
+def engine(model_directory: Path) -> Engine:
+    return load_engine(model_directory)
+
+
+def test_batches_hold_every_text_once_within_the_budget_and_pad_little() -> None:
+    lengths = np.random.default_rng(0).integers(1, 129, 500).tolist()
+    made = batches(lengths, Budget(texts=16, tokens=512))
+    assert sorted(index for rows in made for index in rows) == list(range(500))
+    for rows in made:
+        longest = max(lengths[index] for index in rows)
+        assert len(rows) <= 16 and (len(rows) == 1 or len(rows) * longest <= 512)
+    padded = sum(len(rows) * max(lengths[index] for index in rows) for rows in made)
+    assert padded < 1.1 * sum(lengths)
+    assert batches([600, 3], Budget(16, 512)) == [[1], [0]], "a text over the budget is run alone"
+
+
+def test_rows_come_back_to_their_texts(engine: Engine) -> None:
+    async def ask() -> list[tuple[np.ndarray, int]]:
+        batcher = Recorder(engine).batcher
+        return await asyncio.gather(*(batcher(TEXTS[turn:] + TEXTS[:turn]) for turn in range(5)))
+
+    for turn, (values, _) in enumerate(asyncio.run(ask())):
+        np.testing.assert_allclose(values, engine.logits(TEXTS[turn:] + TEXTS[:turn]), atol=1e-4)
+
+
+def test_the_same_text_in_flight_is_run_once_and_an_answer_may_be_kept(engine: Engine) -> None:
+    async def ask(cache: int) -> tuple[int, int, int]:
+        recorder = Recorder(engine, cache_texts=cache)
+        await asyncio.gather(*(recorder.batcher(["see you", "see you"]) for _ in range(8)))
+        assert [sum(map(len, recorder.ran)), recorder.batcher.counts.joined] == [1, 15]
+        await recorder.batcher(["see you"])
+        await recorder.batcher(["at the station"])
+        values, _ = await recorder.batcher(["see you"])
+        np.testing.assert_allclose(values, engine.logits(["see you"]), atol=1e-4)
+        return sum(map(len, recorder.ran)), recorder.batcher.counts.cached, recorder.batcher.waiting
+
+    assert asyncio.run(ask(cache=0)) == (4, 0, 0)
+    assert asyncio.run(ask(cache=8)) == (2, 2, 0)
+    # Of two texts the older one had to go.
+    assert asyncio.run(ask(cache=1)) == (3, 1, 0)
+
+
+def test_a_single_text_does_not_wait_behind_a_long_list(engine: Engine) -> None:
+    async def ask() -> list[str]:
+        recorder, done = Recorder(engine, Budget(2, 4096)), list[str]()
+
+        async def one(name: str, texts: list[str]) -> None:
+            await recorder.batcher(texts)
+            done.append(name)
+
+        long = asyncio.create_task(one("long", [f"prize {number}" for number in range(100)]))
+        await asyncio.sleep(0)
+        await one("short", ["see you at the station"])
+        assert len(recorder.ran) < 10
+        await long
+        return done
+
+    assert asyncio.run(ask()) == ["short", "long"]
+
+
+def test_too_many_waiting_texts_are_refused_at_once(engine: Engine) -> None:
+    async def ask() -> None:
+        batcher = Recorder(engine, max_waiting=10).batcher
+        first = asyncio.create_task(batcher([f"text {number}" for number in range(8)]))
+        await asyncio.sleep(0)
+        with pytest.raises(Full):
+            await batcher(["a", "b", "c"])
+        assert len((await first)[0]) == 8
+        assert len((await batcher(["a", "b", "c"]))[0]) == 3
+
+    asyncio.run(ask())
+
+
+def test_an_error_meets_its_own_batch_alone(engine: Engine) -> None:
+    async def ask() -> None:
+        recorder = Recorder(engine, Budget(1, 4096))
+        outcomes = await asyncio.gather(
+            *(recorder.batcher([text]) for text in ("see you", "keys film", "prize")), return_exceptions=True
+        )
+        assert [isinstance(outcome, RuntimeError) for outcome in outcomes] == [False, True, False]
+        assert recorder.batcher.waiting == 0
+        assert len((await recorder.batcher(["see you"]))[0]) == 1
+
+    asyncio.run(ask())
+
+
+def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
+    async def ask() -> int:
+        recorder = Recorder(engine, Budget(1, 4096))
+        left = asyncio.create_task(recorder.batcher([f"prize {number}" for number in range(50)]))
+        await asyncio.sleep(0)
+        await recorder.batcher(["see you"])
+        left.cancel()
+        await recorder.batcher(["see you at six"])
+        assert recorder.batcher.waiting == 0
+        return len(recorder.ran)
+
+    assert asyncio.run(ask()) < 10
+
+
+def test_a_batch_waits_for_more_until_its_deadline_or_until_it_is_full(engine: Engine) -> None:
+    async def ask() -> tuple[float, float, int]:
+        recorder = Recorder(engine, Budget(4, 4096))
+        recorder.batcher.wait_seconds = 0.2
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(recorder.batcher(["see you"]), recorder.batcher(["at six"]))
+        alone = loop.time() - began
+        began = loop.time()
+        await recorder.batcher(["a", "b", "c", "d"])
+        return alone, loop.time() - began, len(recorder.ran)
+
+    alone, full, ran = asyncio.run(ask())
+    assert alone >= 0.2 > full
+    assert ran == 2

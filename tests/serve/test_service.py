@@ -1,0 +1,182 @@
+"""The application around its models over real HTTP: names, embeddings, keys, deadlines, request ids, the access log."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from serve import keys
+from serve.app import deployment_config
+from serve.engine import load_engine
+from serve.settings import Arguments, BulkSettings, ModelSettings
+from tests.serve.running import Server, running
+from tests.serve.tiny_model import TEXTS
+
+PREDICT, EMBED = "/v1/predict", "/v1/embeddings"
+DASHBOARD = Path(__file__).parents[2] / "cluster" / "dashboards" / "serve.json"
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "keys.json"
+
+
+@pytest.fixture(scope="module")
+def key(keys_file: Path) -> str:
+    return keys.add(str(keys_file), "tests", None)
+
+
+@pytest.fixture(scope="module")
+def server(model_directory: Path, keys_file: Path, key: str) -> Iterator[Server]:
+    """Two replicas of the default model, one for long lists in torch, another model; with keys, open to all addresses."""
+    place = str(model_directory)
+    arguments = Arguments(
+        model=place,
+        cpus=0,
+        min_replicas=2,
+        max_replicas=2,
+        cache_texts=100,
+        keys=str(keys_file),
+        others={"second": ModelSettings(model=place, variant="torch", cpus=0)},
+        bulk=BulkSettings(model=place, variant="torch", cpus=0, from_texts=200),
+    )
+    with running([deployment_config("guarded", arguments, "/guarded")], host="0.0.0.0") as server:
+        yield server
+
+
+def ask(server: Server, key: str | None, path: str, body: Any = None, **headers: str) -> requests.Response:
+    """POST a body, or GET."""
+    known = {} if key is None else {"authorization": f"Bearer {key}"}
+    url = f"{server.address}/guarded{path}"
+    return requests.request("GET" if body is None else "POST", url, json=body, headers=known | headers, timeout=30)
+
+
+def test_models_are_asked_by_name(server: Server, key: str) -> None:
+    listed = ask(server, key, "/v1/models").json()["models"]
+    assert [(one["name"], one["variant"], one["default"], one["embeddings"]) for one in listed] == [
+        ("tiny", "onnx", True, False),
+        ("second", "torch", False, True),
+    ]
+    for name, variant in ((None, "onnx"), ("tiny", "onnx"), ("second", "torch")):
+        reply = ask(server, key, PREDICT, {"inputs": TEXTS, "model": name} if name else {"inputs": TEXTS})
+        assert (reply.status_code, reply.json()["model"]["variant"]) == (200, variant)
+    unknown = ask(server, key, PREDICT, {"inputs": "a", "model": "third"})
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (404, "model")
+    assert "tiny, second" in unknown.json()["errors"][0]["message"]
+
+
+def test_embeddings_are_the_mean_of_the_last_states_and_a_variant_without_says_what_to_do(
+    server: Server, key: str, model_directory: Path
+) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    reply = ask(server, key, EMBED, {"inputs": TEXTS[:3], "model": "second"})
+    assert reply.status_code == 200
+    tokenizer, model = AutoTokenizer.from_pretrained(model_directory), AutoModel.from_pretrained(model_directory).eval()
+    for text, vector in zip(TEXTS[:3], reply.json()["embeddings"], strict=True):
+        with torch.inference_mode():
+            states_TD = model(**tokenizer(text, truncation=True, max_length=24, return_tensors="pt")).last_hidden_state[0]
+        mean_D = states_TD.mean(0).numpy()
+        np.testing.assert_allclose(vector, mean_D / np.linalg.norm(mean_D), atol=1e-4)
+    refused = ask(server, key, EMBED, {"inputs": "a"})
+    assert refused.status_code == 409
+    assert "embeddings: true" in refused.json()["errors"][0]["message"]
+
+
+def test_a_long_list_is_answered_in_parts_and_a_longer_one_elsewhere(server: Server, key: str, model_directory: Path) -> None:
+    expected = load_engine(model_directory).predict(TEXTS, top_k=1)
+    for count, variant in ((150, "onnx"), (256, "torch")):
+        texts = [f"{TEXTS[number % len(TEXTS)]}" for number in range(count)]
+        reply = ask(server, key, PREDICT, {"inputs": texts, "top_k": 1}).json()
+        assert reply["model"]["variant"] == variant
+        assert [answer["label"] for answer in reply["answers"]] == [
+            expected[number % len(TEXTS)].label for number in range(count)
+        ]
+
+
+def test_without_a_key_nothing_is_answered(server: Server, key: str) -> None:
+    for headers in ({}, {"authorization": "Bearer rs_wrong"}):
+        refused = ask(server, None, PREDICT, {"inputs": "a"}, **headers)
+        assert refused.status_code == 401
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.headers["www-authenticate"] == "Bearer"
+    assert ask(server, key, PREDICT, {"inputs": "a"}).status_code == 200
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert ask(server, None, path).status_code == 200
+
+
+def test_a_revoked_key_is_refused_without_a_restart(server: Server, keys_file: Path) -> None:
+    made = keys.add(str(keys_file), "leaving", None)
+    assert _eventually(server, made, 200)
+    keys.revoke(str(keys_file), "leaving")
+    assert _eventually(server, made, 401)
+
+
+def _eventually(server: Server, key: str, status: int) -> bool:
+    """Whether both replicas answer so within half a minute; they read the file every ten seconds."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if all(ask(server, key, "/v1/models").status_code == status for _ in range(8)):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def test_a_deadline_is_kept_and_a_wrong_one_is_named(server: Server, key: str) -> None:
+    late = ask(server, key, PREDICT, {"inputs": ["long " * 100] * 200, "model": "second"}, **{"x-request-timeout": "0.0001"})
+    assert late.status_code == 504
+    assert late.headers["content-type"] == "application/problem+json"
+    for wrong in ("soon", "-1", "0", "nan", "inf"):
+        refused = ask(server, key, PREDICT, {"inputs": "a"}, **{"x-request-timeout": wrong})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "X-Request-Timeout")
+
+
+def test_requests_have_ids_and_the_log_has_no_texts(server: Server, key: str) -> None:
+    secret = "win a prize now, Mallory"
+    given = ask(server, key, PREDICT, {"inputs": [secret, "a"]}, **{"x-request-id": "order-17"})
+    assert given.headers["x-request-id"] == "order-17"
+    made = [ask(server, key, PREDICT, {"inputs": "a"}).headers["x-request-id"] for _ in range(2)]
+    assert len(set(made)) == 2 and all(made)
+    line = _logged(server, "order-17")
+    assert {name: line[name] for name in ("method", "path", "status", "key", "model", "texts", "characters")} == {
+        "method": "POST",
+        "path": PREDICT,
+        "status": 200,
+        "key": "tests",
+        "model": "tiny",
+        "texts": 2,
+        "characters": len(secret) + 1,
+    }
+    assert line["ms"] > 0
+    assert "Mallory" not in json.dumps(line) and key not in json.dumps(line)
+
+
+def _logged(server: Server, request_id: str) -> Any:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for file in Path(server.directory).glob("session_latest/logs/serve/access_guarded_*.jsonl"):
+            for line in map(json.loads, file.read_text().splitlines()):
+                if line["request_id"] == request_id:
+                    return line
+        time.sleep(0.2)
+    raise AssertionError(f"the access log has no request {request_id}")
+
+
+def test_the_dashboards_metrics_stand_on_rays_endpoint(server: Server, key: str) -> None:
+    for _ in range(4):  # the same text twice in a request, and again of the replica that has it in its cache
+        assert ask(server, key, PREDICT, {"inputs": [*TEXTS, TEXTS[0]]}).status_code == 200
+    wanted = set(re.findall(r"ray_raystill_\w+", DASHBOARD.read_text()))
+    # Needs a model that knows its training texts.
+    wanted.remove("ray_raystill_drift")
+    deadline = time.monotonic() + 40
+    while missing := wanted - set(re.findall(r"^\w+", told := requests.get(server.metrics, timeout=10).text, re.MULTILINE)):
+        assert time.monotonic() < deadline, missing
+        time.sleep(1)
+    assert 'route="/v1/predict"' in told and 'application="guarded"' in told
