@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from jobs.compression.export import ExportError, export_onnx
+from serve.backends import HIDDEN
 
 COMMON: dict[str, Any] = {
     "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
@@ -45,6 +48,16 @@ def classifier(architecture: str) -> PreTrainedModel:
 def test_an_exported_classifier_agrees_with_torch_alone_and_in_padded_batches(architecture: str, tmp_path: Path) -> None:
     """A decoder too: it finds the end of a text by the padding."""
     assert export_onnx(classifier(architecture), tmp_path / "model.onnx") < 1e-4
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "gpt2"])
+def test_hidden_states_are_exported_too_and_agree_with_torch(architecture: str, tmp_path: Path) -> None:
+    model = classifier(architecture)
+    assert export_onnx(model, tmp_path / "model.onnx", hidden_states=True) < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    ids_BT = np.arange(5, 15).reshape(2, 5)
+    logits_BC, states_BTD = session.run(["logits", HIDDEN], {"input_ids": ids_BT, "attention_mask": np.ones_like(ids_BT)})
+    assert (logits_BC.shape, states_BTD.shape) == ((2, 3), (2, 5, 32))
 
 
 def test_what_torch_cannot_export_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from serve.engine import Engine, load_engine
 from serve.published import find_model
 from serve.schema import MAX_BODY_BYTES
 from serve.settings import Arguments
+from tests.serve.generated import ask_generated
 from tests.serve.tiny_model import LABELS, TEXTS
 
 PREDICT = "/v1/predict"
@@ -185,6 +186,10 @@ def test_health_docs_and_unknown_routes(service: str, engine: Engine) -> None:
         refused = requests.request(method, service + path, timeout=30)
         assert refused.status_code == status
         assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_requests_made_from_the_openapi_file_meet_no_server_error(service: str) -> None:
+    assert ask_generated(service + "/openapi.json", examples=10) >= 100
 
 
 def test_build_refuses_at_once_what_cannot_be_served(model_directory: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -180,3 +182,44 @@ def test_the_dashboards_metrics_stand_on_rays_endpoint(server: Server, key: str)
         assert time.monotonic() < deadline, missing
         time.sleep(1)
     assert 'route="/v1/predict"' in told and 'application="guarded"' in told
+
+
+def test_a_client_that_asks_again_does_not_notice_a_killed_replica(server: Server, key: str, model_directory: Path) -> None:
+    answers = load_engine(model_directory).predict(TEXTS, top_k=1)
+    right = {text: answer.label for text, answer in zip(TEXTS, answers, strict=True)}
+    until = time.monotonic() + 6
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(_labels, server, key, until) for _ in range(4)]
+        time.sleep(2)
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        replicas = [one for one in processes if re.match(r"ray::ServeReplica:guarded:model(?!-)", " ".join(one.cmdline()))]
+        assert len(replicas) == 2, [one.cmdline() for one in processes]
+        replicas[0].kill()
+        given = [label for client in clients for label in client.result()]
+    assert len(given) > 100
+    assert [(text, label) for text, label in given if label != right[text]] == []
+
+
+def _labels(server: Server, key: str, until: float) -> list[tuple[str, str]]:
+    """Texts and the labels that they were given, until a moment."""
+    given = []
+    while time.monotonic() < until:
+        for text in TEXTS:
+            reply = _ask_again(server, key, {"inputs": text})
+            assert reply.status_code == 200, reply.text
+            given.append((text, reply.json()["answers"][0]["label"]))
+    return given
+
+
+def _ask_again(server: Server, key: str, body: Any) -> requests.Response:
+    """The reply, after as many connections that break and 503 as six seconds hold."""
+    for pause in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
+        try:
+            reply = ask(server, key, PREDICT, body)
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            pass
+        else:
+            if reply.status_code != 503:
+                return reply
+        time.sleep(pause)
+    return ask(server, key, PREDICT, body)
