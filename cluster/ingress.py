@@ -1,11 +1,14 @@
 """How requests reach replicas: HAProxy in front of replicas that speak HTTP themselves, the fastest of Ray Serve's ways.
 
-    os.environ |= ingress_environment(directory, metrics_port, stats_port)     # before Ray starts on this node
+    eval "$(python -m cluster.ingress)" && ray start --head …                   # on every node of a cluster
 
-Ray reads these when a node starts. docs/serving.md has the figures of each way, and what to export for `ray start`.
+    os.environ |= ingress_environment(directory, metrics_port, stats_port)     # several clusters on one machine
+
+Ray reads these when a node starts. docs/serving.md has the figures of each way.
 HAProxy's metrics and stats ports listen on all addresses and cannot be told otherwise: close them to other hosts.
 """
 
+import shlex
 from pathlib import Path
 
 SETTINGS = {
@@ -34,3 +37,7 @@ def ingress_environment(directory: Path, metrics_port: int, stats_port: int) -> 
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "server-state"),
     }
+
+
+if __name__ == "__main__":
+    print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in SETTINGS.items()))
