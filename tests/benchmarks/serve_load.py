@@ -41,10 +41,6 @@ class Load:
     p99_ms: float
     errors: int
 
-    def rounded(self) -> dict[str, float]:
-        """For a line of the bench."""
-        return {"per_second": round(self.per_second, 1), "p50_ms": round(self.p50_ms, 2), "p99_ms": round(self.p99_ms, 2)}
-
 
 def load(url: str, bodies: Sequence[object], connections: int, seconds: float) -> Load:
     """Ask with so many connections at once, each with the next body as soon as it has its answer; no error is allowed."""

@@ -1,17 +1,68 @@
-"""What the service is measured against, each a server process: python -m tests.benchmarks.serve_peers KIND MODEL PORT
+"""What the service is measured against, each a process of its own: python -m tests.benchmarks.serve_peers KIND MODEL PORT
 
 pipeline   FastAPI around transformers' pipeline, torch fp32: the usual way
 litserve   LitServe around the same ONNX file, with its batching
-echo       Ray Serve's own echo: what the way to a replica costs
+loop       the bare engine in a plain loop: texts a second, 32 at a time; no server
 
-BentoML is in serve_bento.py, for it has an environment of its own. Every one answers POST /v1/predict with the label.
+BentoML is in serve_bento.py, for it has an environment of its own. Every server answers POST /v1/predict.
 """
 
+import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+import requests
+
+REPOSITORY = Path(__file__).parents[2]
 THREADS = 1
+STARTS_WITHIN_SECONDS = 120
+LOOP_SECONDS = 4.0
+
+
+@contextmanager
+def peer(kind: str, directory: Path, port: int) -> Iterator[str]:
+    """The URL of a server of this kind while it runs."""
+    command = [sys.executable, "-m", "tests.benchmarks.serve_peers", kind, str(directory), str(port)]
+    with answering(command, port, {}, {"inputs": "a"}) as url:
+        yield url
+
+
+@contextmanager
+def answering(command: Sequence[str], port: int, surroundings: Mapping[str, str], body: Any) -> Iterator[str]:
+    """The URL of a server while it runs, once it answers this body."""
+    url = f"http://127.0.0.1:{port}/v1/predict"
+    process = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **surroundings}, stdout=sys.stderr)
+    try:
+        _wait(url, body, process)
+        yield url
+    finally:
+        workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+        process.wait()
+
+
+def _wait(url: str, body: Any, process: "subprocess.Popen[bytes]") -> None:
+    """Until it has answered."""
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+    while True:
+        try:
+            if requests.post(url, json=body, timeout=30).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"{process.args!r} does not answer")
+        time.sleep(0.2)
 
 
 def pipeline(directory: str, port: int) -> None:
@@ -40,28 +91,26 @@ def litserve(directory: str, port: int) -> None:
     """The same engine in LitServe, batching up to 32 of what waits."""
     import litserve
 
-    from serve.engine import Engine, load_engine
+    from tests.benchmarks.serve_litserve import Predict
 
-    class Predict(litserve.LitAPI):
-        engine: Engine
-
-        def setup(self, device: str) -> None:
-            self.engine = load_engine(Path(directory), "int8", threads=THREADS)
-
-        def decode_request(self, request: Any) -> Any:
-            return request["inputs"]
-
-        def predict(self, x: Any) -> Any:
-            return self.engine.predict(x)
-
-        def encode_response(self, output: Any) -> Any:
-            return {"answers": [{"label": output.label, "probability": output.probability}]}
-
-    api = Predict(max_batch_size=32, batch_timeout=0.001, api_path="/v1/predict")
-    litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
+    litserve.LitServer(Predict(directory, THREADS), accelerator="cpu", workers_per_device=1).run(
         host="127.0.0.1", port=port, generate_client_file=False, log_level="warning", num_api_servers=1
     )
 
 
+def loop(directory: str, batch: int) -> None:
+    """Print the bare engine's texts a second, with so many texts in each call."""
+    from serve.engine import load_engine
+    from tests.benchmarks.served_models import texts
+
+    engine = load_engine(Path(directory), "int8", threads=THREADS)
+    asked = texts()[:1984]
+    lists = [asked[start : start + batch] for start in range(0, len(asked), batch)]
+    done, began = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < LOOP_SECONDS:
+        done += len(engine.predict(lists[done // batch % len(lists)]))
+    print(json.dumps(done / seconds))
+
+
 if __name__ == "__main__":
-    {"pipeline": pipeline, "litserve": litserve}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"pipeline": pipeline, "litserve": litserve, "loop": loop}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
