@@ -82,7 +82,7 @@ def submit(
     if "://" not in place:
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        check_upload(Path(place))
+        print(f"uploading {place}: {check_upload(Path(place))}", file=sys.stderr)
     details = dict(metadata or {})
     parent = current_job_id()
     if parent is not None:
