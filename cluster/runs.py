@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     storage = absolute(options.storage)
     try:
         if options.command == "list":
-            print("\n".join(table(storage, list_runs(storage))))
+            runs = list_runs(storage)
+            print("\n".join(table(storage, runs)) if runs else f"no runs in {storage}")
         elif options.command in ("keep", "release"):
             write_run(storage, find_run(storage, options.run).model_copy(update={"kept": options.command == "keep"}))
         elif options.command == "export":

@@ -58,6 +58,8 @@ def garbage(storage: str, keep: int = 1) -> set[str]:
 def test_runs_are_listed_with_size_and_scores(
     story: dict[str, Artifact], storage_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert runs.main(["list", join(storage_uri, "elsewhere")]) == 0
+    assert "no runs in" in capsys.readouterr().out
     assert runs.main(["list", storage_uri]) == 0
     head, newest, oldest = capsys.readouterr().out.splitlines()
     assert head.split() == ["run", "ended", "took", "size", "kept", "scores"]
