@@ -19,6 +19,8 @@ lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m mypy
+	$(VENV)/bin/python -m cluster.generate --check
+	$(VENV)/bin/python -m tests.audit
 
 chaos: $(VENV)/ready-dev
 	RAYSTILL_CHAOS_ROUNDS=$(ROUNDS) $(VENV)/bin/python -m pytest -s tests/chaos $(ARGUMENTS)

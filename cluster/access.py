@@ -8,12 +8,11 @@ import stat
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from cluster.connect import LOOPBACK_HOSTS, token_file, token_of
 from cluster.findings import Finding, Level
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
 MAKE = "Make one with `ray get-auth-token --generate`, and export RAY_AUTH_MODE=token before `ray start` on every node"
 PASS = "Copy the cluster's own to ~/.ray/auth_token (mode 600) or to RAY_AUTH_TOKEN_PATH, and export RAY_AUTH_MODE=token"
 
@@ -24,7 +23,7 @@ def access_findings(dashboard: str, outside: Sequence[str]) -> list[Finding]:
     where = urlsplit(dashboard).netloc
     answer = ask(dashboard, None)
     open_to_all = answer == 200
-    far = bool(outside) or urlsplit(dashboard).hostname not in LOCAL
+    far = bool(outside) or urlsplit(dashboard).hostname not in LOOPBACK_HOSTS
     if open_to_all:
         level = Level.ERROR if outside else Level.WARNING
         text = "the jobs API answers without a token: whoever reaches it runs commands on the cluster"
@@ -54,19 +53,6 @@ def ask(dashboard: str, token: str | None) -> int | None:
         return error.code
     except OSError:
         return None
-
-
-def token_of(environment: Mapping[str, str]) -> str | None:
-    """The token that Ray would send from here."""
-    if environment.get("RAY_AUTH_TOKEN"):
-        return environment["RAY_AUTH_TOKEN"].strip()
-    file = token_file(environment)
-    return file.read_text().strip() if file.is_file() else None
-
-
-def token_file(environment: Mapping[str, str]) -> Path:
-    """Where Ray looks for the token."""
-    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def token_file_findings(environment: Mapping[str, str]) -> list[Finding]:

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 SECONDS_TO_REACH = 5.0
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 ACCESS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *embedded.LOOPBACK)
 """Environment variables besides the addresses that decide whether a cluster can be reached."""
 
@@ -87,7 +89,7 @@ def attach(address: str) -> Cluster:
     else:
         gcs, dashboard = address, _dashboard_of(address)
     environment = {"RAY_ADDRESS": address, "RAY_API_SERVER_ADDRESS": dashboard}
-    environment |= {name: os.environ[name] for name in ACCESS if name in os.environ}
+    environment |= {name: os.environ[name] for name in ACCESS if name in os.environ} | _token_mode(dashboard)
     cluster = Cluster(gcs, dashboard, False, environment, _before=_apply(environment))
     try:
         cluster.jobs()
@@ -166,6 +168,33 @@ def _start(cpus: int | None, gpus: int | None) -> Cluster:
 
 
 _TOKEN_HINT = "If the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+
+
+def _token_mode(dashboard: str) -> dict[str, str]:
+    """Beyond loopback a token is sent unless that is turned off by name. Inside a job the cluster's own mode holds."""
+    host = urlsplit(dashboard).hostname
+    if host in LOOPBACK_HOSTS or "RAY_AUTH_MODE" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    if token_of(os.environ) is None:
+        raise ConnectError(
+            f"{dashboard} is not on this machine, and no token is known here: without one whoever reaches that port runs "
+            f"commands on the cluster. Copy the cluster's to ~/.ray/auth_token (mode 600); RAY_AUTH_MODE=disabled goes on "
+            f"without"
+        )
+    return {"RAY_AUTH_MODE": "token"}
+
+
+def token_of(environment: Mapping[str, str]) -> str | None:
+    """The token that Ray would send from here."""
+    if environment.get("RAY_AUTH_TOKEN"):
+        return environment["RAY_AUTH_TOKEN"].strip()
+    file = token_file(environment)
+    return file.read_text().strip() if file.is_file() else None
+
+
+def token_file(environment: Mapping[str, str]) -> Path:
+    """Where Ray looks for the token."""
+    return Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _dashboard_of(gcs: str) -> str:

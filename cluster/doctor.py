@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.access import access_findings, ask, token_of
-from cluster.connect import Cluster, ConnectError, attach_or_start
+from cluster.access import access_findings, ask
+from cluster.connect import Cluster, ConnectError, attach_or_start, token_of
 from cluster.embedded import StartError
 from cluster.findings import CHECKS, Finding, Level, node_findings
 from cluster.probes import MARKER, NodeReport, Probe

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
+from cluster.redact import REMEDY, redacted
 from cluster.s3 import PatientS3, passing_trouble
 
 CHUNK_BYTES = 8 << 20
@@ -54,6 +55,7 @@ def is_local(uri: str) -> bool:
 def absolute(uri: str) -> str:
     """The URI with `~` and relative local paths resolved; remote URIs unchanged but for a trailing slash."""
     if not is_local(uri):
+        _check_secret(uri)
         return uri.rstrip("/")
     return str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
@@ -67,18 +69,32 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow file system behind a URI and the path inside it."""
     if is_local(uri):
         return fs.LocalFileSystem(), absolute(uri)
+    _check_secret(uri)
     scheme, _, path = uri.partition("://")  # Not urlsplit: ? and # are letters of an object's name.
-    return _remote(f"{scheme}://{path.partition('/')[0]}"), path.rstrip("/")
+    owner, _, below = path.partition("/")
+    system, root = _remote(f"{scheme}://{owner}")
+    return system, join(root, below).rstrip("/")
+
+
+def _check_secret(uri: str) -> None:
+    """URIs go into manifests and logs, and so may hold no password."""
+    if ":" in uri.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+        raise StorageError(
+            f"{redacted(uri)}: this URI holds a password, which would be written into manifests and logs. {REMEDY}"
+        )
 
 
 @lru_cache(maxsize=32)
-def _remote(root: str) -> fs.FileSystem:
+def _remote(root: str) -> tuple[fs.FileSystem, str]:
+    """The file system, and the bucket or container in it: abfs:// names an account besides."""
     try:
         if root.startswith("s3://"):
-            return PatientS3()
-        return fs.FileSystem.from_uri(root)[0]
+            return PatientS3(), root.removeprefix("s3://")
+        return fs.FileSystem.from_uri(root)
     except (ValueError, OSError) as error:
-        raise StorageError(f"{root}: no such storage can be opened ({error}); use a local path, s3:// or gs://") from error
+        raise StorageError(
+            f"{root}: no such storage can be opened ({error}); use a local path, s3://, gs:// or abfs://"
+        ) from error
 
 
 def exists(uri: str) -> bool:

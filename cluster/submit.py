@@ -28,6 +28,7 @@ import requests
 from cluster.connect import ConnectError, attach_or_start
 from cluster.embedded import StartError
 from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended
+from cluster.redact import REMEDY, redacted, secret_in
 from cluster.upload import UploadError, check_upload
 
 if TYPE_CHECKING:
@@ -75,11 +76,13 @@ def submit(
     this runs in, else the current directory. Inside a job, the new job's `parent` is that job. Raises SubmitError or
     UploadError.
     """
+    line = command if isinstance(command, str) else shlex.join(command)
+    _check_secret(line, metadata or {}, environment or {})
     place = working_dir or inherited_working_dir()
     if "://" not in place:
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        check_upload(Path(place))
+        print(f"uploading {place}: {check_upload(Path(place))}", file=sys.stderr)
     details = dict(metadata or {})
     parent = current_job_id()
     if parent is not None:
@@ -88,7 +91,7 @@ def submit(
     job_id = _new_id(details)
     try:
         return client.submit_job(
-            entrypoint=command if isinstance(command, str) else shlex.join(command),
+            entrypoint=line,
             submission_id=job_id,
             runtime_env={"working_dir": place, "env_vars": variables},
             metadata=details,
@@ -166,6 +169,14 @@ def _job_config() -> dict[str, Any]:
     """What Ray tells a job's driver about the job; empty outside of one."""
     config: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     return config
+
+
+def _check_secret(line: str, *pairs: Mapping[str, str]) -> None:
+    """The dashboard shows every job's command line, metadata and environment variables."""
+    for text in (line, *(f"{key}={value}" for each in pairs for key, value in each.items())):
+        found = secret_in(text)
+        if found is not None:
+            raise SubmitError(f"{redacted(text)}: it holds {found}, which the dashboard would show to all its users. {REMEDY}")
 
 
 def _new_id(metadata: Mapping[str, str]) -> str:

@@ -64,9 +64,9 @@ def connected_supply(planned: Supply | None = None) -> Supply:
 
 
 def own_supply() -> Supply | None:
-    """What the file says that CLUSTER_FILE names; None where it is not set."""
+    """What the file says that CLUSTER_FILE names; None where it is not set, or the job did not bring that file along."""
     named = os.environ.get(CLUSTER_FILE)
-    return read_supply(named) if named else None
+    return read_supply(named) if named and Path(named).is_file() else None
 
 
 def this_machine() -> Supply:

@@ -1,9 +1,11 @@
 """What a job would carry to the cluster: the files of its working directory but for those that .gitignore names.
 
-check_upload(Path("."))      # UploadError if Ray would refuse it, naming the largest files
+check_upload(Path("."))      # "293 files, 1.9 MiB"; UploadError if Ray would refuse it, naming the largest files
 """
 
 import os
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 MEBIBYTE = 1 << 20
@@ -35,8 +37,8 @@ def upload_sizes(directory: Path) -> dict[str, int]:
     return sizes
 
 
-def check_upload(directory: Path) -> None:
-    """Raise UploadError unless the directory is there and small enough for Ray to upload."""
+def check_upload(directory: Path) -> str:
+    """How much goes along, and what of it git does not know; UploadError unless it is there and small enough for Ray."""
     from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 
     if not directory.is_dir():
@@ -44,10 +46,27 @@ def check_upload(directory: Path) -> None:
     sizes = upload_sizes(directory)
     total = sum(sizes.values())
     if total < DASHBOARD_CLIENT_MAX_SIZE:
-        return
+        unknown = sorted(_untracked(directory) & set(sizes))
+        more = f"; {len(unknown)} of them are not in git: {_first(unknown, 3)}" if unknown else ""
+        return f"{len(sizes)} files, {total / MEBIBYTE:.1f} MiB{more}"
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
     listed = ", ".join(f"{path} ({size / MEBIBYTE:.1f} MiB)" for path, size in largest)
     raise UploadError(
         f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {DASHBOARD_CLIENT_MAX_SIZE / MEBIBYTE:.0f} MiB "
         f"at most. Largest: {listed}. Name them in .gitignore or .rayignore; data belongs in the storage, not beside the code"
     )
+
+
+def _untracked(directory: Path) -> set[str]:
+    """Files that git neither tracks nor ignores; nothing where there is no git or no repository."""
+    command = ["git", "-C", str(directory), "ls-files", "--others", "--exclude-standard", "-z"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return set()
+    return set(found.stdout.split("\0")) - {""} if found.returncode == 0 else set()
+
+
+def _first(names: Iterable[str], count: int) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

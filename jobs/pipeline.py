@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.artifact import Artifact
 from cluster.connect import attach_or_start
 from cluster.follow import has_ended
+from cluster.runs import record_run
 from cluster.storage import absolute, join, read_bytes, write_bytes
 from cluster.submit import result, running_with, stop, stop_children, submit
 from cluster.waiting import Waiting
@@ -37,6 +38,8 @@ PROGRESS_SECONDS = 3.0
 TAIL_LINES = 40
 SUMMARY = "summary.json"
 REPORT = "report.html"
+SCORES = ("winner", "winner_score", "teacher_score", "speedup", "size_ratio")
+"""What `python -m cluster.runs list` shows of a run."""
 
 
 class StepFailed(Exception):
@@ -218,7 +221,7 @@ def describe_progress(figures: dict[str, Any]) -> str:
 
 
 def publish_report(recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float) -> None:
-    """Write summary.json and, where there is an evaluation, report.html; print the table and, last, the summary."""
+    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary."""
     from jobs.report.page import write_page
     from jobs.report.tables import comparison_table
 
@@ -237,6 +240,8 @@ def publish_report(recipe: Recipe, storage: str, artifacts: dict[str, Artifact],
     if "deploy" in by_stage:
         details = by_stage["deploy"].manifest.details
         summary |= {"url": details["url"], "answers": details["answers"]}
+    scores = {key: summary[key] for key in SCORES if key in summary}
+    record_run(storage, recipe.name, artifacts, seconds, scores)
     write_bytes(join(root, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
     print(json.dumps(summary, ensure_ascii=False), flush=True)
 

@@ -97,7 +97,7 @@ def cluster_lines(supply: Supply) -> list[str]:
         f"  has now   {kind.living} × {describe(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)}" for kind in now
     ]
     for kind in more:
-        price = f"  {kind.price[0]:.2f}–{kind.price[1]:.2f} USD/h each" if kind.price else ""
+        price = f"  {_dollars(*kind.price)} USD/h each" if kind.price else ""
         what = describe(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)
         lines.append(f"  may grow  {kind.most - kind.living} × {what}{price}")
     return lines
@@ -136,5 +136,8 @@ def cost_lines(places: Mapping[str, Place], placements: Mapping[str, Placement])
 def _price(placement: Placement) -> str:
     if placement.price is None:
         return "not known"
-    low, high = placement.price
-    return "-" if not placement.starts else f"{low:.2f}–{high:.2f}" if low != high else f"{high:.2f}"
+    return _dollars(*placement.price) if placement.starts else "-"
+
+
+def _dollars(low: float, high: float) -> str:
+    return f"{low:.2f}–{high:.2f}" if low != high else f"{high:.2f}"

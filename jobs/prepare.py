@@ -120,7 +120,7 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
         batch_format="pandas",
         batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=1),
+        compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
     ).take_all()
     metrics: dict[str, float] = dict(counts)
     for row in written:

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
+from jobs.core.recipe_file import read_tree
 from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
 from jobs.core.tracking import Tracking
@@ -86,44 +85,7 @@ class Recipe:
 
 def load_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a recipe; BadInput lists everything that is wrong with it."""
-    file = Path(path)
-    if not file.is_file():
-        raise BadInput(
-            [Problem(path, None, "no such recipe file", "Give the path of a YAML file, e.g. jobs/recipes/spam.yaml.")]
-        )
-    try:
-        tree = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput([Problem(path, None, f"not YAML: {' '.join(str(error).split())}", "Mend the syntax.")]) from error
-    if not isinstance(tree, Mapping):
-        raise BadInput([Problem(path, tree, "a recipe is a mapping with name and steps", "See README.")])
-    values = parse_overrides(overrides)
-    return parse_recipe(_without_idle_searches(fill(tree, values), values))
-
-
-def _without_idle_searches(tree: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop `tune` from the steps whose last search space an override has replaced by a value."""
-    steps = tree.get("steps")
-    for path in values:
-        parts = path.split(".")
-        step = steps.get(parts[1]) if isinstance(steps, Mapping) and parts[0] == "steps" and len(parts) > 2 else None
-        if isinstance(step, dict) and parts[2] != "tune" and not find_spaces(step):
-            step.pop("tune", None)
-    return tree
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """`a.b=value` strings as paths and values; values are YAML."""
-    values = {}
-    for override in overrides:
-        path, sign, text = override.partition("=")
-        if not sign or not path:
-            raise BadInput([Problem(override, None, "an override is written key=value", "E.g. temperature=4.")])
-        try:
-            values[path] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise BadInput([Problem(path, text, "the value is not YAML", "Quote it for the shell.")]) from error
-    return values
+    return parse_recipe(read_tree(path, overrides))
 
 
 def parse_recipe(tree: Mapping[str, Any]) -> Recipe:

@@ -129,6 +129,7 @@ def test_the_command_line_exits_with_the_driver_s_code(ray_cluster: Cluster, wor
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "zweite Zeile: ä" in done.stdout
+    assert f"uploading {work}: 2 files, 0.0 MiB" in done.stderr
     assert "submitted raystill-three-" in done.stderr
 
 
@@ -280,6 +281,17 @@ def test_a_working_directory_that_is_too_large_names_its_largest_files(tmp_path:
     with pytest.raises(UploadError, match=r"would upload 120 MiB, .* 100 MiB .*weights\.bin \(120\.0 MiB\).*\.gitignore"):
         check_upload(tmp_path)
     (tmp_path / ".rayignore").write_text("*.bin\n")
-    check_upload(tmp_path)
+    assert check_upload(tmp_path) == "2 files, 0.0 MiB"
     with pytest.raises(UploadError, match="no such directory"):
         check_upload(tmp_path / "elsewhere")
+
+
+def test_what_git_does_not_know_is_named_before_it_is_uploaded(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("x")
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    (tmp_path / "train.log").write_text("x")
+    for arguments in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    assert check_upload(tmp_path) == "2 files, 0.0 MiB"
+    (tmp_path / "notes.txt").write_text("x")
+    assert check_upload(tmp_path) == "3 files, 0.0 MiB; 1 of them are not in git: notes.txt"

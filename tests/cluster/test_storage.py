@@ -22,6 +22,26 @@ def test_what_is_written_is_read(storage_uri: str) -> None:
     storage.check_writable(storage_uri)
 
 
+@pytest.mark.parametrize(
+    ("uri", "inside"),
+    [
+        ("gs://bucket/raystill/spam", "bucket/raystill/spam"),
+        ("abfs://account@container/raystill", "container/raystill"),
+        ("abfs://container@account.dfs.core.windows.net/raystill", "container/raystill"),
+        ("s3://bucket/a?b#c/", "bucket/a?b#c"),
+    ],
+)
+def test_a_uri_s_path_begins_with_its_bucket(uri: str, inside: str) -> None:
+    assert storage.filesystem(uri)[1] == inside
+
+
+def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
+    for ask in (storage.absolute, storage.exists):
+        with pytest.raises(storage.StorageError, match="holds a password.*credentials come from the environment") as caught:
+            ask("s3://AKIAEXAMPLE:hunter2@bucket/raystill")
+        assert "hunter2" not in str(caught.value)
+
+
 def test_listing_is_sorted_relative_and_recursive(storage_uri: str) -> None:
     assert storage.list_files(storage_uri) == []
     for name in ("b.txt", "a/deep/c.txt", "a/b.txt"):

@@ -58,6 +58,21 @@ def test_a_step_that_can_never_be_placed_is_refused_before_anything_runs(tmp_pat
     assert "ray job submit" not in ran.stdout
 
 
+def test_the_clouds_recipe_is_the_laptops_but_for_a_few_keys_and_can_be_placed(tmp_path: Path) -> None:
+    laptop, cloud = load_recipe(SPAM), load_recipe("jobs/recipes/spam_cloud.yaml")
+    assert [(step.name, step.stage.name, step.inputs) for step in cloud.steps.values()] == [
+        (step.name, step.stage.name, step.inputs) for step in laptop.steps.values()
+    ]
+    command = [sys.executable, "-m", "jobs.pipeline", "jobs/recipes/spam_cloud.yaml", "--plan", "--storage", str(tmp_path)]
+    for file in ("cluster.yaml", "cluster/kuberay/cluster.yaml"):
+        ran = subprocess.run([*command, "--cluster", file], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode == 0, ran.stderr
+        rows = {line.split()[0]: line for line in ran.stdout.splitlines() if line.strip()}
+        assert "4 × 3 CPU, 1 GPU" in rows["base"]
+        assert "6 of 8" in rows["teacher"]
+        assert "4 gpu-spot, 2 gpu-on-demand" in rows["teacher"]
+
+
 def test_models_are_sized_by_the_steps_that_make_them() -> None:
     recipe = load_recipe(SPAM)
     student, base = (model_shape(recipe, recipe.steps[name]) for name in ("student", "base"))
