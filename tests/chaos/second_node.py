@@ -52,16 +52,6 @@ class Node:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
 
-    def kill_raylet(self) -> None:
-        """kill -9 of Ray's own process there; what it had started ends by itself."""
-        raylets = [child for child in psutil.Process(self.process.pid).children() if child.name() == "raylet"]
-        assert len(raylets) == 1
-        raylets[0].kill()
-
-    def runs(self, pid: int) -> bool:
-        """Whether a living process of this node has that id."""
-        return pid in {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
-
     @property
     def id(self) -> str:
         """Ray's id of the node; this process must be connected to the cluster."""
