@@ -120,7 +120,8 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
         batch_format="pandas",
         batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
+        # As many as the cluster has room for: the blocks and what they become do not depend on it.
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, rows.num_blocks())),
     ).take_all()
     metrics: dict[str, float] = dict(counts)
     for row in written:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cluster.plan import Placement, place
 from cluster.storage import StorageError, check_writable, trouble
-from cluster.supply import connected_supply
+from cluster.supply import CLUSTER_FILE, connected_supply
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import missing_controls
 from jobs.core.recipe import Recipe, Step
@@ -42,7 +42,10 @@ def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
 
 def placement_problem(placement: Placement) -> Problem:
     """Why a step can never run, as a problem of its recipe."""
-    remedy = "Lower it in the step's resources, or use a cluster with larger nodes or more of them."
+    remedy = (
+        "Lower it in the step's resources, or use a cluster with larger nodes or more of them. "
+        f"Nodes that an autoscaler may start are known from the cluster file that {CLUSTER_FILE} names on its nodes."
+    )
     return Problem(f"steps.{placement.demand.step}.resources", None, placement.refused or "", remedy)
 
 

@@ -6,9 +6,11 @@ source: hub:imdb                           `datasets.load_dataset`
 source: sample:sms_spam                    see jobs/data/samples.py
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster import storage
 from cluster.artifact import digest
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 GLOB_CHARACTERS = "*?["
+LARGE_BYTES = 1 << 20
 
 Sources = str | Mapping[str, str]
 
@@ -74,8 +77,21 @@ def fingerprint(source: str) -> str:
         return digest([source.removeprefix(f"hub:{name}"), directory_contents(name)])
     files = resolve(source)
     if all(storage.is_local(file) for file in files):
-        return digest([[Path(file).name, storage.sha256(file)] for file in files])
-    return digest([_remote_stat(file) for file in files])
+        return digest([[Path(file).name, _content(file)] for file in files])
+    parents = sorted({file.rpartition("/")[0] for file in files})
+    stats = {storage.join(parent, stat.path): stat for parent in parents for stat in storage.list_files(parent)}
+    return digest([[file, stats[file].size, stats[file].modified] for file in files])
+
+
+def _content(file: str) -> str:
+    """The hash of a local file; a pipeline asks again before and after each step, so that of a large one is remembered."""
+    stat = os.stat(storage.absolute(file))
+    return storage.sha256(file) if stat.st_size < LARGE_BYTES else _hashed(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _hashed(file: str, size: int, modified: int) -> str:
+    return storage.sha256(file)
 
 
 def directory_contents(directory: str) -> list[list[str]]:
@@ -88,12 +104,6 @@ def hub_parts(source: str) -> tuple[str, str | None, str]:
     address, _, split = source.removeprefix("hub:").partition("#")
     name, _, config = address.partition(":")
     return name, config or None, split or "train"
-
-
-def _remote_stat(file: str) -> list[Any]:
-    parent, _, name = file.rpartition("/")
-    stat = next(stat for stat in storage.list_files(parent) if stat.path == name)
-    return [file, stat.size, stat.modified]
 
 
 def _hub_revision(name: str, kind: str) -> str:

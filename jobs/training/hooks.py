@@ -26,6 +26,8 @@ class RunHooks:
     trial: Trial | None = None
     track: Callable[[int], Trackers] | None = None
     """Opens the trackers of a run that goes on from a step; the first worker calls it."""
+    notice: Callable[[], bool] = lambda: False
+    """Whether the cluster has given notice that it takes a node of this run away; every worker calls it alike."""
     spoken: float = field(default=0.0, init=False)
     trackers: Trackers = field(default_factory=Trackers, init=False)
 
@@ -55,6 +57,10 @@ class RunHooks:
         if self.rank == 0 and self.checkpoints is not None:
             self.trackers.flush()  # What a checkpoint has passed is not made again.
             self.checkpoints.save(whole["run"]["step"], whole)
+
+    def must_leave(self) -> bool:
+        """Whether notice was given."""
+        return self.notice()
 
     def __enter__(self) -> "RunHooks":
         return self

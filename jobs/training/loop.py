@@ -20,7 +20,7 @@ from jobs.data.loader import ahead
 from jobs.training.average import Average
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
-from jobs.training.objective import Batch, Hooks, Objective, State
+from jobs.training.objective import Batch, Hooks, Leaving, Objective, State
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
 from jobs.training.pace import Pace
 from jobs.training.parallel import Spread, Strategy
@@ -95,6 +95,7 @@ class _Loop:
         self.evaluation_steps = marks if objective.validation_size else set()
         self.log_every = max(1, self.total // CURVE_POINTS)
         self.tell_every = min(self.log_every, PROGRESS_STEPS)
+        self.ask_at = 0
         self.flops: float | None = None
         self.state = _Run()
 
@@ -110,9 +111,12 @@ class _Loop:
                 self._log(loss, norm, pace)
             if self.state.step in self.evaluation_steps:
                 stopped = self._evaluate()
-            if self._checkpoint_due(pace) or stopped or self.state.step == self.total:
+            leaving = self._must_leave(pace)
+            if self._checkpoint_due(pace) or leaving or stopped or self.state.step == self.total:
                 self.hooks.save(self._state)
                 pace.saved()
+            if leaving:
+                raise Leaving(f"notice was given at step {self.state.step}")
             pace.ready()
             if stopped:
                 break
@@ -180,8 +184,7 @@ class _Loop:
         if self.spread.precision == "fp16" and not math.isfinite(norm):
             return False  # The loss scaler skips it and lowers the scale.
         known = self.spread.sum(loss) if self.settings.stability.spike is not None else None
-        reason = self.guard.refuses(step, known, norm)
-        if reason is not None:
+        if (reason := self.guard.refuses(step, known, norm)) is not None:
             self.hooks.note(f"step {step} skipped: {reason}")
             self.guard.check(step, reason, indices.tolist(), rate)
         return reason is not None
@@ -193,8 +196,8 @@ class _Loop:
             state.curve.append(dict(figures))
         speed = pace.since(state.step, state.tokens)
         speed["memory_gb"] = round(memory_bytes(self.spread.device) / 1e9, 3)
-        share = mfu((self.flops or 0) * speed["tokens_per_second"], self.spread.device, self.spread.precision)
-        if share is not None:
+        rate = (self.flops or 0) * speed["tokens_per_second"]
+        if (share := mfu(rate, self.spread.device, self.spread.precision)) is not None:
             speed["mfu"] = round(share, 4)
         self.hooks.progress({**figures, "gradient_norm": norm, "steps": self.total, **speed})
 
@@ -242,7 +245,14 @@ class _Loop:
             return self.state.step % self.settings.checkpoint_steps == 0
         if self.state.step % self.tell_every:
             return False
-        return self.spread.first(pace.since_save() >= self.settings.checkpoint_seconds)
+        return bool(self.spread.first(pace.since_save() >= self.settings.checkpoint_seconds))
+
+    def _must_leave(self, pace: Pace) -> bool:
+        """Whether notice was given; asked at steps that the first worker's clock chooses, as asking waits for all of them."""
+        if self.state.step < self.ask_at or self.state.step == self.total:
+            return False
+        self.ask_at = self.state.step + int(self.spread.first(pace.steps_between_asking(self.state.step)))
+        return self.hooks.must_leave()
 
     def _state(self) -> State:
         average = {"values": self.average.values, "updates": self.average.updates} if self.average is not None else None
@@ -252,8 +262,7 @@ class _Loop:
         return {**self.spread.gather(state), "run": dict(vars(self.state)), "guard": guard}
 
     def _restore(self) -> None:
-        state = self.hooks.restore()
-        if state is None:
+        if (state := self.hooks.restore()) is None:
             return
         self.spread.load(self.inner, state["model"])
         self.spread.load_moments(self.inner, self.optimizer, state["moments"])

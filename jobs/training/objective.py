@@ -14,6 +14,10 @@ State = dict[str, Any]
 Batch = dict[str, Tensor]
 
 
+class Leaving(Exception):
+    """The run ends here because a node of it is about to be taken away; a checkpoint of this very step is there."""
+
+
 class Objective(Protocol):
     """What is learned: how examples become batches, what a batch costs, how well a model does.
 
@@ -84,6 +88,10 @@ class Hooks(Protocol):
 
     def save(self, state: Callable[[], State]) -> None:
         """Keep a checkpoint."""
+        ...
+
+    def must_leave(self) -> bool:
+        """Whether a node of this run is about to be taken away."""
         ...
 
     def restore(self) -> State | None:

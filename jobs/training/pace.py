@@ -5,6 +5,9 @@ pace = Pace(step=0, tokens=0, seconds=0.0)
 
 import time
 
+NOTICE_SECONDS = 2.0
+"""How often to ask whether a node is about to be taken away; clouds say so 30 s to 2 minutes before."""
+
 
 class Pace:
     """Times of one run in this process; seconds of earlier processes of the run are added."""
@@ -12,7 +15,7 @@ class Pace:
     def __init__(self, step: int, tokens: int, seconds: float) -> None:
         self.earlier, self.began = seconds, time.monotonic()
         self.asked = self.last_save = self.marked = self.began
-        self.step, self.tokens = step, tokens
+        self.step, self.tokens, self.first = step, tokens, step
 
     def seconds(self) -> float:
         """Of the whole run so far."""
@@ -33,6 +36,11 @@ class Pace:
     def since_save(self) -> float:
         """Seconds since then."""
         return time.monotonic() - self.last_save
+
+    def steps_between_asking(self, step: int) -> int:
+        """How many steps of this process's mean length fit into NOTICE_SECONDS; one at least."""
+        mean = (time.monotonic() - self.began) / max(1, step - self.first)
+        return max(1, int(NOTICE_SECONDS / max(mean, 1e-9)))
 
     def since(self, step: int, tokens: int) -> dict[str, float]:
         """Steps and tokens a second since this was last asked."""

@@ -104,12 +104,12 @@ class Spread:
             dist.all_gather_object(parts, part)
         return parts
 
-    def first(self, value: bool) -> bool:
+    def first(self, value: float) -> float:
         """What the first worker says: clocks differ, and all must do the same."""
         said = torch.tensor(float(value), device=self.device)
         if self.workers > 1:
             dist.broadcast(said, 0)
-        return bool(said)
+        return float(said)
 
     def gather(self, state: Any) -> Any:
         """The state with whole tensors; all workers must call it."""

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -23,7 +24,7 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import Fitted, fit
-from jobs.training.objective import Objective
+from jobs.training.objective import Leaving, Objective
 from jobs.training.settings import Training
 from jobs.training.stability import Diverged
 from jobs.training.tracking import Run, Trackers, open_trackers
@@ -81,21 +82,37 @@ def _outcome(fitted: Fitted, figures: dict[str, float], files: dict[str, File]) 
 
 
 def _train_with_ray(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
+    """One run of Ray Train after another, until one ends otherwise than by a notice that a node will be taken away."""
+    payload = {"build": build, "config": config, "inputs": inputs, "context": context}
+    for number in count():
+        outcome = _trainer(payload, f"train-{context.attempt}-{number}").fit().return_value
+        if isinstance(outcome, Leaving):
+            print(f"a node is about to be taken away ({outcome}); going on elsewhere", flush=True)
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            break
+    assert isinstance(outcome, Outcome), "the first worker returns the outcome"
+    return outcome
+
+
+def _trainer(payload: dict[str, Any], name: str) -> Any:
     import ray.train
     from ray.train.torch import TorchTrainer
 
     train: Any = ray.train  # Ray's annotations are those of its older trainer
+    context: Context = payload["context"]
     resources = context.resources
     asked = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     fewest = resources.min_workers
     workers = resources.workers if fewest is None else (min(fewest, resources.workers), resources.workers)
-    trainer: Any = TorchTrainer(
+    return TorchTrainer(
         cast(Any, _worker),
-        train_loop_config={"build": build, "config": config, "inputs": inputs, "context": context},
+        train_loop_config=payload,
         scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=resources.gpus > 0, resources_per_worker=asked),
         run_config=train.RunConfig(
             # Ray's own record of the run is not needed: the loop finds its checkpoints by itself.
-            name=f"train-{context.attempt}",
+            name=name,
             storage_path=context.scratch if is_local(context.scratch) else filesystem(context.scratch)[1],
             storage_filesystem=None if is_local(context.scratch) else filesystem(context.scratch)[0],
             failure_config=train.FailureConfig(
@@ -103,18 +120,13 @@ def _train_with_ray(build: Build, config: Training, inputs: Inputs, context: Con
             ),
         ),
     )
-    outcome = trainer.fit().return_value
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert isinstance(outcome, Outcome), "the first worker returns the outcome"
-    return outcome
 
 
 def _worker(payload: dict[str, Any]) -> Outcome | Exception | None:
-    """What each Ray Train worker does; errors that another try would only repeat are returned, not raised."""
+    """What each Ray Train worker does; errors that Ray Train is not to answer with another try are returned."""
     try:
         return _train_in_worker(payload)
-    except (BadInput, Diverged) as error:
+    except (BadInput, Diverged, Leaving) as error:
         return error
 
 
@@ -128,9 +140,10 @@ def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     os.environ.setdefault("ACCELERATE_USE_CPU", str(not torch.cuda.is_available()).lower())
     model, learner = _seeded_build(payload["build"], payload["config"], payload["inputs"])
+    track = tracked(context, payload["config"])
     with (
         closing(Checkpoints(join(context.scratch, CHECKPOINTS), print)) as checkpoints,
-        RunHooks(context.report, checkpoints, rank, workers, track=tracked(context, payload["config"])) as hooks,
+        RunHooks(context.report, checkpoints, rank, workers, track=track, notice=_notice) as hooks,
     ):
         fitted = fit(model, learner, payload["config"], hooks, context.resources.parallel)
     if rank != 0:
@@ -142,3 +155,11 @@ def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
         here = replace(context, directory=Path(directory))
         figures = learner.save(model, here.directory)
         return _outcome(fitted, figures, upload(here.directory, context.output))
+
+
+def _notice() -> bool:
+    """Whether a node with a worker of this run drains (a spot node that its cloud wants back); waits for all workers."""
+    import ray.train
+
+    train: Any = ray.train  # as above
+    return train.get_preemption_info() is not None

@@ -30,6 +30,9 @@ class Clock:
 
     def save(self, state: Callable[[], State]) -> None: ...
 
+    def must_leave(self) -> bool:
+        return False
+
     def restore(self) -> State | None:
         return None
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psutil
 import ray
@@ -51,11 +52,35 @@ class Node:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
 
+    @property
+    def id(self) -> str:
+        """Ray's id of the node; this process must be connected to the cluster."""
+        ports = {node["NodeManagerPort"]: node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        raylet = next(child for child in psutil.Process(self.process.pid).children() if child.name() == "raylet")
+        listens = {found.laddr.port for found in raylet.net_connections("tcp") if found.status == psutil.CONN_LISTEN}
+        (found,) = [ports[port] for port in listens & ports.keys()]
+        return str(found)
+
     def close(self) -> None:
         """End all of it."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+@ray.remote
+class Occupant:
+    """Is there."""
+
+    def there(self) -> bool:
+        return True
+
+
+def occupy_head(cpus: int) -> Any:
+    """An actor that holds so many of the head's CPUs until it is killed, so that work must go to the other node."""
+    occupant = Occupant.options(num_cpus=cpus, resources={"node:__internal_head__": 0.001}).remote()  # type: ignore[attr-defined]
+    assert ray.get(occupant.there.remote())
+    return occupant
 
 
 @contextmanager

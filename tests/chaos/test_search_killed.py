@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from cluster.artifact import Artifact, find_artifact
 from cluster.connect import Cluster
 from cluster.storage import join, list_directories, list_files
 from cluster.submit import follow, result, stop, submit
+from tests.chaos.faults import kill, note, nothing_is_left, wait
 from tests.conftest import s3_environment
 from tests.jobs.hill import climb, gain, marks
 from tests.story.running import ROOT
@@ -52,28 +55,6 @@ def finished(storage: str) -> set[str]:
     return {parts[-2] for parts in paths if parts[-1] == "outcome.json"}
 
 
-def wait(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def kill_driver(cluster: Cluster) -> None:
-    assert cluster._embedded is not None
-    drivers = [process for process in cluster._embedded.processes if "tests.jobs.hill" in _words(process)]
-    assert drivers
-    for driver in drivers:
-        os.kill(driver.pid, signal.SIGKILL)
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
-
-
 def rows(artifact: Artifact) -> list[dict[str, Any]]:
     """The table without what cannot be the same twice, in the order in which the trials began."""
     made: list[dict[str, Any]] = artifact.manifest.details["trials"]
@@ -91,7 +72,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(ray_driver: Cluster, tmp
     wait(lambda: len(marks(tmp_path / "marks")) == 4)
     time.sleep(0.3)
     before, done = marks(tmp_path / "marks"), finished(storage)
-    kill_driver(ray_driver)
+    kill(ray_driver, "tests.jobs.hill")
     wait(lambda: not any(psutil.pid_exists(mark["pid"]) for mark in before), 20)  # no trial outlives its search
     assert result(ray_driver.jobs(), job).exit_code != 0
     assert done, "the kill came too early"
@@ -106,6 +87,35 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(ray_driver: Cluster, tmp
     assert rows(found(storage)) == rows(calm), "TPE and asha went on with what they knew"
     assert {"finished", "stopped"} == {row["status"] for row in rows(calm)}
     assert all(row["seconds"] > 0 for row in found(storage).manifest.details["trials"])
+
+
+def once(marks: list[dict[str, Any]], lost: set[str]) -> bool:
+    """Whether every trial began once, and those that were lost twice."""
+    times = Counter(mark["trial"] for mark in marks)
+    return all(number == 1 + (trial in lost) for trial, number in times.items()) and lost <= times.keys()
+
+
+def test_a_trials_process(ray_driver: Cluster, tmp_path: Path) -> None:
+    """The trial is run again, the others are not."""
+    place = tmp_path / "marks"
+    lost: list[str] = []
+    place.mkdir()
+
+    def strike() -> None:
+        wait(lambda: len(marks(place)) == 3)
+        lost.append(marks(place)[-1]["trial"])
+        os.kill(marks(place)[-1]["pid"], signal.SIGKILL)
+        struck = time.monotonic()
+        wait(lambda: [mark["trial"] for mark in marks(place)].count(lost[0]) == 2)
+        note("a trial's process", "Ray Tune runs the trial again, and no other", time.monotonic() - struck)
+
+    threading.Thread(target=strike, daemon=True).start()
+    settings = {"trials": 4, "scheduler": "none", "max_concurrent": 2}
+    artifact = climb(str(tmp_path / "runs"), settings, pause=0.5, marks=str(place))
+    assert lost and once(marks(place), set(lost)), marks(place)
+    assert [row["status"] for row in artifact.manifest.details["trials"]] == ["finished"] * 4
+    artifact.verify()
+    nothing_is_left(ray_driver, str(tmp_path))
 
 
 def kill_beside(cluster: Cluster, storage: str, asked: dict[str, Any], until: Callable[[], Any]) -> None:

@@ -14,20 +14,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # made at run time
 from safetensors.numpy import load_file
 
 from cluster.artifact import Artifact
 from cluster.connect import Cluster
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe
+from tests.chaos.faults import ROUNDS, kill, note, processes, wait
 from tests.chaos.second_node import Node, second_node
 from tests.story.running import Ran, run_job
 from tests.story.tiny_world import recipe, write_recipe, write_world
 
 STEPS = 160
-ROUNDS = int(os.environ.get("RAYSTILL_CHAOS_ROUNDS", "1"))
+AGAIN = "the job fails; the same command goes on from the checkpoint before"
 BASE: dict[str, Any] = {"max_steps": STEPS, "precision": "fp32", "checkpoint_steps": 15, "keep": "last", "evaluations": 2}
 BASE |= {"batch_size": 16, "model": {"layers": 2, "hidden": 64, "heads": 2, "dropout": 0.1}}
 # Each node of two CPUs has room for one of them.
@@ -51,17 +54,15 @@ class World:
         return storage
 
     def pretrain(self, storage: Path, *overrides: str) -> Ran:
-        return run_job(self.cluster, "jobs.pretrain", self.file, *overrides, "--storage", str(storage))
+        # Ray Train asks every five seconds for notices, and these runs are over soon.
+        promptly = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.3"}
+        command = ("jobs.pretrain", self.file, *overrides, "--storage", str(storage))
+        return run_job(self.cluster, *command, environment=promptly)
 
     def artifact(self, storage: Path) -> Artifact:
         artifact = locate(load_recipe(self.file), str(storage))["base"].artifact
         assert artifact is not None
         return artifact
-
-    def processes(self, word: str, *words: str) -> list[psutil.Process]:
-        """Those of the cluster whose command line has all of these."""
-        assert self.cluster._embedded is not None
-        return [process for process in self.cluster._embedded.processes if all(w in _title(process) for w in (word, *words))]
 
     def same(self, storage: Path) -> None:
         """The run in this storage ended as the one that nothing happened to; its hashes hold; nothing is left of it."""
@@ -80,24 +81,10 @@ def losses(artifact: Artifact) -> dict[int, float]:
     return {point["step"]: point["loss"] for point in curve if "loss" in point}
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
 def saved(storage: Path) -> int:
     """The newest checkpoint's step."""
     steps = [int(path.parent.name.split("-")[1]) for path in storage.glob(".scratch/*/*/checkpoints/step-*/state.json")]
     return max(steps, default=0)
-
-
-def wait(condition: Callable[[], Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 class Fault(threading.Thread):
@@ -118,10 +105,10 @@ class Fault(threading.Thread):
         wait(lambda: saved(self.storage) > before + 15 or not list(self.storage.glob(".scratch/*")), 300)
         self.recovered = time.monotonic() - began
 
-    def end(self, name: str) -> None:
+    def end(self, fault: str, happens: str) -> None:
         assert self.struck, "the run was over too soon"
         self.join(300)
-        print(f"{name} killed after step {self.at}: trains on after {self.recovered:.0f} s")
+        note(fault, happens, self.recovered)
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +129,9 @@ def world(ray_cluster: Cluster, nodes: list[Node], tmp_path_factory: pytest.Temp
 def test_a_worker(world: World, number: int) -> None:
     """Ray Train starts its workers again, and they go on from the newest checkpoint."""
     storage = world.fresh(world.directory / f"worker-{number}")
-    fault = Fault(storage, lambda: os.kill(random.choice(world.processes("RayTrainWorker")).pid, signal.SIGKILL))
+    fault = Fault(storage, lambda: os.kill(random.choice(processes(world.cluster, "RayTrainWorker")).pid, signal.SIGKILL))
     ran = world.pretrain(storage)
-    fault.end("worker")
+    fault.end("a training worker", "Ray Train starts the workers again")
     assert ran.exit_code == 0 and "going on from checkpoint step-" in ran.text, ran.text
     world.same(storage)
 
@@ -154,28 +141,21 @@ def test_the_steps_driver(world: World, number: int) -> None:
     """The job fails, its workers go; the same command again goes on. The newest checkpoint is damaged meanwhile."""
     storage = world.fresh(world.directory / f"driver-{number}")
 
-    def strike() -> None:
-        for process in world.processes("jobs.pretrain", str(storage)):
-            os.kill(process.pid, signal.SIGKILL)
-
-    fault = Fault(storage, strike)
+    fault = Fault(storage, lambda: kill(world.cluster, "jobs.pretrain", str(storage)))
     ran = world.pretrain(storage)
     assert fault.struck and ran.exit_code != 0
-    wait(lambda: not world.processes("RayTrainWorker"))
+    wait(lambda: not processes(world.cluster, "RayTrainWorker"))
     newest = max(storage.glob(".scratch/*/*/checkpoints/step-*"))
     os.truncate(newest / "state.pt", 1000)
     ran = world.pretrain(storage)
-    fault.end("driver")
+    fault.end("a step's driver, and its newest checkpoint is cut off", AGAIN)
     assert ran.exit_code == 0, ran.text
     assert f"checkpoint {newest.name}: state.pt is damaged" in ran.text and "going on from checkpoint step-" in ran.text
     world.same(storage)
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
-def test_a_node(world: World, nodes: list[Node], number: int) -> None:
-    """Its worker goes with it; a node that comes in its place is used."""
-    storage = world.fresh(world.directory / f"node-{number}")
-    fault = Fault(storage, nodes[-1].kill)
+def replaced(world: World, nodes: list[Node], fault: Fault) -> list[Any]:
+    """Another node as soon as the fault has struck; a list that then is not empty."""
     came: list[Any] = []
 
     def replace() -> None:
@@ -185,9 +165,43 @@ def test_a_node(world: World, nodes: list[Node], number: int) -> None:
         came.append(entering)
 
     threading.Thread(target=replace, daemon=True).start()
+    return came
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it; a node that gives notice is replaced in the same way")
+def test_a_node(world: World, nodes: list[Node], number: int) -> None:
+    """Its worker goes with it; a node that comes in its place is used."""
+    storage = world.fresh(world.directory / f"node-{number}")
+    fault = Fault(storage, nodes[-1].kill)
+    came = replaced(world, nodes, fault)
     ran = world.pretrain(storage)
-    fault.end("node")
+    fault.end("a node with a training worker", "the workers start again as soon as another node is there")
     assert came and ran.exit_code == 0 and "going on from checkpoint step-" in ran.text, ran.text
+    world.same(storage)
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_a_node_with_notice(world: World, nodes: list[Node], number: int) -> None:
+    """A spot node that its cloud wants back: a checkpoint is written at once, and the run leaves before the node goes."""
+    storage, leaving = world.fresh(world.directory / f"notice-{number}"), nodes[-1]
+    ray.init(world.cluster.address, log_to_driver=False)
+    node = leaving.id
+    ray.shutdown()
+
+    def strike() -> None:
+        deadline, reason = int((time.time() + 60) * 1000), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = GcsClient(address=world.cluster.address).drain_node(node, reason, "spot", deadline)
+        assert accepted, why
+
+    fault = Fault(storage, strike)
+    came = replaced(world, nodes, fault)
+    ran = world.pretrain(storage)
+    fault.end("a spot node, with notice", "a checkpoint is written at once, the workers leave and start elsewhere")
+    leaving.close()
+    assert came and ran.exit_code == 0, ran.text
+    step = int(ran.text.partition("notice was given at step ")[2].partition(")")[0])
+    assert f"going on from checkpoint step-{step:08d}-" in ran.text, "no step was done twice"
     world.same(storage)
 
 
@@ -197,7 +211,7 @@ def test_a_node_that_nothing_replaces(world: World, nodes: list[Node]) -> None:
     storage = world.fresh(world.directory / "elastic")
     fault = Fault(storage, nodes[-1].kill)
     ran = world.pretrain(storage, "resources.min_workers=1")
-    fault.end("node, with none in its place")
+    fault.end("the same, and none comes", "with `min_workers`, training goes on with the workers that are left")
     assert ran.exit_code == 0 and "going on from checkpoint step-" in ran.text, ran.text
     assert "worker group of size 1" in ran.text
     whole, mended = losses(world.artifact(world.whole)), losses(world.artifact(storage))

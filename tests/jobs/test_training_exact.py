@@ -15,7 +15,9 @@ from cluster.artifact import open_artifact
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.classification import Classification
+from jobs.training import pace
 from jobs.training.loop import fit
+from jobs.training.objective import Leaving
 from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_tokens, same_weights, tiny_tokenizer
@@ -66,6 +68,22 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     assert same_weights(whole.state_dict(), again.state_dict()) == 0
     assert [timeless(point) for point in found.curve] == [timeless(point) for point in wanted.curve]
     assert timeless(found.metrics) == timeless(wanted.metrics)
+
+
+def test_a_run_that_must_leave_writes_a_checkpoint_at_once_and_no_step_is_done_twice(
+    classification: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These steps are so short that it would be asked once in the whole run."""
+    monkeypatch.setattr(pace, "NOTICE_SECONDS", 0.0)
+    settings = Training.model_validate({**QUICK, "max_steps": 9, "epochs": 90})
+    whole, left = (new_model("classification", classification.tokenizer, dropout=0.2) for _ in range(2))
+    fit(whole, classification, settings, Recorded())
+    file = tmp_path / "state.pt"
+    with pytest.raises(Leaving, match="at step 4"):
+        fit(left, classification, settings, before := Recorded(file, notice_at=4))
+    fit(left, classification, settings, after := Recorded(file))
+    assert [figures["step"] for figures in before.progressed + after.progressed] == list(range(1, 10))
+    assert same_weights(whole.state_dict(), left.state_dict()) == 0
 
 
 def timeless(figures: dict[str, float]) -> dict[str, float]:

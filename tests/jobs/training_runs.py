@@ -26,10 +26,11 @@ QUICK: dict[str, Any] = {"precision": "fp32", "batch_size": 16, "optimizer": {"l
 
 @dataclass
 class Recorded:
-    """Hooks that keep what the loop says; with a file they checkpoint as workers do, and one step can kill the run."""
+    """Hooks that keep what the loop says; with a file they checkpoint as workers do, and one step can kill or end the run."""
 
     file: Path | None = None
     dies_at: int | None = None
+    notice_at: int | None = None
     progressed: list[dict[str, float]] = field(default_factory=list)
     scores: list[dict[str, float]] = field(default_factory=list)
     saves: int = 0
@@ -50,6 +51,9 @@ class Recorded:
         self.saves += 1
         if self.file is not None:
             torch.save(state(), self.file)
+
+    def must_leave(self) -> bool:
+        return self.progressed[-1]["step"] == self.notice_at
 
     def restore(self) -> State | None:
         if self.file is None or not self.file.exists():

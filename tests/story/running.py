@@ -1,6 +1,7 @@
 """Running a pipeline as a Ray job, as a user does, and reading what it said."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Ran:
         return [line.split("] ", 1)[1].split()[1] for line in self.lines if line.startswith(f"[{step}] ")]
 
 
-def run_job(cluster: Cluster, *command: str) -> Ran:
+def run_job(cluster: Cluster, *command: str, environment: Mapping[str, str] | None = None) -> Ran:
     """Submit `python -m …` from the repository's root and wait for its end."""
-    job = submit(cluster.jobs(), ["python", "-m", *command], working_dir=str(ROOT))
+    job = submit(cluster.jobs(), ["python", "-m", *command], working_dir=str(ROOT), environment=environment)
     lines = list(follow(cluster.jobs(), job))
     return Ran(result(cluster.jobs(), job).exit_code, lines)
