@@ -2,6 +2,10 @@
 
     ray job submit --working-dir . -- python -m jobs.predict jobs/recipes/spam.yaml --step soft
 
+With --model it answers for files instead, see jobs/offline/command.py:
+
+    ray job submit --working-dir . -- python -m jobs.predict --model spam/production --input s3://bucket/*.csv --output …
+
 Ray Data runs `serve.engine` on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Logits are kept in
 half precision unless that loses something.
 
@@ -10,6 +14,7 @@ B batch, C classes, N rows.
 
 import io
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +130,7 @@ def _write(keys: list[str], logits_NC: np.ndarray, output: str) -> tuple[str, Fi
 
 STAGE = Stage(
     name="predict",
-    purpose="answer for a whole data set once with Ray Data (soft labels)",
+    purpose="answer with Ray Data for a whole data set (soft labels), or with --model for files of your own",
     config=PredictConfig,
     run=run,
     inputs={"model": Input(Kind.MODEL, "the teacher"), "examples": Input(Kind.EXAMPLES, "the rows to answer for")},
@@ -135,4 +140,8 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
+    if any(argument.split("=")[0] == "--model" for argument in sys.argv[1:]):
+        from jobs.offline.command import main as answer_for_files
+
+        answer_for_files(sys.argv[1:])
     main(STAGE)

@@ -17,7 +17,8 @@ from serve.problems import FieldError, Refusal
 
 LOGGER = logging.getLogger("ray.serve")
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
-"""What the service is, and whether it lives; no answer of a model to anything that was asked."""
+OPEN_BELOW = "/page/"
+"""What the service is, whether it lives, and the page's files; no answer of a model to anything that was asked."""
 BURST_SECONDS = 10.0
 """A key that was silent may ask so many seconds' worth at once."""
 
@@ -46,7 +47,7 @@ class Guard:
 
     def admit(self, headers: Mapping[bytes, bytes], path: str) -> str | None:
         """The name of the key that a request brings, None where none is needed; Refusal 401 or 429."""
-        if self.uri is None or path in OPEN_PATHS:
+        if self.uri is None or path in OPEN_PATHS or path.startswith(OPEN_BELOW):
             return None
         presented = _presented(headers)
         key = self.keys.find(presented) if presented else None

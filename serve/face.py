@@ -15,7 +15,9 @@ from starlette.responses import Response
 
 from serve.docs import docs_page
 from serve.drift import Drift
+from serve.explaining import explain_route
 from serve.models import Models
+from serve.page import page_routes
 from serve.problems import Problem, Refusal, problem_response
 from serve.routes import Example, model_routes
 from serve.schema import Health
@@ -28,6 +30,8 @@ def build_face(models: Models, example: Example, drift: Callable[[], Drift]) -> 
     face.add_exception_handler(Refusal, _refuse)
     face.add_exception_handler(HTTPException, _refuse_route)
     face.include_router(model_routes(models, example))
+    face.include_router(explain_route(models, example.left_out))
+    face.include_router(page_routes())
 
     @face.get("/healthz", summary="Whether the process is alive")
     async def health() -> Health:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from serve.access_log import AccessLog
 from serve.auth import Guard, check_exposure
 from serve.engine import load_engine
+from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
@@ -119,7 +120,9 @@ class ModelServer(ModelReplica):
         """The ASGI application, once the model is loaded and warm."""
         engine = self.model.engine
         vectors = engine.embed(engine.tokenise(EXAMPLE_TEXTS[:1])).round(4).tolist() if self.model.embeds else []
-        example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors)
+        text = EXAMPLE_TEXTS[0]
+        left_out = engine.logits([text, *without(text, split(text))])
+        example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
         face = build_face(self.models, example, self.model.watch.report)
         finished = [self.requests.note] + ([self.log.note] if self.log else [])
         return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)

@@ -6,6 +6,7 @@ face.include_router(model_routes(models, example))
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -48,6 +49,8 @@ class Example:
     answers: list[Answer]
     embeddings: list[list[float]]
     """Of the first text alone; empty where it has none."""
+    left_out: np.ndarray
+    """Logits of the first text, and then of it without each of its words."""
 
 
 def model_routes(models: Models, example: Example) -> APIRouter:
@@ -60,8 +63,8 @@ def model_routes(models: Models, example: Example) -> APIRouter:
     @router.post(
         "/v1/predict",
         summary="Classify texts",
-        responses=_responses(answered, "One answer a text"),
-        openapi_extra=_body(PredictRequest, {"inputs": EXAMPLE_TEXTS, "top_k": DEFAULT_TOP_K}),
+        responses=replies(answered, "One answer a text"),
+        openapi_extra=body_of(PredictRequest, {"inputs": EXAMPLE_TEXTS, "top_k": DEFAULT_TOP_K}),
     )
     async def predict(request: Request) -> Response:
         wanted = parse_request(await read_body(request), PredictRequest)
@@ -69,13 +72,13 @@ def model_routes(models: Models, example: Example) -> APIRouter:
         exchange_of(request).note(model.served.name, wanted.texts)
         outcome = await model.logits(wanted.texts)
         reply = Reply(model=outcome.model, answers=classify(outcome.values, model.labels, wanted.top_k))
-        return _json(reply, {BATCH_HEADER: str(outcome.batch_requests)})
+        return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
 
     @router.post(
         "/v1/embeddings",
         summary="Vectors of texts, mean pooled and of length 1",
-        responses=_responses(embedded, "One vector a text") | {409: _problem("This variant gives no hidden states")},
-        openapi_extra=_body(TextsRequest, {"inputs": EXAMPLE_TEXTS[0]}),
+        responses=replies(embedded, "One vector a text") | {409: _problem("This variant gives no hidden states")},
+        openapi_extra=body_of(TextsRequest, {"inputs": EXAMPLE_TEXTS[0]}),
     )
     async def embeddings(request: Request) -> Response:
         wanted = parse_request(await read_body(request), TextsRequest)
@@ -83,7 +86,7 @@ def model_routes(models: Models, example: Example) -> APIRouter:
         exchange_of(request).note(model.served.name, wanted.texts)
         outcome = await model.embeddings(wanted.texts)
         reply = Embedded(model=outcome.model, embeddings=outcome.values.tolist())
-        return _json(reply, {BATCH_HEADER: str(outcome.batch_requests)})
+        return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
 
     @router.get("/v1/models", summary="The models that answer")
     async def listing() -> Listing:
@@ -99,16 +102,18 @@ def model_routes(models: Models, example: Example) -> APIRouter:
     return router
 
 
-def _json(reply: BaseModel, headers: dict[str, str]) -> Response:
+def json_response(reply: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    """The reply as JSON."""
     return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
 
 
-def _body(kind: type[TextsRequest], example: dict[str, Any]) -> dict[str, Any]:
+def body_of(kind: type[TextsRequest], example: dict[str, Any]) -> dict[str, Any]:
+    """A request's body, as OpenAPI describes it."""
     content = {"application/json": {"schema": kind.model_json_schema(), "example": example}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _responses(example: BaseModel, description: str) -> dict[int | str, dict[str, Any]]:
+def replies(example: BaseModel, description: str) -> dict[int | str, dict[str, Any]]:
     """The reply with its example, and each refusal."""
     content = {"application/json": {"example": example.model_dump(mode="json")}}
     answered: dict[int | str, dict[str, Any]] = {200: {"model": type(example), "description": description, "content": content}}

@@ -1,0 +1,1 @@
+"""A model answers for whole files and tables: `python -m jobs.predict --model … --input … --output …`."""

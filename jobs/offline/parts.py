@@ -1,0 +1,166 @@
+"""What answering a piece leaves behind: a part of the output, and a record of it that says that it is done.
+
+OUTPUT/part-00007.csv              the rows with their answers, in the order of the input
+OUTPUT/.unfinished/asked.json      what was asked: a run that was killed goes on only by the same
+OUTPUT/.unfinished/00007.json      the piece is done: how many rows, its bad rows
+OUTPUT/bad_rows.jsonl              at the end: every bad row with its file, its number and what is wrong with it
+OUTPUT/summary.json                written last
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cluster import storage
+from jobs.offline.pieces import Piece, Row
+from serve.schema import MAX_CHARACTERS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["parquet", "csv", "jsonl"]
+PREDICTED, PROBABILITY = "predicted", "probability"
+UNFINISHED, ASKED, BAD_ROWS, SUMMARY = ".unfinished", "asked.json", "bad_rows.jsonl", "summary.json"
+
+
+class Asked(BaseModel):
+    """What a run is: the same is gone on with, another one is refused in the same place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    fingerprint: str
+    variant: str
+    column: str
+    keep: tuple[str, ...]
+    format: Format
+    probabilities: bool
+    files: tuple[tuple[str, int, float], ...]
+    """URI, bytes and time of the last change."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with the pieces that it is done in."""
+
+    asked: Asked
+    labels: tuple[str, ...]
+    typed: bool
+    """Whether all input is Parquet of one schema, whose types Parquet output then has."""
+    pieces: tuple[Piece, ...]
+
+    @property
+    def answer_columns(self) -> list[str]:
+        """The columns that answers add."""
+        each = [f"{PROBABILITY}_{label}" for label in self.labels] if self.asked.probabilities else []
+        return [PREDICTED, PROBABILITY, *each]
+
+
+class Done(BaseModel):
+    """The record of a piece that is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rows: int
+    bad: list[dict[str, Any]]
+    began: float
+    ended: float
+    """Unix times."""
+
+
+def fault_of(row: Row, column: str) -> tuple[str, str] | None:
+    """Why a row cannot be answered, in a word or two to count by and with its detail; None where it can."""
+    if row.fault is not None:
+        return "not readable", row.fault
+    text = row.values.get(column)
+    if text is None:
+        return "missing", f"{column} is not there" if column not in row.values else f"{column} is null"
+    if not isinstance(text, str):
+        return "not a string", f"{column} is of type {type(text).__name__}"
+    if not text.strip():
+        return "blank", f"{column} is empty or only whitespace"
+    if len(text) > MAX_CHARACTERS:
+        return "too long", f"{column} has {len(text):,} characters, {MAX_CHARACTERS:,} are allowed"
+    try:
+        json.dumps(row.values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return "not UTF-8", "the row has bytes or escapes that are no characters"
+    return None
+
+
+def bad_row(piece: Piece, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
+    """A bad row's entry; rows are numbered from 1."""
+    shown = {name: json.loads(json.dumps(value, default=str)) for name, value in row.values.items()}
+    return {"file": piece.file, "row": piece.first + place + 1, "reason": fault[0], "detail": fault[1], "content": shown}
+
+
+def part_name(number: int, kind: Format) -> str:
+    """The file of a piece's answers."""
+    return f"part-{number:05}.{kind}"
+
+
+def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema | None") -> None:
+    """Write rows with their answers, whole or not at all."""
+    kind, columns = plan.asked.format, [*plan.asked.keep, *plan.answer_columns]
+    if kind == "jsonl":
+        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        storage.write_bytes(place, text.encode())
+    elif kind == "csv":
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(buffer)
+        writer.writerow(columns)
+        writer.writerows([_as_text(row.get(name)) for name in columns] for row in rows)
+        storage.write_bytes(place, buffer.getvalue().encode())
+    else:
+        storage.write_bytes(place, _parquet(rows, plan, schema))
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema | None") -> bytes:
+    """Columns of Parquet input keep their types; CSV and JSONL have none that hold in all parts, so theirs are text."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kept = [schema.field(name) if schema is not None else pa.field(name, pa.string()) for name in plan.asked.keep]
+    given = [pa.field(name, pa.string() if name == PREDICTED else pa.float64()) for name in plan.answer_columns]
+    if schema is None:
+        rows = [row | {name: _as_text(row.get(name)) for name in plan.asked.keep} for row in map(dict, rows)]
+    buffer = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(list(map(dict, rows)), schema=pa.schema([*kept, *given])), buffer)
+    return buffer.getvalue()
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def done_place(output: str, number: int) -> str:
+    """Where the record of a piece lies."""
+    return storage.join(output, UNFINISHED, f"{number:05}.json")
+
+
+def read_asked(output: str) -> Asked | None:
+    """What the run asked for that is there, finished or not; None where none is."""
+    finished, begun = storage.join(output, SUMMARY), storage.join(output, UNFINISHED, ASKED)
+    if storage.exists(finished):
+        return Asked.model_validate(read_summary(output)["asked"])
+    return Asked.model_validate_json(storage.read_bytes(begun)) if storage.exists(begun) else None
+
+
+def write_asked(output: str, asked: Asked) -> None:
+    """Keep what is asked, before anything is answered."""
+    storage.write_bytes(storage.join(output, UNFINISHED, ASKED), asked.model_dump_json().encode())
+
+
+def read_summary(output: str) -> dict[str, Any]:
+    """The summary of a run that is finished."""
+    return json.loads(storage.read_bytes(storage.join(output, SUMMARY)))
+
+
+def read_done(output: str, plan: Plan) -> dict[int, Done]:
+    """The records of the pieces that are done, by number."""
+    there = {stat.path for stat in storage.list_files(storage.join(output, UNFINISHED))}
+    numbers = [number for number in range(len(plan.pieces)) if f"{number:05}.json" in there]
+    return {number: Done.model_validate_json(storage.read_bytes(done_place(output, number))) for number in numbers}

@@ -1,0 +1,129 @@
+"""What a run over files will do, checked before a model is loaded: which model, which files, which columns, in which pieces.
+
+plan = make_plan(Request(model="spam/production", input=("data/*.csv",), output="out"), storage)
+"""
+
+from pydantic import Field
+
+from cluster import registry, storage
+from cluster.connect import local_storage_problem
+from jobs.core.config import BadInput, Config, Problem, nearest
+from jobs.data.sources import file_format, resolve
+from jobs.offline.parts import Asked, Format, Plan, read_asked
+from jobs.offline.pieces import Scanned, scan
+from serve.card import EngineError
+from serve.published import Published, find_model
+
+FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
+
+
+class Request(Config):
+    """What is asked."""
+
+    model: str
+    """A published model's URI or directory, or an alias of the registry such as spam/production."""
+    variant: str | None = None
+    """Which form of it; by default the alias's or the card's."""
+    input: tuple[str, ...] = Field(min_length=1)
+    """Files, directories and patterns: Parquet, CSV, TSV, JSONL, text; .gz; local or remote."""
+    column: str = "text"
+    """The column of the text."""
+    output: str
+    """A directory, local or remote."""
+    keep: tuple[str, ...] | None = None
+    """The columns that go to the output; by default all."""
+    format: Format | None = None
+    """Of the output; by default that of the input."""
+    probabilities: bool = False
+    """Whether each label's probability has a column."""
+    workers: int | None = Field(None, ge=1)
+    """Actors that answer side by side; by default as many as the cluster has room for."""
+    cpus: int = Field(1, ge=1)
+    """CPUs and threads of each."""
+    gpus: float = Field(0, ge=0)
+    """GPUs of each."""
+    batch_size: int = Field(32, ge=1)
+    """Texts, of like length, that go through the model together."""
+
+
+def make_plan(request: Request, runs: str) -> Plan:
+    """The plan; BadInput says what is wrong. `runs` is the storage whose registry knows the aliases."""
+    published, variant = _model(request, runs)
+    files = sorted({file for source in request.input for file in resolve(source)})
+    problems = [
+        Problem(option, place, problem, "Use a storage that all hosts reach.")
+        for option, place in (("--input", files[0]), ("--output", request.output))
+        if (problem := local_storage_problem(place)) is not None
+    ]
+    if problems:
+        raise BadInput(problems)
+    scanned = _scan(files)
+    kinds = {file_format(file) for file in files}
+    asked = Asked(
+        model=published.uri,
+        fingerprint=published.fingerprint,
+        variant=variant,
+        column=request.column,
+        keep=_kept(request, files, scanned),
+        format=request.format or (FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
+        probabilities=request.probabilities,
+        files=tuple((file, *_size_and_time(file)) for file in files),
+    )
+    typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
+    plan = Plan(asked, published.card().labels, typed, tuple(piece for one in scanned for piece in one.pieces))
+    if clash := sorted(set(asked.keep) & set(plan.answer_columns)):
+        reason = "the answer has a column of this name too"
+        raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
+    if read_asked(request.output) not in (None, asked):
+        reason = "the output of another run is there (other files, model or options)"
+        raise BadInput([Problem("--output", request.output, reason, "Give another place, or remove what is there.")])
+    return plan
+
+
+def _model(request: Request, runs: str) -> tuple[Published, str]:
+    uri, variant, fingerprint = request.model, request.variant, None
+    if not storage.exists(uri):
+        try:
+            target = registry.read(runs, uri).target
+        except registry.RegistryError as error:
+            remedy = "Give a model's URI or directory, or an alias, with the --storage that has it."
+            raise BadInput([Problem("--model", uri, f"no model is there, and {error}", remedy)]) from error
+        uri, variant, fingerprint = target.uri, variant or target.variant, target.fingerprint
+    try:
+        published = find_model(storage.absolute(uri), fingerprint)
+        return published, published.card().variant(variant)[0]
+    except EngineError as error:
+        raise BadInput([Problem("--model", uri, str(error), "Give a model that was published.")]) from error
+
+
+def _scan(files: list[str]) -> list[Scanned]:
+    """All files at once, each by a task: on a cluster the inputs may be many and far."""
+    import ray
+
+    return ray.get([ray.remote(scan).options(num_cpus=0.5).remote(file) for file in files])
+
+
+def _kept(request: Request, files: list[str], scanned: list[Scanned]) -> tuple[str, ...]:
+    """The columns of the output that come from the input, in its order; BadInput where the text or one of them is nowhere."""
+    problems = [
+        Problem("--column", request.column, f"{file} has no such column", nearest(request.column, one.columns))
+        for file, one in zip(files, scanned, strict=True)
+        if one.pieces and request.column not in one.columns
+    ]
+    columns = tuple(dict.fromkeys(name for one in scanned for name in one.columns))
+    problems += [
+        Problem("--keep", name, "no file has such a column", nearest(name, columns))
+        for name in request.keep or ()
+        if name not in columns
+    ]
+    if not any(one.pieces for one in scanned):
+        problems.append(Problem("--input", list(request.input), "there are no rows in it", "Give files with data."))
+    if problems:
+        raise BadInput(problems)
+    return columns if request.keep is None else request.keep
+
+
+def _size_and_time(file: str) -> tuple[int, float]:
+    system, path = storage.filesystem(file)
+    info = system.get_file_info(path)
+    return info.size, info.mtime.timestamp() if info.mtime else 0.0

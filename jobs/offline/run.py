@@ -1,0 +1,190 @@
+"""Answering for files on the whole cluster, going on where a run was killed.
+
+    summary = run(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
+
+Ray Data runs `serve.engine` on a pool of actors. Each reads its own pieces from the storage and writes their parts back, so
+no text passes through the driver or the object store. N texts, C classes.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cluster import storage
+from cluster.connect import capacity
+from jobs.offline.parts import (
+    BAD_ROWS,
+    PREDICTED,
+    PROBABILITY,
+    SUMMARY,
+    UNFINISHED,
+    Done,
+    Plan,
+    bad_row,
+    done_place,
+    fault_of,
+    part_name,
+    read_asked,
+    read_done,
+    read_summary,
+    write_asked,
+    write_part,
+)
+from jobs.offline.pieces import Piece, read
+from jobs.offline.plan import Request, make_plan
+from serve.answers import softmax
+from serve.backends import Device
+from serve.published import find_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Report = Callable[[str], None]
+
+
+def run(request: Request, runs: str, report: Report) -> dict[str, Any]:
+    """Answer for all rows, telling `report` how far it is; returns the summary."""
+    began = time.time()
+    request = request.model_copy(update={"output": storage.absolute(request.output)})
+    plan = make_plan(request, runs)
+    if storage.exists(storage.join(request.output, SUMMARY)):
+        report(f"{request.output} is complete, nothing is done again")
+        return read_summary(request.output)
+    if read_asked(request.output) is None:
+        write_asked(request.output, plan.asked)
+    done = read_done(request.output, plan)
+    if done:
+        report(f"going on: {len(done)} of {len(plan.pieces)} pieces are done")
+    progress = Progress(plan, done)
+    for number, one in _answer(request, plan, [n for n in range(len(plan.pieces)) if n not in done]):
+        done[number] = one
+        report(progress.line(number, one))
+    return _finish(request.output, plan, done, progress, time.time() - began)
+
+
+class Progress:
+    """How far a run is, and how fast: over the pieces of this run, from the first one's begin on."""
+
+    def __init__(self, plan: Plan, before: Mapping[int, Done]) -> None:
+        self.total = sum(piece.rows for piece in plan.pieces)
+        self.rows = sum(plan.pieces[number].rows for number in before)
+        self.bad = sum(len(one.bad) for one in before.values())
+        self.answered = 0
+        self.began, self.ended = float("inf"), 0.0
+        self.plan = plan
+
+    @property
+    def rate(self) -> float:
+        """Rows answered a second."""
+        return self.answered / max(1e-9, self.ended - self.began) if self.answered else 0.0
+
+    def line(self, number: int, one: Done) -> str:
+        """Count a piece that is done; the state as a line."""
+        self.rows += self.plan.pieces[number].rows
+        self.bad += len(one.bad)
+        self.answered += one.rows
+        self.began, self.ended = min(self.began, one.began), max(self.ended, one.ended)
+        share = self.rows / self.total
+        return f"{self.rows:,} of {self.total:,} rows ({share:.1%})  {self.rate:,.0f} rows/s  {self.bad:,} bad"
+
+
+class Answerer:
+    """An actor that holds the model and answers for pieces."""
+
+    def __init__(self, request: Request, plan: Plan) -> None:
+        from serve.engine import load_engine
+
+        self.output, self.plan = request.output, plan
+        asked = plan.asked
+        directory = find_model(asked.model, asked.fingerprint).fetch(asked.variant)
+        # A GPU only where one is reserved: another actor's would else be used too.
+        device: Device = "auto" if request.gpus else "cpu"
+        self.engine = load_engine(directory, asked.variant, request.cpus, request.batch_size, device)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        numbers = [int(number) for number in batch["number"]]
+        return {"number": numbers, "done": [self.answer(number).model_dump_json() for number in numbers]}
+
+    def answer(self, number: int) -> Done:
+        """Read a piece, write its part, then its record."""
+        began, piece, asked = time.time(), self.plan.pieces[number], self.plan.asked
+        good: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
+        texts: list[str] = []
+        for place, row in enumerate(read(piece)):
+            fault = fault_of(row, asked.column)
+            if fault is not None:
+                bad.append(bad_row(piece, place, row, fault))
+                continue
+            texts.append(row.values[asked.column])
+            good.append({name: row.values[name] for name in asked.keep if name in row.values})
+        for kept, answer in zip(good, self._answers(texts), strict=True):
+            kept.update(answer)
+        write_part(storage.join(self.output, part_name(number, asked.format)), good, self.plan, self._schema(piece))
+        done = Done(rows=len(good), bad=bad, began=began, ended=time.time())
+        storage.write_bytes(done_place(self.output, number), done.model_dump_json().encode())
+        return done
+
+    def _answers(self, texts: list[str]) -> Iterator[dict[str, Any]]:
+        each = self.plan.answer_columns[2:]
+        for row_C in softmax(self.engine.logits(texts)) if texts else ():
+            best = int(row_C.argmax())
+            answer = {PREDICTED: self.plan.labels[best], PROBABILITY: float(row_C[best])}
+            yield answer | dict(zip(each, row_C.tolist(), strict=False))
+
+    def _schema(self, piece: Piece) -> "pa.Schema | None":
+        if not self.plan.typed:
+            return None
+        from pyarrow import parquet
+
+        system, path = storage.filesystem(piece.file)
+        return parquet.read_schema(path, filesystem=system)
+
+
+def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, Done]]:
+    """Answer for these pieces on the actors; each as soon as it is done."""
+    if not numbers:
+        return
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    answered = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers)).map_batches(
+        Answerer,
+        fn_constructor_args=(request, plan),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(len(numbers), _workers(request))),
+        num_cpus=request.cpus,
+        num_gpus=request.gpus,
+    )
+    for row in answered.iter_rows():
+        yield row["number"], Done.model_validate_json(row["done"])
+
+
+def _workers(request: Request) -> int:
+    if request.workers is not None:
+        return request.workers
+    there = capacity()
+    by_gpu = there.gpus / request.gpus if request.gpus else float("inf")
+    return max(1, int(min(there.cpus / request.cpus, by_gpu)))
+
+
+def _finish(output: str, plan: Plan, done: Mapping[int, Done], progress: Progress, seconds: float) -> dict[str, Any]:
+    """Gather the bad rows in the input's order, write the summary, remove the records."""
+    bad = [row for number in sorted(done) for row in done[number].bad]
+    if bad:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
+        storage.write_bytes(storage.join(output, BAD_ROWS), lines.encode("utf-8", "backslashreplace"))
+    summary = {
+        "rows": sum(one.rows + len(one.bad) for one in done.values()),
+        "answered": sum(one.rows for one in done.values()),
+        "bad": dict(Counter(row["reason"] for row in bad).most_common()),
+        "rows_per_second": round(progress.rate, 1),
+        "seconds": round(seconds, 1),
+        "output": output,
+        "asked": plan.asked.model_dump(mode="json"),
+    }
+    storage.write_bytes(storage.join(output, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
+    storage.delete(storage.join(output, UNFINISHED))
+    return summary

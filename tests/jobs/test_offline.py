@@ -1,0 +1,207 @@
+"""Answering for files: what a row and a piece are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
+
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from cluster import storage
+from cluster.connect import Cluster
+from jobs.core.config import BadInput
+from jobs.offline import pieces
+from jobs.offline.pieces import Row, read, scan
+from jobs.offline.plan import Request
+from jobs.offline.run import run
+from serve.answers import softmax
+from serve.card import read_card
+from serve.engine import load_engine
+from tests.conftest import s3_environment
+from tests.serve.tiny_model import TEXTS, publish_tiny
+
+ROWS_PER_FILE = 400
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("offline") / "tiny"
+    publish_tiny(directory)
+    return directory
+
+
+@pytest.fixture
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "SMALLEST_ROWS", 2)
+    monkeypatch.setattr(pieces, "LARGEST_ROWS", 2)
+
+
+def rows_by_pieces(file: Path) -> list[Row]:
+    """Each piece read on its own; their numbers are checked on the way."""
+    scanned = scan(str(file))
+    rows: list[Row] = []
+    for piece in scanned.pieces:
+        assert piece.first == len(rows)
+        rows += read(piece)
+        assert len(rows) == piece.first + piece.rows
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.usefixtures("cut_small")
+def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str, line_end: str) -> None:
+    lines = ["\ufefftext,label", '"two', 'lines, ""quoted""",a', "", "这部,b", "x,y,z", "last,c"]
+    content = line_end.join(lines).encode()
+    file = tmp_path / f"rows.{ending}"
+    file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    rows = rows_by_pieces(file)
+    assert [dict(row.values) for row in rows] == [
+        {"text": f'two{line_end}lines, "quoted"', "label": "a"},
+        {"text": "这部", "label": "b"},
+        {"line": ["x", "y", "z"]},
+        {"text": "last", "label": "c"},
+    ]
+    assert [row.fault for row in rows] == [None, None, "3 fields under a header of 2", None]
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_jsonl_lines_that_are_no_objects_are_rows_with_a_fault(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"text": "a"}\n[1]\n\n{"text": \n{"text": "\xff"}\n{"text": "b", "more": [1]}')
+    rows = rows_by_pieces(file)
+    assert [(row.fault or "")[:14] for row in rows] == ["", "no JSON object", "no JSON: Expec", "", ""]
+    assert rows[-1].values == {"text": "b", "more": [1]}
+    assert set(scan(str(file)).columns) == {"text", "more"}
+
+
+@pytest.mark.usefixtures("cut_small")
+def test_parquet_is_cut_across_row_groups(tmp_path: Path) -> None:
+    file, table = tmp_path / "rows.parquet", pa.table({"text": [f"t{n}" for n in range(9)], "n": range(9)})
+    parquet.write_table(table, file, row_group_size=3)
+    assert [dict(row.values) for row in rows_by_pieces(file)] == table.to_pylist()
+
+
+def write_files(directory: Path, count: int) -> list[str]:
+    """CSV files of real texts, each with one bad row; all their good texts in order."""
+    texts = []
+    directory.mkdir()
+    for number in range(count):
+        with open(directory / f"{number:02}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "text"])
+            for place in range(ROWS_PER_FILE):
+                text = "" if place == number else f"{TEXTS[place % len(TEXTS)]} {number} {place}"
+                writer.writerow([f"{number}-{place}", text])
+                texts += [text] if text else []
+    return texts
+
+
+def request(model: Path, **more: Any) -> Request:
+    return Request.model_validate({"model": str(model), "workers": 1, **more})
+
+
+def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, model: Path, tmp_path: Path) -> None:
+    texts, output = write_files(tmp_path / "in", 2), tmp_path / "out"
+    said: list[str] = []
+    summary = run(request(model, input=[str(tmp_path / "in")], output=str(output), probabilities=True), "", said.append)
+    parts = sorted(output.glob("part-*.csv"))
+    table = pa.concat_tables([arrow_csv.read_csv(part) for part in parts])
+    assert table.column("text").to_pylist() == texts
+    probabilities_NC = softmax(load_engine(model).logits(texts))
+    labels = read_card(model).labels
+    assert table.column("predicted").to_pylist() == [labels[column] for column in probabilities_NC.argmax(1)]
+    found_NC = np.array([table.column(f"probability_{label}").to_pylist() for label in labels]).T
+    assert found_NC == pytest.approx(probabilities_NC, abs=1e-5)
+    bad = [json.loads(line) for line in (output / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(one["file"][-6:], one["row"], one["reason"], one["content"]["id"]) for one in bad] == [
+        ("00.csv", 1, "blank", "0-0"),
+        ("01.csv", 2, "blank", "1-1"),
+    ]
+    assert (summary["rows"], summary["answered"], summary["bad"]) == (800, 798, {"blank": 2})
+    assert said[-1].startswith("800 of 800 rows (100.0%)") and said[-1].endswith("2 bad")
+    assert not (output / ".unfinished").exists()
+
+
+def test_a_killed_run_goes_on_where_it_was(ray_cluster: Cluster, model: Path, tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 24)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--model", str(model), "--input", str(tmp_path / "in" / "*.csv"), "--workers", "1", "--keep", "id"]
+    command = [sys.executable, "-m", "jobs.predict", *options]
+    assert ray_cluster.address is not None
+    environment = {**os.environ, "RAY_ADDRESS": ray_cluster.address}
+    process = subprocess.Popen([*command, "--output", str(killed)], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((killed / ".unfinished").glob("0*.json")):
+        assert process.poll() is None and time.monotonic() < deadline, "no piece was done"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # What its actors still write is written: Ray ends them soon after their driver.
+    done = {part.name: part.stat().st_mtime_ns for part in killed.glob("part-*")}
+    records = len(list((killed / ".unfinished").glob("0*.json")))
+    assert 0 < records < 24, "it was killed too late to show anything"
+    for output in (killed, whole):
+        ended = subprocess.run([*command, "--output", str(output)], env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        if output == killed:
+            assert f"going on: {records} of 24 pieces are done" in ended.stdout
+    names = sorted(part.name for part in whole.glob("part-*"))
+    assert len(names) == 24
+    assert [(whole / name).read_bytes() for name in names] == [(killed / name).read_bytes() for name in names]
+    kept = [name for name, at in done.items() if (killed / name).stat().st_mtime_ns == at]
+    assert len(kept) >= records, "what was done is not done again"
+    summaries = [json.loads((output / "summary.json").read_text()) for output in (whole, killed)]
+    assert summaries[0]["bad"] == summaries[1]["bad"] == {"blank": 24}
+
+
+def test_from_and_to_s3_with_the_types_of_parquet(ray_cluster: Cluster, model: Path, s3_uri: str, s3_server: str) -> None:
+    import ray
+
+    table = pa.table({"text": ["Win a prize", None, "这部电影"], "n": pa.array([1, 2, 3], pa.int16())})
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink)
+    storage.write_bytes(f"{s3_uri}/in/rows.parquet", sink.getvalue().to_pybytes())
+    ray.init(ray_cluster.address, log_to_driver=False, runtime_env={"env_vars": s3_environment(s3_server)})
+    try:
+        asked = request(model, input=[f"{s3_uri}/in/*.parquet"], output=f"{s3_uri}/out")
+        summary = run(asked, "", lambda line: None)
+        assert run(asked, "", lambda line: None) == summary, "a finished run is not done again"
+        with pytest.raises(BadInput, match="another run is there"):
+            run(asked.model_copy(update={"keep": ("n",)}), "", lambda line: None)
+    finally:
+        ray.shutdown()
+    answered = parquet.read_table(pa.BufferReader(storage.read_bytes(f"{s3_uri}/out/part-00000.parquet")))
+    assert answered.schema.field("n").type == pa.int16()
+    assert answered.column("n").to_pylist() == [1, 3]
+    assert summary["bad"] == {"missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"column": "texts"}, "text"),
+        ({"keep": ("idd",)}, "no file has such a column"),
+        ({"model": "spam/production"}, "no model is there"),
+        ({"variant": "int3"}, "int3"),
+        ({"input": ("nowhere/*.csv",)}, "no file matches"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is(
+    ray_driver: Cluster, model: Path, tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
+    asked = request(model, input=[str(tmp_path / "rows.csv")], output=str(tmp_path / "out"))
+    with pytest.raises(BadInput, match=found):
+        run(asked.model_copy(update=change), str(tmp_path), lambda line: None)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,207 @@
+"""The page in real Chromium: what it shows, by keyboard alone, on a phone, in both languages, in the dark."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from serve.keys import add as add_key
+from serve.page import DIRECTORY
+from tests.serve.faces import local_model, serving
+
+MISSING = (
+    "the page's tests need Chromium and its driver, and this machine has no {name}: "
+    "apt-get install chromium chromium-driver, or run the other tests with --ignore tests/serve/test_page.py"
+)
+FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
+MORE_FLAGS = ("disable-sync", "no-first-run", "lang=en-US")
+EXPECTED = re.compile("status of (401|422)")
+TEXT = "Win a prize <b>now</b> 🙂 这部"
+
+
+@pytest.fixture(scope="module")
+def page(model_directory: Path) -> Iterator[str]:
+    winner, teacher = local_model(model_directory, "tiny", "onnx"), local_model(model_directory, "teacher", "torch")
+    with serving({"tiny": winner, "teacher": teacher}, winner) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    paths = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    for name, path in paths.items():
+        assert path is not None, MISSING.format(name=name)
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(paths["chromium"])
+    for flag in (*FLAGS, *MORE_FLAGS, f"user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(paths["chromedriver"])))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(autouse=True)
+def _fresh(browser: webdriver.Chrome, page: str) -> Iterator[None]:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(f"{page}/")
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    yield
+    complaints = [entry["message"] for entry in browser.get_log("browser") if not EXPECTED.search(entry["message"])]
+    assert not complaints, "the browser complained (of the content security policy, a missing file, a script)"
+
+
+def ask(browser: webdriver.Chrome, text: str) -> None:
+    field = browser.find_element(By.ID, "text")
+    browser.execute_script("arguments[0].value = arguments[1]", field, text)  # The driver cannot type emoji.
+    field.send_keys(Keys.CONTROL, Keys.ENTER)
+    WebDriverWait(browser, 30).until(lambda driver: driver.find_element(By.ID, "explanation").is_displayed())
+
+
+def shown(browser: webdriver.Chrome, selector: str) -> list[str]:
+    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+
+
+def test_answers_bars_times_and_coloured_words(browser: webdriver.Chrome, page: str) -> None:
+    ask(browser, TEXT)
+    said = requests.post(f"{page}/v1/predict", json={"inputs": TEXT}, timeout=30).json()["answers"][0]
+    assert shown(browser, ".card h2") == ["tiny", "teacher"]
+    assert shown(browser, ".card:first-child .name") == [one["label"] for one in said["probabilities"]]
+    assert shown(browser, ".card .label") == [said["label"]] * 2
+    widths = [bar.size["width"] for bar in browser.find_elements(By.CSS_SELECTOR, ".card:first-child .fill")]
+    whole = browser.find_element(By.CSS_SELECTOR, ".card:first-child .bar").size["width"]
+    assert [width / whole for width in widths] == pytest.approx(
+        [one["probability"] for one in said["probabilities"]], abs=0.01
+    )
+    assert all("ms" in line for line in shown(browser, ".card p:last-child"))
+    explained = requests.post(f"{page}/v1/explain", json={"inputs": TEXT}, timeout=30).json()["words"]
+    assert browser.find_element(By.ID, "words").text == TEXT, "the text is shown as it was typed, and never as HTML"
+    assert shown(browser, "#words .word") == [word["text"] for word in explained]
+    against = [word["text"] for word in explained if word["attribution"] < 0]
+    assert shown(browser, "#words .word.against") == against
+    strongest = max(explained, key=lambda word: abs(word["attribution"]))
+    browser.find_element(By.TAG_NAME, "summary").click()
+    assert shown(browser, "tbody th")[0] == strongest["text"]
+    colours = {
+        word.value_of_css_property("background-color") for word in browser.find_elements(By.CSS_SELECTOR, "#words .word")
+    }
+    assert len(colours) > 2
+
+
+def test_by_keyboard_alone_and_for_a_screen_reader(browser: webdriver.Chrome) -> None:
+    seen = []
+    for _ in range(6):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        active = browser.switch_to.active_element
+        seen.append(active.accessible_name)
+        if active.accessible_name == "Your text":
+            active.send_keys("Win a prize")
+        if active.accessible_name == "Ask":
+            assert active.value_of_css_property("outline-style") != "none", "the focus is to be seen"
+            active.send_keys(Keys.SPACE)
+            break
+    assert seen == ["To the text", "English", "中文", "Your text", "Ask"]
+    status = browser.find_element(By.ID, "status")
+    WebDriverWait(browser, 30).until(lambda _: "teacher" in str(status.get_property("textContent")))
+    assert status.get_attribute("aria-live") == "polite"
+    fields = browser.find_elements(By.CSS_SELECTOR, "main textarea, main button, section, article, table")
+    assert all(field.accessible_name for field in fields if field.is_displayed())
+
+
+def test_chinese_is_chosen_and_remembered(browser: webdriver.Chrome) -> None:
+    ask(browser, "这部电影很好看")
+    browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+    assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "zh-Hans"
+    assert browser.find_element(By.ID, "send").text == "提问"
+    assert shown(browser, "#words .word") == list("这部电影很好看")
+    browser.refresh()
+    assert browser.find_element(By.CSS_SELECTOR, "label[for=text]").text == "输入文本"
+
+
+def test_every_text_is_there_in_both_languages(browser: webdriver.Chrome, page: str) -> None:
+    script = "const done = arguments[0]; import('./page/strings.js').then((module) => done(module.STRINGS))"
+    strings: dict[str, Any] = browser.execute_async_script(script)
+    assert strings["en"].keys() == strings["zh"].keys()
+    assert all(text for texts in strings.values() for text in texts.values())
+    used = browser.execute_script("return [...document.querySelectorAll('[data-text]')].map((node) => node.dataset.text)")
+    assert set(used) <= strings["en"].keys()
+
+
+def test_a_problem_is_told_beside_the_field(browser: webdriver.Chrome) -> None:
+    browser.find_element(By.ID, "send").click()
+    problem = browser.find_element(By.ID, "problem")
+    assert problem.text == "Type a text first."
+    assert browser.switch_to.active_element == browser.find_element(By.ID, "text")
+    browser.execute_script("arguments[0].value = 'a'.repeat(30000)", browser.find_element(By.ID, "text"))
+    browser.find_element(By.ID, "send").click()
+    WebDriverWait(browser, 30).until(lambda _: "20000" in problem.text.replace(",", ""))
+
+
+def test_a_service_with_keys_asks_for_one(browser: webdriver.Chrome, model_directory: Path, tmp_path: Path) -> None:
+    winner, keys = local_model(model_directory, "tiny", "onnx"), str(tmp_path / "keys.json")
+    key = add_key(keys, "page", None)
+    with serving({"tiny": winner}, winner, keys) as url:
+        browser.get(f"{url}/")
+        field = browser.find_element(By.ID, "key")
+        WebDriverWait(browser, 30).until(lambda _: field.is_displayed())
+        assert browser.find_element(By.ID, "problem").text == "This service asks for an API key."
+        assert browser.switch_to.active_element == field
+        field.send_keys(key)
+        ask(browser, "Win a prize")
+        assert shown(browser, ".card h2") == ["tiny"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1000])
+def test_nothing_is_wider_than_the_screen(browser: webdriver.Chrome, width: int) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    ask(browser, "Win" * 200 + " a prize now")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    tops = [card.location["y"] for card in browser.find_elements(By.CLASS_NAME, "card")]
+    assert (tops[0] == tops[1]) == (width == 1000), "side by side where there is room, else one below the other"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(browser: webdriver.Chrome, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    ask(browser, "Win a prize now")
+    for selector, ground in [("h1", "body"), (".quiet", "body"), (".card .quiet", ".card"), ("#send", "#send"), ("a", "body")]:
+        text, behind = browser.find_element(By.CSS_SELECTOR, selector), browser.find_element(By.CSS_SELECTOR, ground)
+        colours = text.value_of_css_property("color"), behind.value_of_css_property("background-color")
+        assert contrast(*colours) >= 4.5, (selector, colours)
+    assert browser.find_element(By.CLASS_NAME, "fill").value_of_css_property("transition-duration") in ("0s", "")
+
+
+def contrast(first: str, second: str) -> float:
+    """Of two CSS colours, after WCAG 2."""
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_page_asks_nothing_of_another_host_and_has_no_inline_script(page: str) -> None:
+    html = requests.get(f"{page}/", timeout=30)
+    policy = html.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for file in DIRECTORY.iterdir():
+        if file.suffix in (".html", ".css", ".js"):
+            served = html if file.name == "index.html" else requests.get(f"{page}/page/{file.name}", timeout=30)
+            assert served.text == file.read_text()
+            assert "://" not in served.text
+    assert requests.get(f"{page}/page/../__init__.py", timeout=30).status_code == 404
