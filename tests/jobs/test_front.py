@@ -10,7 +10,8 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from jobs.core.controls import missing_controls, traits
+from cluster.artifact import Artifact, Kind
+from jobs.core.controls import MADE_FROM, made_with, missing_controls, traits
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.front import beaten_by, controls, front_of, pareto_front
@@ -20,6 +21,7 @@ from jobs.search.rungs import ShapeWise
 from jobs.search.shapes import FILE, shapes_of, within_budget
 from jobs.search.trials import kept_of
 from jobs.select import SelectConfig, _order
+from tests.jobs.tiny import publish_directory
 
 GRID = {"layers": {"grid": [[0], [0, 3]]}, "feed_forward": {"grid": [0.0, 0.5]}}
 NAMES = [f"student.layers {layers}, student.feed_forward {share}" for layers in ("[0]", "[0, 3]") for share in (0.0, 0.5)]
@@ -214,3 +216,20 @@ def test_asha_compares_trials_of_one_shape_alone() -> None:
 @pytest.mark.parametrize(("keep", "wanted"), [(1, ASHAScheduler), (2, ShapeWise)])
 def test_a_search_that_keeps_several_is_shape_wise(keep: int, wanted: type) -> None:
     assert type(tune_config(searched(scheduler="asha", keep=keep), 1).scheduler) is wanted
+
+
+def test_each_model_of_a_step_that_makes_several_has_its_own_origin(tmp_path: Path) -> None:
+    """All of them have the same parents in their manifests."""
+
+    def made(name: str, stage: str, config: dict[str, Any], **more: Any) -> Artifact:
+        (tmp_path / "nothing").mkdir(exist_ok=True)
+        return publish_directory(tmp_path / "nothing", tmp_path / name, Kind.MODEL, name, stage=stage, config=config, **more)
+
+    half = {"alpha": 0.0, "student": {"feed_forward": 0.5}}
+    bases = [made("half", "distill", half), made("taught", "distill", {"alpha": 0.9, "student": {"layers": [0]}})]
+    parents = {"model": [base.as_parent() for base in bases]}
+    unpruned = {"prune": {"feed_forward": 0.0}, "heal": {"alpha": 0.9}}
+    for base, wanted in zip(bases, ({"pruned"}, {"distilled"}), strict=True):
+        details = {MADE_FROM: base.uri}
+        small = made(f"small-{base.manifest.step}", "compress", unpruned, parents=parents, details=details)
+        assert made_with(small) == wanted
