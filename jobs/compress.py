@@ -18,6 +18,7 @@ from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import Quantization
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
+from jobs.core.controls import MADE_FROM
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
 from jobs.training.models import check_length
@@ -88,7 +89,8 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     for number, model in enumerate(inputs["model"], 1):
         output = context.output if number == 1 else other_place(context.output, number)
         jobs.append(remote.remote(config, Inputs({**inputs, "model": [model]}), replace(context, output=output)))
-    first, *others = ray.get(jobs)
+    made = zip(inputs["model"], ray.get(jobs), strict=True)
+    first, *others = (replace(one, details={**one.details, MADE_FROM: model.uri}) for model, one in made)
     return replace(first, others=tuple(others))
 
 

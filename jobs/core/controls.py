@@ -15,6 +15,8 @@ from jobs.core.search import KINDS, fill
 REMOVED = ("feed_forward", "heads", "layers", "weights")
 BASES = ("model", "init")
 """The inputs from which a model's own weights come."""
+MADE_FROM = "made_from"
+"""In a manifest's details, of a step that makes one model of each that it is given: the URI of this one's."""
 
 
 def traits(stage: str, config: Mapping[str, Any], taught: bool) -> set[str]:
@@ -38,8 +40,9 @@ def made_with(artifact: Artifact) -> set[str]:
     manifest = artifact.manifest
     config = fill(manifest.config, manifest.details.get("best", {}))
     found = traits(manifest.stage, config, "teacher" in manifest.parents)
-    for key in BASES:
-        for parent in manifest.parents.get(key, []):
+    own = manifest.details.get(MADE_FROM)
+    for parent in (parent for key in BASES for parent in manifest.parents.get(key, [])):
+        if own is None or parent.uri == own:
             found |= made_with(open_artifact(parent.uri))
     return found
 
@@ -50,10 +53,10 @@ def missing_controls(recipe: Recipe) -> list[Problem]:
     problems = []
     for step in recipe.steps.values():
         names = step.inputs.get("candidates", ()) if step.stage.name == "evaluate" else ()
-        chains = {name: list(_chain(recipe, name)) for name in names}
-        if not any(one.tune.keep > 1 for chain in chains.values() for one in chain):
+        chains = [chain for name in names for chain in _chains(recipe, name)]
+        if not any(one.tune.keep > 1 for chain in chains for one in chain):
             continue
-        made = [set[str]().union(*map(_step_traits, chain)) for chain in chains.values()]
+        made = [set[str]().union(*map(_step_traits, chain)) for chain in chains]
         for trait, remedy in (
             ("distilled", "Add a distill step with alpha: 0 (or finetune), else like the student's, to candidates."),
             ("pruned", "Add a student of which nothing is pruned to candidates."),
@@ -68,13 +71,14 @@ def _step_traits(step: Step) -> set[str]:
     return traits(step.stage.name, step.resolved(), "teacher" in step.inputs)
 
 
-def _chain(recipe: Recipe, name: str) -> Iterator[Step]:
-    """A step and those that its model's weights come from."""
+def _chains(recipe: Recipe, name: str) -> Iterator[list[Step]]:
+    """For each model that a step makes: the step, and those that the model's weights come from."""
     step = recipe.steps[name]
-    yield step
-    for key in BASES:
-        for parent in step.inputs.get(key, ()):
-            yield from _chain(recipe, parent)
+    parents = [parent for key in BASES for parent in step.inputs.get(key, ())]
+    if not parents:
+        yield [step]
+    for parent in parents:
+        yield from ([step, *chain] for chain in _chains(recipe, parent))
 
 
 def _alphas(config: Mapping[str, Any]) -> list[Any]:

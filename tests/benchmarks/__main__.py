@@ -3,8 +3,8 @@
 make bench                  all
 make bench BENCH=train      pretraining and fine-tuning against transformers' Trainer, Ray Train against plain processes
 make bench BENCH=data       waiting for data, memory of the loader
-make bench BENCH=compress   MiniLM in int8 against torch fp32
 make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the bare engine; Ray Serve's ingresses; needs wrk
+make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
 """
 
 import importlib
