@@ -3,8 +3,10 @@
     ray job submit --working-dir . -- python -m jobs.compress jobs/recipes/spam.yaml --step small prune.feed_forward=0.5
 
 The result holds several candidates: `torch` (what is left after pruning), `onnx`, and one for each kind in `quantize`.
+A language model (from pretrain: causal, span_corruption) is exported with its cache and quantised; nothing is taken out of it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -20,8 +22,9 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
-from jobs.training.models import check_length
+from jobs.training.models import check_length, language_kind
 from jobs.training.settings import Optimizer, Training
+from serve.card import CARD
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,21 +78,46 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     """Do it all for each model, each in a worker process of the cluster."""
     import ray
 
-    for model in inputs["model"]:
-        check_length(model, config.max_length)
-    if config.allowed_loss is not None and not inputs.one("examples").files("validation/", ".parquet"):
-        remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
-        raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
+    parts = [Inputs({**inputs, "model": [model]}) for model in inputs["model"]]
+    works = [_checked(config, part) for part in parts]
     resources = context.resources
-    remote = ray.remote(_compress).options(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
-    )
     jobs = []
-    for number, model in enumerate(inputs["model"], 1):
+    for number, (work, part) in enumerate(zip(works, parts, strict=True), 1):
+        remote = ray.remote(work).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures)
         output = context.output if number == 1 else other_place(context.output, number)
-        jobs.append(remote.remote(config, Inputs({**inputs, "model": [model]}), replace(context, output=output)))
+        jobs.append(remote.remote(config, part, replace(context, output=output)))
     first, *others = ray.get(jobs)
     return replace(first, others=tuple(others))
+
+
+def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig, Inputs, Context], Outcome]:
+    """What is to be done, by what kind of model it is; BadInput where that cannot be."""
+    from transformers import AutoConfig
+
+    model, examples = inputs.one("model"), inputs.maybe("examples")
+    if (
+        CARD not in model.manifest.files
+        and language_kind(AutoConfig.from_pretrained(model.local(["config.json"]))) is not None
+    ):
+        from jobs.compression.language import check_language, compress_language
+
+        asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
+        untouched = "nothing is taken out of a language model here"
+        problems = [
+            Problem(key, value if isinstance(value, str) else None, untouched, "Leave it out: export and quantize are done.")
+            for key, value in asked.items()
+            if value not in (None, Prune())
+        ]
+        if problems := problems + check_language(config, inputs):
+            raise BadInput(problems)
+        return compress_language
+    if examples is None:
+        raise BadInput([Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")])
+    check_length(model, config.max_length)
+    if config.allowed_loss is not None and not examples.files("validation/", ".parquet"):
+        remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
+        raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
+    return _compress
 
 
 def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -224,9 +252,10 @@ STAGE = Stage(
     config=CompressConfig,
     run=run,
     inputs={
-        "model": Input(Kind.MODEL, "the student, or several: each becomes a model of its own", many=True),
-        "examples": Input(Kind.EXAMPLES, "labelled rows, for importance and healing"),
+        "model": Input(Kind.MODEL, "the student or a language model, or several: each becomes a model of its own", many=True),
+        "examples": Input(Kind.EXAMPLES, "labelled rows of a classifier, for importance and healing", optional=True),
         "teacher": Input(Kind.PREDICTIONS, "soft labels to heal from", optional=True),
+        "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },
     output=Kind.MODEL,
     version=2,
