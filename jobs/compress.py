@@ -24,7 +24,7 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
 from jobs.training.models import check_length, language_kind
 from jobs.training.settings import Optimizer, Training
-from serve.card import CARD
+from serve.card import CARD, read_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -223,6 +223,7 @@ def _export(
     import numpy as np
     from transformers import PreTrainedModel
 
+    from jobs.calibration import calibrate_variants
     from jobs.compression.fake_quantized import fake_quantized
     from jobs.compression.variants import Material, write_variants
     from jobs.data.loader import read_examples, shuffled
@@ -243,7 +244,10 @@ def _export(
     feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
     validation = read_examples(inputs.one("examples"), "validation")
     judge = partial(macro_f1, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
-    return write_variants(model, context.directory, config, Material(feeds, judge, trained))
+    figures, details = write_variants(model, context.directory, config, Material(feeds, judge, trained))
+    made = [name for name in read_card(context.directory).variants if name != "torch"]  # that one is calibrated as it is saved
+    texts, labels = validation["text"].to_pylist(), validation["label"].to_pylist()
+    return figures | calibrate_variants(context.directory, made, texts, labels), details
 
 
 STAGE = Stage(
@@ -258,7 +262,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },
     output=Kind.MODEL,
-    version=2,
+    version=3,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

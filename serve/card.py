@@ -48,6 +48,9 @@ class Variant(BaseModel):
         """Whether embeddings can be had of it."""
         return self.backend == "torch" or self.hidden_states
 
+    temperature: float = Field(1.0, gt=0)
+    """classification: logits are divided by it before they become probabilities, so that those hold (Guo et al. 2017)."""
+
     @field_validator("precision")
     @classmethod
     def _known_precision(cls, precision: str) -> str:

@@ -40,6 +40,7 @@ class Engine:
         self.backend = backend
         self.budget = budget
         self.threads = threads
+        self.temperature = np.float32(card.variants[variant].temperature)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """float32 logits_NC in the order of the texts, computed in batches of texts of like length."""
@@ -69,7 +70,15 @@ class Engine:
 
     def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Answer]:
         """One answer a text, in their order, with its top_k labels (all when None)."""
-        return classify(self.logits(texts), self.card.labels, top_k)
+        return classify(self.scaled_logits(texts), self.card.labels, top_k)
+
+    def scaled_logits(self, texts: Sequence[str]) -> np.ndarray:
+        """logits_NC whose softmax is what the engine answers: divided by the temperature in the card."""
+        return self.logits(texts) / self.temperature
+
+    def scaled_forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """The same of one batch, logits_BC, run as it is."""
+        return self.forward(encodings) / self.temperature
 
     def warm_up(self) -> None:
         """Run a short and a full-length text, and raise EngineError unless the logits are numbers that fit the card."""

@@ -1,4 +1,7 @@
-"""Language models through compress: exported with their cache, quantised, written with. `pytest tests/jobs/test_compress_language.py`"""
+"""Language models through compress: exported with their cache, quantised, written with.
+
+`pytest tests/jobs/test_compress_language.py`
+"""
 
 import math
 from pathlib import Path
@@ -23,12 +26,12 @@ from serve.backends import open_session
 from serve.card import EngineError, read_card, variant_files
 from serve.engine import load_engine
 from serve.generation import Sampling, load_generator
-from tests.jobs.language_runs import DOCUMENTS, language_tokenizer, publish_language
+from tests.jobs.language_runs import DOCUMENTS, publish_language
 from tests.jobs.small_models import small_model
 from tests.jobs.tiny import publish_directory
 
 ARCHITECTURES = ("gpt2", "qwen3", "t5")
-"""Learned positions and Conv1D; rotary positions, shared keys and windows; an encoder-decoder. GPT-2 and T5 have tied tables."""
+"""Learned positions and Conv1D; rotary positions, shared keys, windows; an encoder-decoder. GPT-2 and T5 have tied tables."""
 KINDS = ("dynamic", "int4", "power_of_two")
 PROMPTS = [[5, 9, 17, 33, 8, 70, 41], [12], [60, 61, 62, 63]]
 
@@ -39,7 +42,7 @@ def language_model(architecture: str, vocabulary: int) -> PreTrainedModel:
     model = small_model(architecture, "CausalLM", vocab_size=vocabulary, **tied)
     with torch.no_grad():
         for weight in model.parameters():
-            weight += torch.randn_like(weight) * 0.3
+            weight.add_(torch.randn_like(weight), alpha=0.3)
     model.tie_weights()
     return model
 
