@@ -182,7 +182,8 @@ def _special(directory: Path, tokenizer: Tokenizer) -> Special:
     pad = settings.get("pad_token_id")
     ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
     pad = int(pad) if pad is not None else min(ends) if ends else pad_id(directory, tokenizer)
-    return Special(pad, ends, int(settings.get("decoder_start_token_id") or pad))
+    start = settings.get("decoder_start_token_id")
+    return Special(pad, ends, pad if start is None else int(start))
 
 
 def _main() -> None:

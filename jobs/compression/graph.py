@@ -19,11 +19,12 @@ from onnx import external_data_helper, numpy_helper
 TOLERANCE = 1e-3
 """The most that a logit of an exported model may differ from torch's."""
 FREE = torch.export.Dim.DYNAMIC
-TURNED = "_turned"
 SMALL = 1024
 """Tensors of fewer bytes stay in the graph: they are shapes and scales, which ONNX Runtime wants to read there."""
 LARGE = 1_500_000_000
 """Weights of more bytes are written beside the graph: a protobuf holds 2 GB at most."""
+WHOLE_BYTES = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+"""Types whose matrices can be compared transposed; 4-bit ones are packed."""
 ALIGNED = 4096
 """Weights begin at multiples of it, so that they can be mapped into memory."""
 
@@ -66,6 +67,17 @@ def write_graph(
     _drop_notes(target)
 
 
+def is_large(model: onnx.ModelProto) -> bool:
+    """Whether its weights have to lie beside the graph."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGE
+
+
+def save(model: onnx.ModelProto, target: Path) -> None:
+    """Write a model, its weights beside it where they are too large for the graph."""
+    large = is_large(model)
+    onnx.save(model, str(target), save_as_external_data=large, location=f"{target.name}.data" if large else None)
+
+
 def share_weights(files: Sequence[Path], data: Path) -> None:
     """Move the weights of these graphs into one file beside them, each once: also one that another has transposed.
 
@@ -91,9 +103,12 @@ def share_weights(files: Sequence[Path], data: Path) -> None:
 
 
 def fold_turned(graph: onnx.GraphProto) -> None:
-    """Undo what `share_weights` did to copies: a matrix that is another one transposed is there again."""
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    turned = [node for node in graph.node if node.op_type == "Transpose" and node.name.endswith(TURNED)]
+    """A matrix that is another one transposed is there by itself again, since quantisers look for matrices alone.
+
+    `share_weights` had it transposed, or the exporter did (of a large table that is both input's and output's).
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    turned = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in tensors]
     for node in turned:
         matrix = numpy_helper.to_array(tensors[node.input[0]]).T
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(matrix), node.output[0]))
@@ -102,22 +117,27 @@ def fold_turned(graph: onnx.GraphProto) -> None:
 
 def _turn_copies(graph: onnx.GraphProto) -> None:
     """Put a Transpose in place of each matrix that is another one transposed (an output's table tied to the input's)."""
-    known: dict[bytes, str] = {}
+    known: dict[tuple[object, ...], str] = {}
     stay, turned = [], []
     for tensor in graph.initializer:
-        if len(tensor.dims) == 2 and len(tensor.raw_data) >= SMALL:
-            other = known.get(hashlib.sha256(numpy_helper.to_array(tensor).T.tobytes()).digest())
+        if len(tensor.dims) == 2 and len(tensor.raw_data) >= SMALL and tensor.data_type in WHOLE_BYTES:
+            matrix = numpy_helper.to_array(tensor)
+            other = known.get(_content(matrix.T))
             if other is not None:
-                node = onnx.helper.make_node("Transpose", [other], [tensor.name], f"{tensor.name}{TURNED}", perm=[1, 0])
+                node = onnx.helper.make_node("Transpose", [other], [tensor.name], f"{tensor.name}_turned", perm=[1, 0])
                 turned.append(node)
                 continue
-            known[hashlib.sha256(tensor.raw_data).digest()] = tensor.name
+            known[_content(matrix)] = tensor.name
         stay.append(tensor)
     if turned:
         nodes = [*turned, *graph.node]
         del graph.initializer[:], graph.node[:]
         graph.initializer.extend(stay)
         graph.node.extend(nodes)
+
+
+def _content(matrix: np.ndarray) -> tuple[object, ...]:
+    return matrix.shape, matrix.dtype, hashlib.sha256(matrix.tobytes()).digest()
 
 
 def _first_line(error: Exception) -> str:

@@ -29,7 +29,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from jobs.compression.graph import fold_turned
+from jobs.compression.graph import fold_turned, is_large, save
 from jobs.compression.settings import Method
 
 Feeds = Mapping[str, np.ndarray]
@@ -62,6 +62,7 @@ def quantize_dynamic_int8(source: Path, target: Path, exclude: Sequence[str] = (
             per_channel=True,
             op_types_to_quantize=QUANTIZED,
             nodes_to_exclude=_and_parts(exclude),
+            use_external_data_format=is_large(onnx.load(str(plain))),
         )
 
 
@@ -112,7 +113,7 @@ def quantize_int4(source: Path, target: Path) -> None:
         )
         with np.errstate(invalid="ignore"):  # A block of zeros (the padding's embedding) is divided by 0, then set to 0.
             quantizer.process()
-        quantizer.model.save_model_to_file(str(target))
+        save(quantizer.model.model, target)
 
 
 def quantize_power_of_two(source: Path, target: Path) -> None:
@@ -131,7 +132,7 @@ def quantize_power_of_two(source: Path, target: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(to_powers_of_two(weight_KN, axis), tensor.name))
     with tempfile.TemporaryDirectory() as directory:
         rounded = Path(directory) / "rounded.onnx"
-        onnx.save(model, str(rounded))
+        save(model, rounded)
         quantize_dynamic_int8(rounded, target)
 
 
@@ -197,7 +198,7 @@ def _plain(source: Path) -> Iterator[Path]:
     root.setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            onnx.save(model, str(Path(directory) / "plain.onnx"))
+            save(model, Path(directory) / "plain.onnx")
             yield Path(directory) / "plain.onnx"
     finally:
         root.setLevel(level)
