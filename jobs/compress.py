@@ -17,33 +17,21 @@ from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, Kind, other_place, upload
 from jobs.compression.removal import Factorize, Prune
-from jobs.compression.settings import Quantization
+from jobs.compression.settings import Heal, Quantization
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
+from jobs.losses.settings import Mix
 from jobs.training.models import check_length, language_kind
-from jobs.training.settings import Optimizer, Training
 from serve.card import CARD, read_card
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.compression.heal import Healing
     from jobs.training.worker import Learner
-
-
-class Heal(Training):
-    """Training after each removal, to win back what was lost; from the teacher's soft labels where there are any."""
-
-    optimizer: Optimizer = Optimizer(learning_rate=5e-5)
-    """What moves the weights."""
-    epochs: float = Field(1.0, gt=0)
-    """Passes over the training split."""
-    temperature: float = Field(2.0, gt=0, le=100)
-    """As in distill."""
-    alpha: float = Field(0.9, ge=0, le=1)
-    """As in distill."""
 
 
 class CompressConfig(Quantization):
@@ -114,6 +102,10 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
     if examples is None:
         raise BadInput([Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")])
     check_length(model, config.max_length)
+    if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
+        reason = "there are no soft labels to weigh: the labels alone heal"
+        problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]
+        raise BadInput(problems)
     if config.allowed_loss is not None and not examples.files("validation/", ".parquet"):
         remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
         raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
@@ -126,32 +118,32 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
     import torch
 
     from jobs.compression.factorize import factorize, multiplied, ranks_of
+    from jobs.compression.heal import Healing
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     torch.manual_seed(config.heal.seed)
     model, learner, metrics = _build(config, inputs)
-    curve: list[dict[str, float]] = []
+    healing = Healing(config.heal, learner, context)
     if config.factorize is not None:
         ranks_of(model, config.factorize.energy)  # refused now, not after hours of healing
     if config.prune.asked:
-        metrics |= _prune(config, model, learner, context, curve)
+        metrics |= _prune(config, model, learner, healing)
     if config.factorize is not None:
         metrics |= factorize(model, config.factorize.energy)
         context.report(state="factorized", **metrics)
-        metrics |= _heal(config, model, learner, context, curve)
-    details: dict[str, object] = {"curve": curve} if curve else {}
+        metrics |= healing.heal(model)
+    details: dict[str, object] = {"curve": healing.curve} if healing.curve else {}
     with tempfile.TemporaryDirectory() as directory:
         here = replace(context, directory=Path(directory))
         metrics |= learner.save(model if config.factorize is None else multiplied(model), here.directory)
         context.report(state="exporting")
-        figures, more = _export(config, model, learner, inputs, here)
+        figures, more = _export(config, model, healing, inputs, here)
         metrics, details = metrics | figures, details | more
         return Outcome(metrics=metrics, details=details, files=upload(here.directory, context.output))
 
 
 def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Learner", dict[str, float]]:
     """The model, what heals it, and figures of its vocabulary."""
-    from jobs.losses.settings import Mix
     from jobs.tasks.classification import Classification
     from jobs.tasks.distillation import DistilledClassification
     from jobs.training.models import load_classifier
@@ -164,8 +156,7 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
     if teacher is None:
         return model, Classification(examples, tokenizer, labels, config.max_length), figures
-    mix = Mix(temperature=config.heal.temperature, alpha=config.heal.alpha)
-    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], mix)
+    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], config.heal)
     return model, learner, figures
 
 
@@ -184,9 +175,7 @@ def _only_used_tokens(
     return smaller, figures
 
 
-def _prune(
-    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
-) -> dict[str, float]:
+def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner", healing: "Healing") -> dict[str, float]:
     """Take out and heal, step by step."""
     from jobs.compression.prune import Pruner
     from jobs.data.loader import epoch_batches
@@ -196,26 +185,13 @@ def _prune(
     chosen = list(islice(epoch_batches(learner.size, size, config.heal.seed, 0), config.prune.calibration_batches))
     for goal in pruner.goals:
         pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
-        context.report(state="pruned", **pruner.sizes())
-        metrics |= _heal(config, model, learner, context, curve)
+        healing.context.report(state="pruned", **pruner.sizes())
+        metrics |= healing.heal(model)
     return metrics | pruner.finish()
 
 
-def _heal(
-    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
-) -> dict[str, float]:
-    """Train the model; its curve goes on from what came before."""
-    from jobs.training.hooks import RunHooks
-    from jobs.training.loop import fit
-
-    done = curve[-1]["step"] if curve else 0
-    fitted = fit(model, learner, config.heal, RunHooks(context.report))
-    curve += [{**point, "step": point["step"] + done} for point in fitted.curve]
-    return fitted.metrics
-
-
 def _export(
-    config: CompressConfig, model: "nn.Module", learner: "Learner", inputs: Inputs, context: Context
+    config: CompressConfig, model: "nn.Module", healing: "Healing", inputs: Inputs, context: Context
 ) -> tuple[dict[str, float], dict[str, object]]:
     """Write the ONNX variants beside the torch weights and enter them in the card."""
     import copy
@@ -224,20 +200,18 @@ def _export(
     from transformers import PreTrainedModel
 
     from jobs.calibration import calibrate_variants
-    from jobs.compression.fake_quantized import fake_quantized
     from jobs.compression.variants import Material, write_variants
     from jobs.data.loader import read_examples, shuffled
     from jobs.judging import macro_f1
-    from jobs.training.hooks import RunHooks
-    from jobs.training.loop import fit
 
     assert isinstance(model, PreTrainedModel)
 
     def trained() -> PreTrainedModel:
         twin = copy.deepcopy(model)
-        with fake_quantized(twin):
-            fit(twin, learner, config.heal, RunHooks(context.report))
+        healing.heal_rounded(twin)
         return twin
+
+    learner = healing.learner
 
     chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
     batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
