@@ -1,14 +1,19 @@
-"""The registry: names that people use (`spam/production`) for artifacts, moved and never copied.
+"""The registry: names that people use (`spam/production`) for artifacts, moved and never copied; and the verdicts on them.
 
 move(storage, "spam/winner", target)     # the one before stays in the history
 read(storage, "spam/winner").uri
+record_verdict(storage, "spam/winner", {"winner": None, "verdicts": […]})     # returns where it lies
 """
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster.storage import exists, join, read_bytes, write_bytes
+from cluster.artifact import digest
+from cluster.storage import exists, join, list_files, read_bytes, write_bytes
 
 
 class RegistryError(Exception):
@@ -53,6 +58,31 @@ def read(storage: str, name: str) -> Alias:
     if not exists(_place(storage, name)):
         raise RegistryError(f"{storage} has no alias {name}; select or deploy sets it")
     return Alias.model_validate_json(read_bytes(_place(storage, name)))
+
+
+def record_verdict(storage: str, name: str, verdict: Mapping[str, Any]) -> str:
+    """Keep why an alias moves or stays, under the time and the verdict's content; the same verdict again is not written twice.
+
+    Returns the URI of the file.
+    """
+    end = f"-{digest(dict(verdict))[:12]}.json"
+    directory = join(storage, "registry", name, "verdicts")
+    known = [stat.path for stat in list_files(directory) if stat.path.endswith(end)] if exists(directory) else []
+    if known:
+        return join(directory, max(known))
+    now = datetime.now(UTC)
+    place = join(directory, f"{now:%Y%m%dT%H%M%S}{end}")
+    content = {"alias": name, "moved": verdict.get("winner") is not None, "decided": now.isoformat(), **verdict}
+    write_bytes(place, json.dumps(content, ensure_ascii=False, indent=1).encode())
+    return place
+
+
+def verdicts(storage: str, name: str) -> list[dict[str, Any]]:
+    """Every verdict on an alias, the oldest first."""
+    directory = join(storage, "registry", name, "verdicts")
+    if not exists(directory):
+        return []
+    return [json.loads(read_bytes(join(directory, path))) for path in sorted(stat.path for stat in list_files(directory))]
 
 
 def _place(storage: str, name: str) -> str:

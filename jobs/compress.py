@@ -3,8 +3,10 @@
     ray job submit --working-dir . -- python -m jobs.compress jobs/recipes/spam.yaml --step small prune.feed_forward=0.5
 
 The result holds several candidates: `torch` (what is left after pruning), `onnx`, and one for each kind in `quantize`.
+A language model (from pretrain: causal, span_corruption) is exported with its cache and quantised; nothing is taken out of it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -15,33 +17,22 @@ from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, Kind, other_place, upload
 from jobs.compression.removal import Factorize, Prune
-from jobs.compression.settings import Quantization
+from jobs.compression.settings import Heal, Quantization
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import MADE_FROM
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
-from jobs.training.models import check_length
-from jobs.training.settings import Optimizer, Training
+from jobs.losses.settings import Mix
+from jobs.training.models import check_length, language_kind
+from serve.card import CARD, read_card
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.compression.heal import Healing
     from jobs.training.worker import Learner
-
-
-class Heal(Training):
-    """Training after each removal, to win back what was lost; from the teacher's soft labels where there are any."""
-
-    optimizer: Optimizer = Optimizer(learning_rate=5e-5)
-    """What moves the weights."""
-    epochs: float = Field(1.0, gt=0)
-    """Passes over the training split."""
-    temperature: float = Field(2.0, gt=0, le=100)
-    """As in distill."""
-    alpha: float = Field(0.9, ge=0, le=1)
-    """As in distill."""
 
 
 class CompressConfig(Quantization):
@@ -76,22 +67,51 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
     """Do it all for each model, each in a worker process of the cluster."""
     import ray
 
-    for model in inputs["model"]:
-        check_length(model, config.max_length)
-    if config.allowed_loss is not None and not inputs.one("examples").files("validation/", ".parquet"):
-        remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
-        raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
+    parts = [Inputs({**inputs, "model": [model]}) for model in inputs["model"]]
+    works = [_checked(config, part) for part in parts]
     resources = context.resources
-    remote = ray.remote(_compress).options(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
-    )
     jobs = []
-    for number, model in enumerate(inputs["model"], 1):
+    for number, (work, part) in enumerate(zip(works, parts, strict=True), 1):
+        remote = ray.remote(work).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures)
         output = context.output if number == 1 else other_place(context.output, number)
-        jobs.append(remote.remote(config, Inputs({**inputs, "model": [model]}), replace(context, output=output)))
+        jobs.append(remote.remote(config, part, replace(context, output=output)))
     made = zip(inputs["model"], ray.get(jobs), strict=True)
     first, *others = (replace(one, details={**one.details, MADE_FROM: model.uri}) for model, one in made)
     return replace(first, others=tuple(others))
+
+
+def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig, Inputs, Context], Outcome]:
+    """What is to be done, by what kind of model it is; BadInput where that cannot be."""
+    from transformers import AutoConfig
+
+    model, examples = inputs.one("model"), inputs.maybe("examples")
+    if (
+        CARD not in model.manifest.files
+        and language_kind(AutoConfig.from_pretrained(model.local(["config.json"]))) is not None
+    ):
+        from jobs.compression.language import check_language, compress_language
+
+        asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
+        untouched = "nothing is taken out of a language model here"
+        problems = [
+            Problem(key, value if isinstance(value, str) else None, untouched, "Leave it out: export and quantize are done.")
+            for key, value in asked.items()
+            if value not in (None, Prune())
+        ]
+        if problems := problems + check_language(config, inputs):
+            raise BadInput(problems)
+        return compress_language
+    if examples is None:
+        raise BadInput([Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")])
+    check_length(model, config.max_length)
+    if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
+        reason = "there are no soft labels to weigh: the labels alone heal"
+        problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]
+        raise BadInput(problems)
+    if config.allowed_loss is not None and not examples.files("validation/", ".parquet"):
+        remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
+        raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
+    return _compress
 
 
 def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -100,32 +120,32 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
     import torch
 
     from jobs.compression.factorize import factorize, multiplied, ranks_of
+    from jobs.compression.heal import Healing
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     torch.manual_seed(config.heal.seed)
     model, learner, metrics = _build(config, inputs)
-    curve: list[dict[str, float]] = []
+    healing = Healing(config.heal, learner, context)
     if config.factorize is not None:
         ranks_of(model, config.factorize.energy)  # refused now, not after hours of healing
     if config.prune.asked:
-        metrics |= _prune(config, model, learner, context, curve)
+        metrics |= _prune(config, model, learner, healing)
     if config.factorize is not None:
         metrics |= factorize(model, config.factorize.energy)
         context.report(state="factorized", **metrics)
-        metrics |= _heal(config, model, learner, context, curve)
-    details: dict[str, object] = {"curve": curve} if curve else {}
+        metrics |= healing.heal(model)
+    details: dict[str, object] = {"curve": healing.curve} if healing.curve else {}
     with tempfile.TemporaryDirectory() as directory:
         here = replace(context, directory=Path(directory))
         metrics |= learner.save(model if config.factorize is None else multiplied(model), here.directory)
         context.report(state="exporting")
-        figures, more = _export(config, model, learner, inputs, here)
+        figures, more = _export(config, model, healing, inputs, here)
         metrics, details = metrics | figures, details | more
         return Outcome(metrics=metrics, details=details, files=upload(here.directory, context.output))
 
 
 def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Learner", dict[str, float]]:
     """The model, what heals it, and figures of its vocabulary."""
-    from jobs.losses.settings import Mix
     from jobs.tasks.classification import Classification
     from jobs.tasks.distillation import DistilledClassification
     from jobs.training.models import load_classifier
@@ -138,8 +158,7 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
     if teacher is None:
         return model, Classification(examples, tokenizer, labels, config.max_length), figures
-    mix = Mix(temperature=config.heal.temperature, alpha=config.heal.alpha)
-    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], mix)
+    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], config.heal)
     return model, learner, figures
 
 
@@ -158,9 +177,7 @@ def _only_used_tokens(
     return smaller, figures
 
 
-def _prune(
-    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
-) -> dict[str, float]:
+def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner", healing: "Healing") -> dict[str, float]:
     """Take out and heal, step by step."""
     from jobs.compression.prune import Pruner
     from jobs.data.loader import epoch_batches
@@ -170,26 +187,13 @@ def _prune(
     chosen = list(islice(epoch_batches(learner.size, size, config.heal.seed, 0), config.prune.calibration_batches))
     for goal in pruner.goals:
         pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
-        context.report(state="pruned", **pruner.sizes())
-        metrics |= _heal(config, model, learner, context, curve)
+        healing.context.report(state="pruned", **pruner.sizes())
+        metrics |= healing.heal(model)
     return metrics | pruner.finish()
 
 
-def _heal(
-    config: CompressConfig, model: "PreTrainedModel", learner: "Learner", context: Context, curve: list[dict[str, float]]
-) -> dict[str, float]:
-    """Train the model; its curve goes on from what came before."""
-    from jobs.training.hooks import RunHooks
-    from jobs.training.loop import fit
-
-    done = curve[-1]["step"] if curve else 0
-    fitted = fit(model, learner, config.heal, RunHooks(context.report))
-    curve += [{**point, "step": point["step"] + done} for point in fitted.curve]
-    return fitted.metrics
-
-
 def _export(
-    config: CompressConfig, model: "nn.Module", learner: "Learner", inputs: Inputs, context: Context
+    config: CompressConfig, model: "nn.Module", healing: "Healing", inputs: Inputs, context: Context
 ) -> tuple[dict[str, float], dict[str, object]]:
     """Write the ONNX variants beside the torch weights and enter them in the card."""
     import copy
@@ -197,27 +201,29 @@ def _export(
     import numpy as np
     from transformers import PreTrainedModel
 
-    from jobs.compression.fake_quantized import fake_quantized
+    from jobs.calibration import calibrate_variants
     from jobs.compression.variants import Material, write_variants
     from jobs.data.loader import read_examples, shuffled
     from jobs.judging import macro_f1
-    from jobs.training.hooks import RunHooks
-    from jobs.training.loop import fit
 
     assert isinstance(model, PreTrainedModel)
 
     def trained() -> PreTrainedModel:
         twin = copy.deepcopy(model)
-        with fake_quantized(twin):
-            fit(twin, learner, config.heal, RunHooks(context.report))
+        healing.heal_rounded(twin)
         return twin
+
+    learner = healing.learner
 
     chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
     batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
     feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
     validation = read_examples(inputs.one("examples"), "validation")
     judge = partial(macro_f1, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
-    return write_variants(model, context.directory, config, Material(feeds, judge, trained))
+    figures, details = write_variants(model, context.directory, config, Material(feeds, judge, trained))
+    made = [name for name in read_card(context.directory).variants if name != "torch"]  # that one is calibrated as it is saved
+    texts, labels = validation["text"].to_pylist(), validation["label"].to_pylist()
+    return figures | calibrate_variants(context.directory, made, texts, labels), details
 
 
 STAGE = Stage(
@@ -226,12 +232,13 @@ STAGE = Stage(
     config=CompressConfig,
     run=run,
     inputs={
-        "model": Input(Kind.MODEL, "the student, or several: each becomes a model of its own", many=True),
-        "examples": Input(Kind.EXAMPLES, "labelled rows, for importance and healing"),
+        "model": Input(Kind.MODEL, "the student or a language model, or several: each becomes a model of its own", many=True),
+        "examples": Input(Kind.EXAMPLES, "labelled rows of a classifier, for importance and healing", optional=True),
         "teacher": Input(Kind.PREDICTIONS, "soft labels to heal from", optional=True),
+        "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },
     output=Kind.MODEL,
-    version=2,
+    version=3,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

@@ -9,7 +9,7 @@ whatever else the machine does falls on all alike.
 import json
 import platform
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,9 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.controls import made_with
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.front import front_of, pareto_front
+
+if TYPE_CHECKING:
+    from jobs.judging import Candidate
 
 Count = Annotated[int, Field(ge=1)]
 ROUNDS = 10
@@ -66,25 +69,27 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
     from jobs.data.loader import read_examples
-    from jobs.judging import Candidate, judge_quality, measure_batch_mates, measure_latency, measure_throughput
+    from jobs.data.rows import SLICE
+    from jobs.judging import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
     from jobs.operating import operating_points
-    from serve.card import read_card
+    from serve.memory import peak_memory
 
     table = read_examples(inputs.one("examples"), config.split)
     texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
+    columns = {name.removeprefix(SLICE): table[name].to_pylist() for name in table.column_names if name.startswith(SLICE)}
     if not texts:
         remedy = "Give prepare a test split (split.test, or a source for test)."
         raise BadInput([Problem("split", config.split, "the examples have no such split", remedy)])
-    candidates: list[Candidate] = []
-    for artifact in [inputs.one("teacher"), *inputs.get("candidates", [])]:
-        variants = read_card(artifact.local()).variants
-        # The yardstick is the teacher as it was trained: torch, fp32.
-        names = ["torch"] if artifact is inputs.one("teacher") else list(variants)
-        candidates += [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for name in names]
+    candidates = _candidates(config, inputs)
     for candidate in candidates:
         context.report(state=f"judging {candidate.name}")
-        judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples)
+        judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples, columns)
         measure_batch_mates(candidate, texts, config.batch_size[0], config.latency_texts, MATE_ROUNDS)
+    measure_parity(candidates)
+    context.report(state="measuring memory")
+    for candidate in candidates:
+        held = peak_memory(candidate.artifact.local(), candidate.variant, config.threads[0], config.batch_size[0])
+        candidate.figures["memory_bytes"] = held
     context.report(state="measuring latency")
     measure_latency(candidates, texts, config.latency_texts, ROUNDS)
     measure_throughput(candidates, texts, config.batch_size[0], ROUNDS)
@@ -103,6 +108,17 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": cpu_name()},
         "rows": rows,
     }
+
+
+def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
+    """The teacher as it was trained (torch, fp32), which is the yardstick; then every variant of the others."""
+    from jobs.judging import Candidate
+    from serve.card import read_card
+
+    teacher = inputs.one("teacher")
+    named = [(teacher, "torch")]
+    named += [(one, name) for one in inputs.get("candidates", []) for name in read_card(one.local()).variants]
+    return [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for artifact, name in named]
 
 
 def _origin(artifact: Artifact) -> dict[str, Any]:

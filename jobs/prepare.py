@@ -49,6 +49,9 @@ class PrepareConfig(Config):
     """Make TOKENS, cut with this tokenizer."""
     task: Task | None = None
     """Make EXAMPLES of this task."""
+    slices: tuple[str, ...] = ()
+    """With task: columns to keep (source, country, …). evaluate looks at the texts of each of their values by themselves, and
+    select can refuse a candidate that one of them pays for."""
     clean: Clean = Clean()
     """How text is cleaned."""
     split: Split = Split()
@@ -67,6 +70,8 @@ class PrepareConfig(Config):
             raise ValueError("give either tokenizer (to make tokens) or task (to make examples)")
         if self.segments == "pairs" and self.task is not None:
             raise ValueError("segments is for TOKENS; examples of a task are whole texts")
+        if self.slices and self.task is None:
+            raise ValueError("slices are for examples of a task, which are judged; tokens are not")
         return self
 
 
@@ -86,7 +91,8 @@ def sources(config: PrepareConfig) -> dict[str, str]:
 def check(config: PrepareConfig) -> list[Problem]:
     """Missing files, empty data, missing columns, labels that train lacks."""
     label = config.task.label if config.task else None
-    return check_source(config.source, {"text": config.text, "task.label": label}, config.split)
+    slices = {f"slices.{number}": name for number, name in enumerate(config.slices)}
+    return check_source(config.source, {"text": config.text, "task.label": label, **slices}, config.split)
 
 
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -94,7 +100,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     import ray.data
 
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    rows, counts = load_rows(config.source, config.text, config.task, config.clean, config.split)
+    rows, counts = load_rows(config.source, config.text, config.task, config.clean, config.split, config.slices)
     if config.limit is not None:
         rows = rows.limit(config.limit).materialize()
     context.report(state="cleaned", rows=rows.count())

@@ -14,6 +14,7 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
+from jobs.losses.settings import TokenMix
 from jobs.objectives.architectures import FITTING, ObjectiveName, Shape
 from jobs.objectives.pretrained import PAIRED
 from jobs.training.models import check_model
@@ -42,6 +43,8 @@ class PretrainConfig(Training):
     base: str | None = None
     """The model to go on from: sample:NAME, a directory or a hub's name; inputs.init names a step's instead."""
 
+    mix: TokenMix = TokenMix()
+    """With inputs.teacher: what its answers count beside the text."""
     stability: Stability = Stability(spike=3.0)
     """When a step is thrown away."""
 
@@ -92,7 +95,13 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
         model = wrapped(new_model(begun, config.objective, tokenizer, length), config.objective, length)
     else:
         model = load_base(begun, config.objective, tokenizer, length)
-    return model, _objective(config, tokens, tokenizer, model.model)
+    objective = _objective(config, tokens, tokenizer, model.model)
+    teacher = inputs.maybe("teacher")
+    if teacher is None:
+        return model, objective
+    from jobs.objectives.distilled import DistilledLanguage
+
+    return model, DistilledLanguage(objective, teacher, config.mix)
 
 
 def _objective(
@@ -122,12 +131,25 @@ def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
         raise BadInput([Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")])
 
 
+def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
+    """BadInput where there is no teacher to weigh, or one that says nothing of what the student learns."""
+    from jobs.objectives.distilled import check_soft
+
+    teacher = inputs.maybe("teacher")
+    if teacher is not None:
+        masks = {"mask_probability": config.mask_probability, "masking": config.masking}
+        check_soft(teacher, inputs.one("tokens"), config.objective, masks)
+    elif config.mix != TokenMix():
+        raise BadInput([Problem("mix", None, "there is no teacher to weigh", "Give inputs.teacher, or leave mix out.")])
+
+
 def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer."""
     from jobs.training.worker import train
 
     origin(config, inputs)
     _check_layout(config, inputs.one("tokens"))
+    _check_teacher(config, inputs)
     return train(build, config, inputs, context)
 
 
@@ -138,6 +160,7 @@ STAGE = Stage(
     run=run,
     inputs={
         "tokens": Input(Kind.TOKENS, "text from prepare, cut into tokens"),
+        "teacher": Input(Kind.PREDICTIONS, "a language model's soft labels for these tokens, from predict", optional=True),
         "init": Input(Kind.MODEL, "the model to go on from, where base does not name one", optional=True),
     },
     output=Kind.MODEL,

@@ -2,7 +2,8 @@
 
     ray job submit --working-dir . -- python -m jobs.select jobs/recipes/spam.yaml --step winner
 
-Where none qualifies, nothing moves, and the error says what each one misses and by how much.
+Where none qualifies, nothing moves, and the error says what each one misses and by how much. Either way the verdict is a
+file in the registry: {storage}/registry/{recipe}/winner/verdicts/.
 """
 
 import json
@@ -11,16 +12,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cluster.artifact import Artifact, Kind
-from cluster.registry import move
+from cluster.registry import move, record_verdict
 from jobs.core.cli import main
-from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
 from jobs.front import pareto_front
-from jobs.slices import falls
+from jobs.gate import Gate, doubts
 
 
-class SelectConfig(Config):
+class SelectConfig(Gate):
     """The budget, and which wins of those within it."""
 
     prefer: Literal["fastest", "smallest", "best"] = "fastest"
@@ -33,12 +33,6 @@ class SelectConfig(Config):
     """Largest size on disk."""
     minimum_speedup: float | None = Field(None, gt=0)
     """How many times faster than the teacher at least."""
-    minimum_agreement: float | None = Field(None, ge=0, le=1)
-    """Share of the texts for which a winner must say what the teacher says."""
-    maximum_slice_loss: float | None = Field(None, ge=0, le=1)
-    """By how much the accuracy of a slice (a label, a quarter of the lengths) may be below the teacher's, e.g. 0.05."""
-    maximum_calibration_error: float | None = Field(None, ge=0, le=1)
-    """Highest expected calibration error of the probabilities."""
 
 
 def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -52,7 +46,10 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     fit = [row for row, verdict in zip(rows[1:], verdicts, strict=True) if verdict["qualifies"]]
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
-        raise Refused("no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines))
+        told = {"winner": None, "budget": config.model_dump(), "verdicts": verdicts, "report": inputs.one("report").uri}
+        place = record_verdict(context.storage, _alias(context), told)
+        refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
+        raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
     best = pareto_front(fit)
     winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer))
@@ -87,29 +84,6 @@ def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfi
     return found
 
 
-def doubts(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfig) -> list[str]:
-    """What a good score may hide: other answers than the teacher's, a slice gone bad, probabilities that do not hold."""
-    found = []
-    if budget.minimum_agreement is not None and row["agreement"] < budget.minimum_agreement:
-        short = 100 * (budget.minimum_agreement - row["agreement"])
-        asked = f"{budget.minimum_agreement:.1%} are asked ({short:.2g} points more)"
-        found.append(f"agrees with the teacher on {row['agreement']:.1%} of the texts, {asked}")
-    if budget.maximum_slice_loss is not None:
-        for name, lost in falls(row["slices"], teacher["slices"]).items():
-            if lost > budget.maximum_slice_loss:
-                allowed = (
-                    f"allowed are {100 * budget.maximum_slice_loss:g} ({100 * (lost - budget.maximum_slice_loss):.2g} less)"
-                )
-                found.append(f"loses {100 * lost:.1f} points of accuracy in the slice '{name}', {allowed}")
-    allowed_error = budget.maximum_calibration_error
-    if allowed_error is not None and row["calibration_error"] > allowed_error:
-        over = row["calibration_error"] - allowed_error
-        found.append(
-            f"its calibration error is {row['calibration_error']:.3f}, allowed are {allowed_error:g} ({over:.2g} less)"
-        )
-    return found
-
-
 def read_verdict(artifact: Artifact) -> dict[str, Any]:
     """The verdict.json of a selection: winner, budget, verdicts, the winner's row and the teacher's."""
     return json.loads((artifact.local(["verdict.json"]) / "verdict.json").read_text())
@@ -117,8 +91,16 @@ def read_verdict(artifact: Artifact) -> dict[str, Any]:
 
 def settle(artifact: Artifact, context: Context) -> None:
     """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
-    row = read_verdict(artifact)["row"]
-    move(context.storage, f"{context.recipe}/winner", row["uri"], row["fingerprint"], row["variant"])
+    verdict = read_verdict(artifact)
+    row = verdict["row"]
+    told = {key: verdict[key] for key in ("winner", "budget", "verdicts")}
+    reports = [parent.uri for parent in artifact.manifest.parents.get("report", [])]
+    record_verdict(context.storage, _alias(context), {**told, "report": next(iter(reports), None)})
+    move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"])
+
+
+def _alias(context: Context) -> str:
+    return f"{context.recipe}/winner"
 
 
 STAGE = Stage(

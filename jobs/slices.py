@@ -1,6 +1,6 @@
 """Slices: parts of a split that are looked at by themselves, since a good average can hide a part that went bad.
 
-    slices = slices_of(texts, labels)                       # {"label spam": …, "1–24 characters": …}
+    slices = slices_of(texts, labels, {"source": sources})  # {"label spam": …, "1–24 characters": …, "source web": …}
     accuracies(slices, predicted == truth)                  # {"label spam": {"examples": 113, "accuracy": 0.93}, …}
 
 N texts.
@@ -17,14 +17,22 @@ LENGTHS = 4
 """Slices by length: quarters of the texts."""
 
 
-def slices_of(texts: Sequence[str], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which texts (a mask_N) have each label, and which are of each quarter of lengths; slices too small are left out."""
+def slices_of(
+    texts: Sequence[str], labels: Sequence[str], columns: Mapping[str, Sequence[str | None]] | None = None
+) -> dict[str, np.ndarray]:
+    """Which texts (a mask_N) have each label, are of each quarter of lengths, have each value of these columns.
+
+    Slices too small are left out.
+    """
     labels_N = np.array(labels, dtype=object)
     found = {f"label {label}": labels_N == label for label in sorted(set(labels))}
     lengths_N = np.array([len(text) for text in texts])
     bounds = np.unique(np.quantile(lengths_N, np.linspace(0, 1, LENGTHS + 1)[1:], method="inverted_cdf"))
     for low, high in zip([0, *bounds[:-1]], bounds, strict=True):
         found[f"{low + 1}–{high} characters"] = (lengths_N > low) & (lengths_N <= high)
+    for column, values in (columns or {}).items():
+        values_N = np.array(values, dtype=object)
+        found |= {f"{column} {value}": values_N == value for value in sorted({value for value in values if value is not None})}
     return {name: mask_N for name, mask_N in found.items() if mask_N.sum() >= SMALLEST}
 
 

@@ -8,11 +8,14 @@ Shapes: B batch, T tokens, C classes, D hidden units.
 
 import inspect
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from serve.card import EngineError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 GPU_PROVIDERS = {
@@ -44,24 +47,7 @@ class OnnxBackend:
     """An ONNX graph in an onnxruntime session; it never imports torch."""
 
     def __init__(self, file: Path, threads: int, device: Device) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Threads that spin while they wait would take the core from the HTTP server beside them.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = _providers(device, onnxruntime.get_available_providers())
-        try:
-            self.session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-        except Exception as error:
-            raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {REMEDY}.") from error
-        # A provider whose libraries are missing is only warned of, and the CPU takes its place.
-        if self.session.get_providers()[0] != providers[0]:
-            raise EngineError(
-                f"the device {device} was asked for, and {providers[0]} does not start here; install its libraries or use cpu"
-            )
+        self.session = open_session(file, threads, device)
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
         self.outputs = ["logits" if "logits" in names else names[0]]
@@ -135,6 +121,29 @@ class TorchBackend:
         import torch
 
         return {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items() if name in self.inputs}
+
+
+def open_session(file: Path, threads: int, device: Device) -> "InferenceSession":
+    """An ONNX graph in a session of its own; EngineError where it cannot be loaded, or the device is not there."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Threads that spin while they wait would take the core from the HTTP server beside them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = _providers(device, onnxruntime.get_available_providers())
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+    except Exception as error:
+        raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {REMEDY}.") from error
+    # A provider whose libraries are missing is only warned of, and the CPU takes its place.
+    if session.get_providers()[0] != providers[0]:
+        raise EngineError(
+            f"the device {device} was asked for, and {providers[0]} does not start here; install its libraries or use cpu"
+        )
+    return session
 
 
 def _providers(device: Device, available: list[str]) -> list[str]:

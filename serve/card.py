@@ -14,12 +14,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 CARD = "raystill.json"
-TASKS = ("classification",)
+TASKS = ("classification", "generation")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 
 # What the engine itself reads; other tokenizer files (vocab.txt, merges.txt) say again what tokenizer.json says.
 REQUIRED = (CARD, "config.json", "tokenizer.json")
-OPTIONAL = ("tokenizer_config.json",)
+OPTIONAL = ("tokenizer_config.json", "generation_config.json")
 
 
 class EngineError(Exception):
@@ -34,6 +34,8 @@ class Variant(BaseModel):
     """What runs it: torch through transformers, or ONNX Runtime."""
     file: str
     """Path of its weights inside the model's directory: …model.safetensors, or ….onnx."""
+    encoder: str | None = None
+    """An encoder-decoder's encoder, a graph of its own beside that of the decoder; both have their weights in `file`.data."""
     precision: str
     """Numbers that the weights are kept in: fp32, bf16, fp16, int8 or int4."""
     batching: Literal["free", "alone"] = "free"
@@ -46,6 +48,9 @@ class Variant(BaseModel):
         """Whether embeddings can be had of it."""
         return self.backend == "torch" or self.hidden_states
 
+    temperature: float = Field(1.0, gt=0)
+    """classification: logits are divided by it before they become probabilities, so that those hold (Guo et al. 2017)."""
+
     @field_validator("precision")
     @classmethod
     def _known_precision(cls, precision: str) -> str:
@@ -54,8 +59,9 @@ class Variant(BaseModel):
     @model_validator(mode="after")
     def _fitting_file(self) -> Self:
         path = PurePosixPath(self.file)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{self.file} is not inside the model's directory; give a path relative to it")
+        for file in (path, *([PurePosixPath(self.encoder)] if self.encoder is not None else [])):
+            if file.is_absolute() or ".." in file.parts:
+                raise ValueError(f"{file} is not inside the model's directory; give a path relative to it")
         if self.backend == "torch" and path.name != "model.safetensors":
             raise ValueError(f"a torch variant's file is named model.safetensors, not {path.name}")
         if self.backend == "onnx" and path.suffix != ".onnx":
@@ -86,9 +92,9 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     task: str
-    """What its logits mean: classification."""
-    labels: tuple[str, ...]
-    """The label of each column of the logits, in their order."""
+    """What its logits mean: classification (of a text), or generation (the next token of one)."""
+    labels: tuple[str, ...] = ()
+    """classification: the label of each column of the logits, in their order."""
     max_length: int = Field(ge=1)
     """Tokens, special ones included; a longer text is cut."""
     variants: dict[str, Variant] = Field(min_length=1)
@@ -148,10 +154,11 @@ def variant_names(card: Card, variant: str | None, available: Iterable[str]) -> 
     """
     there = set(available)
     name, chosen = card.variant(variant)
-    for needed in (chosen.file, *REQUIRED):
+    graphs = {chosen.file, *([chosen.encoder] if chosen.encoder is not None else [])}
+    for needed in (*sorted(graphs), *REQUIRED):
         if needed not in there:
             raise EngineError(f"{needed}: not there, and the variant {name} needs it; publish the model again")
-    return sorted({chosen.file, *REQUIRED, *(there & set(OPTIONAL)), *_external_data(chosen, there)})
+    return sorted({*graphs, *REQUIRED, *(there & set(OPTIONAL)), *_external_data(chosen, there)})
 
 
 def variant_files(directory: Path, card: Card, variant: str | None = None) -> list[Path]:

@@ -10,11 +10,9 @@ are run alone.
 Shapes: B batch, T tokens, C classes, D hidden units, N texts.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -23,6 +21,7 @@ from serve.answers import Answer, classify
 from serve.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.card import Card, EngineError, read_card, variant_files
 from serve.lengths import Budget, batches
+from serve.tokens import pad_id, read_json
 
 # Texts tokenised and sorted together: long enough to make even batches, short enough to bound memory.
 WINDOW_BATCHES = 64
@@ -41,6 +40,7 @@ class Engine:
         self.backend = backend
         self.budget = budget
         self.threads = threads
+        self.temperature = np.float32(card.variants[variant].temperature)
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
         """float32 logits_NC in the order of the texts, computed in batches of texts of like length."""
@@ -70,7 +70,15 @@ class Engine:
 
     def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Answer]:
         """One answer a text, in their order, with its top_k labels (all when None)."""
-        return classify(self.logits(texts), self.card.labels, top_k)
+        return classify(self.scaled_logits(texts), self.card.labels, top_k)
+
+    def scaled_logits(self, texts: Sequence[str]) -> np.ndarray:
+        """logits_NC whose softmax is what the engine answers: divided by the temperature in the card."""
+        return self.logits(texts) / self.temperature
+
+    def scaled_forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
+        """The same of one batch, logits_BC, run as it is."""
+        return self.forward(encodings) / self.temperature
 
     def warm_up(self) -> None:
         """Run a short and a full-length text, and raise EngineError unless the logits are numbers that fit the card."""
@@ -124,6 +132,8 @@ def load_engine(
     CPU for ONNX; `cuda` and `tensorrt` are asked for by name. Raises EngineError where the model is missing, damaged or unfit.
     """
     card = read_card(directory)
+    if card.task != "classification":
+        raise EngineError(f"{directory}: it is a model for {card.task}, which has no labels; ask it with serve.generation")
     name, chosen = card.variant(variant)
     files = variant_files(directory, card, name)
     # Read by the tokenizer's Rust side at each call: one thread for the model means one for its tokens too.
@@ -135,7 +145,7 @@ def load_engine(
     else:
         backend = TorchBackend(directory, chosen.file, chosen.precision, threads, device)
     together = Budget(1 if chosen.batching == "alone" else max_batch, max_tokens)
-    engine = Engine(card, name, tokenizer, _pad_id(directory, tokenizer), backend, together, threads)
+    engine = Engine(card, name, tokenizer, pad_id(directory, tokenizer), backend, together, threads)
     try:
         engine.warm_up()
     except EngineError as error:
@@ -145,7 +155,7 @@ def load_engine(
 
 def _load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
     place = directory / "tokenizer.json"
-    side = _read_json(directory / "tokenizer_config.json").get("truncation_side", "right")
+    side = read_json(directory / "tokenizer_config.json").get("truncation_side", "right")
     try:
         tokenizer = Tokenizer.from_file(str(place))
         tokenizer.no_padding()
@@ -155,24 +165,3 @@ def _load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
             f"{place}: not a tokenizer for texts of {max_length} tokens ({error}); publish the model again"
         ) from error
     return tokenizer
-
-
-def _pad_id(directory: Path, tokenizer: Tokenizer) -> int:
-    """The id that fills short rows. The model's config comes first: RoBERTa and decoders find the text's end by it."""
-    configured = _read_json(directory / "config.json").get("pad_token_id")
-    if configured is not None:
-        return int(configured)
-    token = _read_json(directory / "tokenizer_config.json").get("pad_token")
-    found = tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-    if found is None:
-        raise EngineError(
-            f"{directory}: neither config.json nor tokenizer_config.json names a padding token; add pad_token_id"
-        )
-    return found
-
-
-def _read_json(place: Path) -> dict[str, Any]:
-    try:
-        return json.loads(place.read_bytes()) if place.is_file() else {}
-    except ValueError as error:
-        raise EngineError(f"{place} is damaged: {error}; publish the model again") from error

@@ -29,7 +29,7 @@ class LocalModel:
         self._executor = executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.watch = Watch(self.labels, engine.card.training)
         waits = settings.batch_wait_seconds, settings.cache_texts, settings.max_waiting_texts
-        self.logits_batcher = Batcher(engine.tokenise, engine.forward, engine.budget, executor, *waits, self.watch.note)
+        self.logits_batcher = Batcher(engine.tokenise, engine.scaled_forward, engine.budget, executor, *waits, self.watch.note)
         self.embeddings_batcher = Batcher(engine.tokenise, engine.embed, engine.budget, executor, *waits)
 
     async def logits(self, texts: Sequence[str]) -> Outcome:

@@ -39,24 +39,31 @@ def check_layers(model: PreTrainedModel, layout: Layout, asked: float) -> list[P
 
 def remove_layers(model: PreTrainedModel, layout: Layout, importance: Sequence[Tensor], removed: Sequence[int]) -> None:
     """Remove so many of each stack's least important layers, in place."""
-    for (stack, layers), score_L, count in zip(stacks_of(model, layout), importance, removed, strict=True):
+    kept = []
+    for score_L, count in zip(importance, removed, strict=True):
         score_L = score_L.clone()
         if layout.first_stays:
             score_L[0] = torch.inf
-        chosen = score_L.topk(len(layers) - count).indices.sort().values.tolist()
-        kept = [layers[place] for place in chosen]
+        kept.append(score_L.topk(len(score_L) - count).indices.sort().values.tolist())
+    keep_layers(model, layout, kept)
+
+
+def keep_layers(model: PreTrainedModel, layout: Layout, kept: Sequence[Sequence[int]]) -> None:
+    """Keep these layers of each stack, counted from 0 at the bottom, and no others, in place."""
+    for (stack, layers), chosen in zip(stacks_of(model, layout), kept, strict=True):
+        staying = [layers[place] for place in chosen]
         if layout.attention is not None and chosen[0] != 0:
-            _move_bias(layers[0], kept[0], layout.attention)
-        _renumber(kept)
+            _move_bias(layers[0], staying[0], layout.attention)
+        _renumber(staying)
         owner_path, _, name = stack.path.rpartition(".")
         owner = part(model.base_model, owner_path) if owner_path else model.base_model
-        setattr(owner, name, nn.ModuleList(kept))
+        setattr(owner, name, nn.ModuleList(staying))
         kinds = getattr(model.config, "layer_types", None)
         if kinds is not None and len(kinds) == len(layers):
             set_config(model, layer_types=[kinds[place] for place in chosen])
-        setattr(model.config, stack.count, len(kept))
+        setattr(model.config, stack.count, len(staying))
         if isinstance(owner, PreTrainedModel) and owner.config is not model.config:
-            owner.config.num_hidden_layers = len(kept)
+            owner.config.num_hidden_layers = len(staying)
 
 
 def _move_bias(old: nn.Module, new: nn.Module, attention: Attention) -> None:

@@ -1,63 +1,51 @@
 """ONNX export, checked against the torch model that it came from before anything else is measured on it.
 
+    export_onnx(model, directory / "onnx/model.onnx")      # a classifier, a decoder, an encoder-decoder
+
 B batch, T tokens, C classes, D hidden units.
 """
 
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from transformers import PreTrainedModel
 
+from jobs.compression.export_language import export_language
+from jobs.compression.graph import TOLERANCE, ExportError, write_graph
+from jobs.training.models import language_kind
 from serve.backends import HIDDEN
 
-TOLERANCE = 1e-3
 CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
 
 
-class ExportError(Exception):
-    """The exported model does not say what the torch model says."""
-
-
 def export_onnx(model: PreTrainedModel, target: Path, hidden_states: bool = False) -> float:
-    """Export a classifier with free batch and length; returns the largest difference of a logit from torch.
+    """Export with free batch and length; returns the largest difference of a logit from torch.
 
     With `hidden_states` the last ones are a second output, which embeddings are made of. The check runs shapes that were
     not exported, with rows of different lengths in a batch and each alone; ExportError if any
     number differs by more than TOLERANCE.
     """
     model = model.float().cpu().eval()
-    kind, longest = model.config.model_type, longest_text(model)
     target.parent.mkdir(parents=True, exist_ok=True)
-    outputs = ["logits", HIDDEN] if hidden_states else ["logits"]
+    if language_kind(model.config) is not None:
+        return export_language(model, target)
+    return _export_classifier(model, target, hidden_states)
+
+
+def _export_classifier(model: PreTrainedModel, target: Path, hidden_states: bool) -> float:
     ids_BT = torch.randint(5, model.config.vocab_size, (2, 8))
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[1, 6:] = 0  # all-ones masks are folded away by the exporter
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        try:
-            torch.onnx.export(
-                _Outputs(model, hidden_states),
-                (ids_BT, mask_BT),
-                str(target),
-                dynamo=True,
-                input_names=["input_ids", "attention_mask"],
-                output_names=outputs,
-                dynamic_shapes={"input_ids": free, "attention_mask": free},
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:
-            raise ExportError(
-                f"torch cannot export a {kind} classifier ({_first_line(error)}); serve the torch variant"
-            ) from error
-    _drop_notes(target)
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest_text(model))}
+    write_graph(
+        _Outputs(model, hidden_states),
+        f"a {model.config.model_type} classifier",
+        target,
+        {"input_ids": (ids_BT, free), "attention_mask": (mask_BT, free)},
+        ["logits", HIDDEN] if hidden_states else ["logits"],
+    )
     return check_parity(model, target)
 
 
@@ -65,19 +53,6 @@ def longest_text(model: PreTrainedModel) -> int | None:
     """How many positions the model has; None where their number is not bounded."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return positions if positions is not None and positions > 0 else None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _drop_notes(target: Path) -> None:
-    """Take out what the exporter noted of this host: paths and source lines, a large part of a small model's file."""
-    model = onnx.load(str(target))
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]
-    onnx.save(model, str(target))
 
 
 class _Outputs(torch.nn.Module):

@@ -29,6 +29,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+from jobs.compression.graph import fold_turned, is_large, save
 from jobs.compression.settings import Method
 
 Feeds = Mapping[str, np.ndarray]
@@ -61,6 +62,7 @@ def quantize_dynamic_int8(source: Path, target: Path, exclude: Sequence[str] = (
             per_channel=True,
             op_types_to_quantize=QUANTIZED,
             nodes_to_exclude=_and_parts(exclude),
+            use_external_data_format=is_large(onnx.load(str(plain))),
         )
 
 
@@ -99,8 +101,10 @@ def quantize_int4(source: Path, target: Path) -> None:
     meant for large decoders, whose speed is that of reading their weights.
     """
     with _plain(source) as plain:
+        model = onnx.load(str(plain))
+        split_gemms(model.graph)
         quantizer = MatMulNBitsQuantizer(
-            onnx.load(str(plain)),
+            model,
             bits=4,
             block_size=BLOCK,
             is_symmetric=True,
@@ -109,7 +113,7 @@ def quantize_int4(source: Path, target: Path) -> None:
         )
         with np.errstate(invalid="ignore"):  # A block of zeros (the padding's embedding) is divided by 0, then set to 0.
             quantizer.process()
-        quantizer.model.save_model_to_file(str(target))
+        save(quantizer.model.model, target)
 
 
 def quantize_power_of_two(source: Path, target: Path) -> None:
@@ -119,6 +123,7 @@ def quantize_power_of_two(source: Path, target: Path) -> None:
     gains are weights of 15 values: 4 bits each for hardware that shifts, and a file that compresses well.
     """
     model = onnx.load(str(source))
+    fold_turned(model.graph)
     matrices = constant_matrices(model)
     for tensor in model.graph.initializer:
         if tensor.name in matrices:
@@ -127,7 +132,7 @@ def quantize_power_of_two(source: Path, target: Path) -> None:
             tensor.CopyFrom(numpy_helper.from_array(to_powers_of_two(weight_KN, axis), tensor.name))
     with tempfile.TemporaryDirectory() as directory:
         rounded = Path(directory) / "rounded.onnx"
-        onnx.save(model, str(rounded))
+        save(model, rounded)
         quantize_dynamic_int8(rounded, target)
 
 
@@ -152,18 +157,48 @@ def transposed(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
+def split_gemms(graph: onnx.GraphProto) -> None:
+    """A Gemm with a constant matrix becomes a product and a sum, in place: int4 knows no Gemm, and GPT-2 has nothing else."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        settings = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = settings.get("alpha", 1.0) == settings.get("beta", 1.0) == 1.0 and not settings.get("transA", 0)
+        if node.op_type != "Gemm" or node.input[1] not in tensors or not plain:
+            nodes.append(node)
+            continue
+        matrix = tensors[node.input[1]]
+        if settings.get("transB", 0):
+            name = f"{matrix.name}_turned"
+            if name not in tensors:
+                turned = np.ascontiguousarray(numpy_helper.to_array(matrix).T)
+                tensors[name] = numpy_helper.from_array(turned, name)
+                graph.initializer.append(tensors[name])
+            matrix = tensors[name]
+        product = node.output[0] if len(node.input) < 3 else f"{node.output[0]}_product"
+        nodes.append(onnx.helper.make_node("MatMul", [node.input[0], matrix.name], [product], f"{node.name}_MatMul"))
+        if len(node.input) == 3:
+            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], [node.output[0]], f"{node.name}_Add"))
+    used = {name for node in nodes for name in node.input}
+    stay = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(stay)
+
+
 @contextmanager
 def _plain(source: Path) -> Iterator[Path]:
     """The file as the quantisers take it, and their warnings held back."""
     model = onnx.load(str(source))
     # Shapes that the exporter wrote down clash with the quantisers' own shape inference.
     del model.graph.value_info[:]
+    fold_turned(model.graph)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as directory:
-            onnx.save(model, str(Path(directory) / "plain.onnx"))
+            save(model, Path(directory) / "plain.onnx")
             yield Path(directory) / "plain.onnx"
     finally:
         root.setLevel(level)

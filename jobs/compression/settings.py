@@ -1,8 +1,9 @@
-"""What a recipe says of quantising a model; no torch in here.
+"""What a recipe says of quantising a model, and of healing it; no torch in here.
 
 quantize: [dynamic, static]
 calibration: {examples: 256}
 allowed_loss: 0.5
+heal: {epochs: 1, loss: reverse_kl, temperature: 4, temperature_end: 1}
 """
 
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jobs.core.config import Config
+from jobs.losses.settings import Mix
+from jobs.training.settings import Optimizer, Training
 
 QuantizeKind = Literal["dynamic", "static", "int4", "power_of_two"]
 Method = Literal["minmax", "entropy", "percentile"]
@@ -58,3 +61,12 @@ class Quantization(Config):
         if self.allowed_loss is not None and "dynamic" not in self.quantize:
             raise ValueError("allowed_loss is about dynamic int8: add dynamic to quantize, or leave it out")
         return self
+
+
+class Heal(Mix, Training):
+    """Training after each removal, to win back what was lost; from the teacher's soft labels where there are any."""
+
+    optimizer: Optimizer = Optimizer(learning_rate=5e-5)
+    """What moves the weights."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training split."""

@@ -29,8 +29,8 @@ def traits(stage: str, config: Mapping[str, Any], taught: bool) -> set[str]:
     removed += [config.get("prune", {}).get(key) for key in REMOVED] if stage == "compress" else []
     if any(value for node in removed for value in _values(node)):
         found.add("pruned")
-    learns = stage == "distill" and (any(map(any, map(_values, _alphas(config)))) or config.get("match"))
-    if learns or (stage == "compress" and taught and "pruned" in found and any(_values(config["heal"]["alpha"]))):
+    learns = stage == "distill" and (_listens(config) or config.get("match"))
+    if learns or (stage == "compress" and taught and "pruned" in found and _listens(config["heal"])):
         found.add("distilled")
     return found
 
@@ -81,8 +81,9 @@ def _chains(recipe: Recipe, name: str) -> Iterator[list[Step]]:
         yield from ([step, *chain] for chain in _chains(recipe, parent))
 
 
-def _alphas(config: Mapping[str, Any]) -> list[Any]:
-    return [config.get("alpha"), config.get("alpha_end")]
+def _listens(config: Mapping[str, Any]) -> bool:
+    """Whether the teacher's answers count at any time."""
+    return any(any(_values(config.get(key))) for key in ("alpha", "alpha_end"))
 
 
 def _values(node: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from cluster.artifact import Artifact, File, Kind
+from cluster.artifact import OTHERS, Artifact, File, Kind
 from cluster.storage import join
 from jobs.core.config import Config, Problem
 from jobs.core.tracking import Tracking
@@ -143,8 +143,13 @@ class Context:
 
     @property
     def scratch(self) -> str:
-        """A URI that all workers share for what the step needs while it runs (checkpoints, trials)."""
-        name = self.output.rsplit("/", 1)[-1]
+        """A URI that all workers share for what the step needs while it runs (checkpoints, trials).
+
+        That of a further output is below the first one's, and goes with it.
+        """
+        parent, _, name = self.output.rpartition("/")
+        if parent.endswith(f"/{OTHERS}"):
+            name = join(parent.split("/")[-2], name)
         return join(self.storage, ".scratch", self.recipe, name)
 
 

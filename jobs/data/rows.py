@@ -3,7 +3,7 @@
 Also the checks of a source that can be made without running anything.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -22,18 +22,24 @@ if TYPE_CHECKING:
 
 CHECKED_BYTES = 512 << 20
 """Sources up to this size are read whole by the checks."""
+SLICE = "slice_"
+"""What the names of columns begin with that are kept for slices."""
 UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
 
 
-def load_rows(source: Sources, text: str, task: Task | None, clean: Clean, split: Split) -> tuple["Dataset", dict[str, int]]:
-    """Rows of key, text, (label,) split: clean, without duplicates; and how many were read and kept."""
+def load_rows(
+    source: Sources, text: str, task: Task | None, clean: Clean, split: Split, slices: Sequence[str] = ()
+) -> tuple["Dataset", dict[str, int]]:
+    """Rows of key, text, (label, slices,) split: clean, without duplicates; and how many were read and kept."""
     parts: list[Dataset] = []
     read_count = 0
     for named, one in each(source).items():
         raw = read(one).materialize()
         read_count += raw.count()
-        parts.append(raw.map_batches(_keyed(text, task, clean, split, named, set(each(source))), batch_format="pandas"))
+        parts.append(
+            raw.map_batches(_keyed(text, task, clean, split, named, set(each(source)), slices), batch_format="pandas")
+        )
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
     clean_count = rows.count()
     if not clean_count:
@@ -45,9 +51,9 @@ def load_rows(source: Sources, text: str, task: Task | None, clean: Clean, split
 
 
 def _keyed(
-    text: str, task: Task | None, clean: Clean, split: Split, named: str, splits: set[str]
+    text: str, task: Task | None, clean: Clean, split: Split, named: str, splits: set[str], slices: Sequence[str]
 ) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
-    """The function that turns a batch of raw rows into key, text, (label,) split."""
+    """The function that turns a batch of raw rows into key, text, (label, slices,) split."""
     # A source that names a validation or test split needs none taken from train.
     given = {str(name): 0.0 for name in ("validation", "test") if name in splits} | ({"test": 0.0} if named == "train" else {})
     rest = split.model_copy(update=given)
@@ -62,6 +68,9 @@ def _keyed(
             columns["label"] = pd.Series([None] * len(texts), dtype="str")
         elif task is not None:
             columns["label"] = [task.names.get(name, name) for name in map(_label_name, frame[task.label])]
+        for name in slices:
+            found = frame[name] if labelled else [None] * len(texts)
+            columns[f"{SLICE}{name}"] = pd.Series([_label_name(value) or None for value in found], dtype="str")
         if named == UNLABELLED:
             columns["split"] = ["train"] * len(texts)
         elif split.by != "hash":

@@ -53,10 +53,17 @@ def likeliest(teacher_NV: Tensor, k: int, temperature: float) -> tuple[Tensor, T
     return top.values, top.indices
 
 
-def top_k_kl(student_NV: Tensor, likeliest_NK: Tensor, ids_NK: Tensor, temperature: float | Tensor) -> Tensor:
+def top_k_kl(
+    student_NV: Tensor,
+    likeliest_NK: Tensor,
+    ids_NK: Tensor,
+    temperature: float | Tensor,
+    rest_N: Tensor | None = None,
+) -> Tensor:
     """KL(p ‖ q) over the teacher's K likeliest tokens and, as one outcome more, all others together; times T², summed.
 
-    `likeliest_NK` are log-probabilities softened at this same temperature. Without the outcome of the others the student
+    `likeliest_NK` are log-probabilities softened at this same temperature, and `rest_N` that of all others together, where it
+    was kept beside them (in half precision it follows from them only roughly). Without the outcome of the others the student
     would be free to put anything there; with it the loss is at most the whole KL, and equal to it at K = V (the log-sum
     inequality: Cover & Thomas 2006, theorem 2.7.1).
     """
@@ -66,6 +73,7 @@ def top_k_kl(student_NV: Tensor, likeliest_NK: Tensor, ids_NK: Tensor, temperatu
     total = (shares_NK * (teacher_NK - (student_NV.gather(-1, ids_NK) - whole_N1))).sum()
     if ids_NK.shape[-1] < student_NV.shape[-1]:
         others_N1 = student_NV.scatter(-1, ids_NK, -torch.inf).logsumexp(-1, keepdim=True) - whole_N1
-        rest_N1 = (1 - shares_NK.sum(-1, keepdim=True)).clamp(min=0)  # rounding may bring it below 0
+        known_N1 = 1 - shares_NK.sum(-1, keepdim=True) if rest_N is None else in_full(rest_N).exp()[:, None]
+        rest_N1 = known_N1.clamp(min=0)  # rounding may bring it below 0
         total = total + (torch.xlogy(rest_N1, rest_N1) - rest_N1 * others_N1).sum()
     return total * temperature**2

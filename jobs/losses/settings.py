@@ -50,6 +50,17 @@ class Mix(Config):
     """How temperature, alpha and the weights of match move to their ends: in a line, or along half a cosine."""
 
 
+class TokenMix(Config):
+    """How a language model's teacher and the text are weighed; the temperature is that at which the teacher was asked."""
+
+    alpha: float = Field(0.5, ge=0, le=1)
+    """Weight of the teacher's likeliest tokens; the text's own have the rest."""
+    alpha_end: float | None = Field(None, ge=0, le=1)
+    """Alpha moves to this over the run (default: it stays)."""
+    annealing: Annealing = "linear"
+    """How it moves: in a line, or along half a cosine."""
+
+
 class Match(Config):
     """One inner state of the student that is to be like one of the teacher's."""
 

@@ -59,10 +59,11 @@ class HeadAtTargets(nn.Module):
 class LanguageModel(HeadAtTargets):
     """A masked or causal language model over packed rows."""
 
-    def forward(self, input_ids: Tensor, documents: Tensor, labels: Tensor) -> Tensor:
-        """The summed cross-entropy of the targets."""
+    def forward(self, input_ids: Tensor, documents: Tensor, labels: Tensor, answers: bool = False) -> Any:
+        """The summed cross-entropy of the targets; with `answers` also the logits_MV at them, row by row."""
         cached = {"use_cache": False} if self.reader.causal else {}
-        return self.run(labels, input_ids=input_ids, **self.reader.inputs(documents), **cached)[0]
+        loss, output = self.run(labels, input_ids=input_ids, **self.reader.inputs(documents), **cached)
+        return (loss, output.logits[0]) if answers else loss
 
 
 class PairModel(HeadAtTargets):

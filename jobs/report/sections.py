@@ -118,18 +118,19 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
 
 def steadiness(report: Mapping[str, Any]) -> Html | None:
     """How far confidence can be believed, and how much answers move with what they are batched with."""
-    keys = ("calibration_error", "batch_change", "batch_flips")
+    keys = ("calibration_error", "calibration_error_unscaled", "parity_change", "batch_change", "batch_flips", "memory_bytes")
     rows = [row for row in report["rows"] if any(key in row for key in keys)]
     if not rows:
         return None
     said = (
-        "Calibration error: how far confidence is from accuracy. Batch change: the largest change of a probability when a "
-        "text is answered among others instead of alone; flips: the share of texts whose label changes with it."
+        "Calibration error: how far confidence is from accuracy, and how far it would be without the temperature in the "
+        "card. Parity: the largest change of a probability against the same model in torch. Batch change: the same when a "
+        "text is answered among others instead of alone; flips: the share of texts whose label changes with it. Memory: the "
+        "peak of a process that loads the model and answers a batch."
     )
-    cells = (
-        [row["candidate"], fraction(row.get(keys[0])), fraction(row.get(keys[1])), percent(row.get(keys[2]))] for row in rows
-    )
-    header = ["candidate", "calibration error", "batch change", "flips"]
+    shown = (fraction, fraction, fraction, fraction, percent, megabytes)
+    cells = ([row["candidate"], *(as_text(row.get(key)) for as_text, key in zip(shown, keys, strict=True))] for row in rows)
+    header = ["candidate", "calibration error", "unscaled", "parity", "batch change", "flips", "memory MB"]
     return _section("How sure, how steady", tag("p", said, kind="note"), table(header, cells))
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact
+from jobs.calibration import calibrated
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
 from jobs.losses.answers import UNLABELLED
@@ -135,7 +136,20 @@ class Classification(Objective):
         training = None
         if labelled.any():
             training = training_data([self.names[number] for number in self.train.labels[labelled]], self.train.lengths)
-        return save_classifier(stock, self.tokenizer, self.names, self.max_length, directory, training)
+        temperature, figures = self._calibrated(stock)
+        rest = (self.tokenizer, self.names, self.max_length, directory, temperature, training)
+        return figures | save_classifier(stock, *rest)
+
+    def _calibrated(self, model: PreTrainedModel) -> tuple[float, dict[str, float]]:
+        """The temperature at which its probabilities hold on the validation split, and figures of that."""
+        if not self.validation_size:
+            return 1.0, {}
+        training = model.training
+        model.float().eval()
+        with torch.inference_mode():
+            logits_BC, labels_B = self.evaluate(model, np.arange(self.validation_size), model.device)
+        model.train(training)
+        return calibrated(logits_BC, labels_B)
 
 
 def _weights(
@@ -164,6 +178,7 @@ def save_classifier(
     labels: Sequence[str],
     max_length: int,
     directory: Path,
+    temperature: float = 1.0,
     training: TrainingData | None = None,
 ) -> dict[str, float]:
     """Write a MODEL directory that stock `from_pretrained` loads; returns its number of parameters."""
@@ -172,7 +187,7 @@ def save_classifier(
     model.float().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     parameters = sum(weight.numel() for weight in model.parameters())
-    variants = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
+    variants = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32", temperature=temperature)}
     card = Card(
         task="classification",
         labels=tuple(labels),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster import storage
 from cluster.artifact import Artifact
@@ -73,6 +73,16 @@ def _plan(directory: str, labels: Sequence[str]) -> tuple["PreTrainedConfig", "P
     config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
     config.pad_token_id = tokenizer.pad_token_id
     return config, tokenizer, known
+
+
+def language_kind(config: "PreTrainedConfig") -> Literal["causal", "span_corruption"] | None:
+    """Whether a model of this config writes text, by the objective that it learned; None where it does not."""
+    from transformers.models.auto import modeling_auto as auto
+
+    made = set(getattr(config, "architectures", None) or ())
+    if made & set(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()):
+        return "span_corruption"
+    return "causal" if made & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) else None
 
 
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:

@@ -8,10 +8,14 @@ Embeddings, pooler and head come along; stock `from_pretrained` loads what is sa
 import copy
 from collections.abc import Sequence
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from jobs.compression.depth import keep_layers
+from jobs.compression.layout import LAYOUTS, Layout, Stack, part, stacks_of
 from jobs.core.config import BadInput, Problem
-from jobs.training.layers import LAYER
+from jobs.training.layers import STACK
 from jobs.training.settings import Shorten
 
 
@@ -25,7 +29,7 @@ def student_of(base: PreTrainedModel, settings: Shorten) -> PreTrainedModel:
 
 def kept_layers(model: PreTrainedModel, settings: Shorten) -> tuple[int, ...]:
     """The numbers of the layers that stay, from the bottom; BadInput where the model has no such layers."""
-    count = _layer_count(model)
+    count = max(len(layers) for _, layers in stacks_of(model, _layout(model)))
     if settings.every is not None:
         return tuple(range(0, count, settings.every))
     assert settings.layers is not None
@@ -36,34 +40,34 @@ def kept_layers(model: PreTrainedModel, settings: Shorten) -> tuple[int, ...]:
 
 
 def shortened(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """A new model of these layers alone; BadInput where a layer cannot stand in its new place."""
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = len(layers)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[layer] for layer in layers]
-    student = type(model)(config)
-    places = {layer: place for place, layer in enumerate(layers)}
-    weights = {}
-    for name, weight in model.state_dict().items():
-        found = LAYER.search(name)
-        if found is None:
-            weights[name] = weight
-        elif int(found.group(1)) in places:
-            start, end = found.span(1)
-            weights[f"{name[:start]}{places[int(found.group(1))]}{name[end:]}"] = weight
-    try:
-        student.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = f"in {type(model).__name__} they are not all alike: {' '.join(str(error).split())[:200]}"
-        raise BadInput([Problem("student", list(layers), reason, "Keep layer 0 as the first.")]) from error
-    return student.train(model.training)
+    """A new model of these layers alone, of each stack those that it has; BadInput where one cannot stand in its new place."""
+    student, layout = copy.deepcopy(model), _layout(model)
+    kept = [[layer for layer in layers if layer < len(stack)] for _, stack in stacks_of(model, layout)]
+    if not all(kept):
+        reason = "one of its stacks has none of these layers"
+        raise BadInput([Problem("student", list(layers), reason, "Keep layer 0.")])
+    keep_layers(student, layout, kept)
+    with torch.device("meta"):
+        stock = type(student)(copy.deepcopy(student.config))
+    wanted, found = _shapes(stock), _shapes(student)
+    if wanted != found:
+        names = ", ".join(sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))[:4])
+        reason = f"in {type(model).__name__} they are not all alike: {names}"
+        raise BadInput([Problem("student", list(layers), reason, "Keep layer 0 as the first.")])
+    return student
 
 
-def _layer_count(model: PreTrainedModel) -> int:
-    """How many layers the model has; BadInput where they are not laid out one after another."""
-    count = getattr(model.config, "num_hidden_layers", None)
-    numbers = {int(found.group(1)) for name in model.state_dict() if (found := LAYER.search(name))}
-    if count is None or model.config.is_encoder_decoder or numbers != set(range(count)):
+def _layout(model: PreTrainedModel) -> Layout:
+    """Where the layers are: as the table of architectures says, else the one stack that there is."""
+    if model.config.model_type in LAYOUTS:
+        return LAYOUTS[model.config.model_type]
+    named = model.base_model.named_modules()
+    paths = [path for path, module in named if isinstance(module, nn.ModuleList) and STACK.search(path)]
+    if len(paths) != 1 or len(part(model.base_model, paths[0])) != getattr(model.config, "num_hidden_layers", None):
         reason = f"{type(model).__name__} has no single stack of layers of its own"
         raise BadInput([Problem("student", None, reason, "Leave student out, and give a smaller model.")])
-    return count
+    return Layout((Stack(paths[0], "num_hidden_layers"),), (), "", "")
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in model.state_dict().items()}

@@ -1,6 +1,9 @@
 """The stage compress, all of it in one step, without Ray. `pytest tests/jobs/test_compress_stage.py`"""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,16 +11,29 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cluster.artifact import Kind
-from jobs.compress import CompressConfig, _compress
+from cluster.artifact import Kind, open_artifact, other_place
+from jobs.compress import CompressConfig, _build, _checked, _compress, _prune
+from jobs.compression.heal import Healing
+from jobs.core.config import BadInput
+from jobs.core.controls import traits
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.tasks.classification import save_classifier
+from jobs.training import hooks
 from serve.card import read_card
 from serve.engine import load_engine
 from tests.jobs.small_models import parameters
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier, tiny_tokenizer
+from tests.jobs.tiny import (
+    LABELS,
+    MAX_LENGTH,
+    MESSAGES,
+    publish_directory,
+    publish_examples,
+    same_weights,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocabulary": "used",
     "prune": {"feed_forward": 0.5, "layers": 1, "steps": 2, "calibration_batches": 2},
     "factorize": {"energy": 0.6},
@@ -59,6 +75,71 @@ def test_what_is_left_is_a_stock_model_and_its_export_says_the_same(compressed: 
     ]
     thin = outcome.metrics["parameters_factorized"]
     assert sum(int(np.prod(dims)) for dims in tables) < thin < outcome.metrics["parameters_unfactorized"]
+
+
+def test_healing_that_was_killed_goes_on_and_ends_with_the_same_weights(
+    compressed: tuple[Path, Outcome, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed in the second of two healings: the first is found done, the second goes on in its middle."""
+    root = compressed[0].parent
+    settings = {"heal": {**CONFIG["heal"], "batch_size": 4, "checkpoint_steps": 1}}
+    config = CompressConfig.model_validate({**CONFIG, **settings, "vocabulary": None, "factorize": None})
+    inputs = Inputs(model=[open_artifact(str(root / "model"))], examples=[open_artifact(str(root / "examples"))])
+    trainings = 0
+
+    def dying(**figures: Any) -> None:
+        nonlocal trainings
+        trainings += "feed_forward_kept" in figures
+        if trainings == 2 and figures.get("step") == 3:
+            raise KeyboardInterrupt
+
+    def pruned(output: str, report: Callable[..., None]) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+        context = Context(str(tmp_path), "recipe", "small", str(tmp_path / output), "1", report=report)
+        model, learner, _ = _build(config, inputs)
+        healing = Healing(config.heal, learner, context)
+        _prune(config, model, learner, healing)
+        return model.state_dict(), healing.curve
+
+    undisturbed, curve = pruned("a", lambda **figures: None)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(hooks, "PROGRESS_SECONDS", 0.0)
+        pruned("b", dying)
+    capsys.readouterr()
+    again, its_curve = pruned("b", lambda **figures: None)
+    assert capsys.readouterr().out.count("going on from checkpoint step-0000000") == 2
+    assert same_weights(undisturbed, again) == 0 and curve == its_curve
+
+
+def test_models_that_are_healed_side_by_side_keep_their_checkpoints_apart(tmp_path: Path) -> None:
+    first = Context(str(tmp_path), "recipe", "small", str(tmp_path / "recipe" / "small-1"), "1")
+    second, third = (replace(first, output=other_place(first.output, number)).scratch for number in (2, 3))
+    assert second != third and second.startswith(f"{first.scratch}/") and third.startswith(f"{first.scratch}/")
+
+
+def test_healing_is_weighed_as_distillation_is() -> None:
+    heal = {"loss": "reverse_kl", "temperature": 4, "temperature_end": 1, "annealing": "cosine", "alpha": 0.5}
+    config = CompressConfig.model_validate({"heal": heal})
+    assert config.heal.loss == "reverse_kl" and config.heal.temperature_end == 1 and config.heal.epochs == 1
+    for alpha, alpha_end in ((0.5, 0), (0, 0.5), (0, None)):
+        asked = {"prune": {"layers": 1}, "heal": {"alpha": alpha, "alpha_end": alpha_end}}
+        made = traits("compress", CompressConfig.model_validate(asked).model_dump(), taught=True)
+        assert ("distilled" in made) == bool(alpha or alpha_end), "a control is what never listened to a teacher"
+
+
+def test_soft_labels_that_are_not_there_cannot_be_weighed(compressed: tuple[Path, Outcome, int]) -> None:
+    root = compressed[0].parent
+    inputs = Inputs(model=[open_artifact(str(root / "model"))], examples=[open_artifact(str(root / "examples"))])
+    with pytest.raises(BadInput, match=r"(?s)heal\.alpha.*heal\.loss"):
+        _checked(CompressConfig.model_validate({"heal": {"alpha": 0.5, "loss": "mse"}, "max_length": MAX_LENGTH}), inputs)
+
+
+def test_each_variant_answers_with_a_temperature(compressed: tuple[Path, Outcome, int]) -> None:
+    place, outcome, _ = compressed
+    for name, variant in read_card(place).variants.items():
+        figures = outcome.metrics
+        assert variant.temperature == figures["temperature" if name == "torch" else f"{name}_temperature"] != 1
+        prefix = "" if name == "torch" else f"{name}_"
+        assert figures[f"{prefix}calibration_error"] <= figures[f"{prefix}calibration_error_unscaled"]
 
 
 def test_its_figures_say_what_was_done(compressed: tuple[Path, Outcome, int]) -> None:

@@ -209,6 +209,8 @@ def test_missing_columns_and_splits_are_told_with_the_nearest_name(tmp_path: Pat
         ("task.label", "Did you mean label?"),
         ("split.by", "Known here: label, text."),
     ]
+    (problem,) = check_source(source, {"text": "text", "task.label": "label", "slices.0": "sauce"}, Split())
+    assert (problem.path, problem.value, problem.remedy) == ("slices.0", "sauce", "Known here: label, text.")
     (problem,) = reason({"train": source, "vaildation": source})
     assert problem.remedy == "Did you mean validation?"
 

@@ -30,6 +30,7 @@ from jobs.training.loop import fit
 from jobs.training.settings import Shorten, Training
 from jobs.training.shorten import kept_layers, shortened
 from jobs.training.worker import train_here
+from tests.jobs.small_models import logits, padded, reloaded, small_model
 from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,
@@ -144,6 +145,39 @@ def test_layers_that_cannot_be_taken_are_refused() -> None:
         shortened(classifier("modernbert"), (1, 2))
     with pytest.raises(BadInput, match="no single stack of layers"):
         kept_layers(classifier("albert"), Shorten(every=2))
+
+
+@pytest.mark.parametrize(("architecture", "layers"), [("t5-gated", (0,)), ("t5", (1,)), ("mt5", (0, 1))])
+def test_an_encoder_decoder_keeps_these_layers_of_both_stacks(
+    architecture: str, layers: tuple[int, ...], tmp_path: Path
+) -> None:
+    """T5's table of position biases comes along where layer 0 does not."""
+    teacher: Any = small_model(architecture)
+    student: Any = shortened(teacher, layers)
+    assert (len(student.encoder.block), len(student.decoder.block)) == (len(layers), len(layers))
+    stock = reloaded(student, architecture, tmp_path)
+    ids_BT, mask_BT = padded()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(stock, ids_BT, mask_BT), logits(student, ids_BT, mask_BT))
+    inside = [
+        (one.decoder.block[place].layer[-1], one.encoder.block[place].layer[0])
+        for one, place in ((student, 0), (teacher, layers[0]))
+    ]
+    for ours, theirs in zip(*inside, strict=True):
+        own, given = ours.state_dict(), theirs.state_dict()
+        assert all(torch.equal(value, given[name]) for name, value in own.items() if name in given)
+    assert kept_layers(teacher, Shorten(every=2)) == (0, 2), "of the deeper stack"
+    with pytest.raises(BadInput, match="one of its stacks has none of these layers"):
+        shortened(teacher, (2,))
+
+
+def test_an_architecture_that_is_not_in_the_table_is_shortened_where_it_has_one_stack(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "mpnet", vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64
+    )
+    student = shortened(AutoModelForSequenceClassification.from_config(config), (0, 2))
+    student.save_pretrained(tmp_path)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_hidden_layers == 2
 
 
 # Looking inside

@@ -10,16 +10,18 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from cluster.artifact import Artifact, Kind
-from cluster.registry import RegistryError, read
+from cluster.registry import RegistryError, read, verdicts
+from jobs.calibration import calibration_error
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.judging import (
     INTERVAL,
     Candidate,
     bootstrap,
-    calibration_error,
+    bootstrap_kept,
     judge_quality,
     macro_f1,
     measure_latency,
+    measure_parity,
     measure_throughput,
     score_of,
 )
@@ -84,6 +86,18 @@ def test_resamples_are_the_same_each_time_and_narrow_with_more_texts() -> None:
     assert widths[0] / widths[1] == pytest.approx(10**0.5, rel=0.3)
 
 
+def test_the_share_that_is_kept_is_measured_on_the_same_resamples() -> None:
+    """A student that errs where its teacher errs, and once more in every twenty texts, surely keeps about 19 of 20."""
+    truth_N = np.arange(400) % 2
+    teacher_N = np.where(np.arange(400) % 5 == 0, 1 - truth_N, truth_N)
+    student_N = np.where(np.arange(400) % 20 == 1, 1 - truth_N, teacher_N)
+    low, high = np.percentile(bootstrap_kept(truth_N, student_N, teacher_N, 2, "accuracy", 500), INTERVAL)
+    assert low < 0.75 / 0.8 < high and high - low < 0.06
+    apart = bootstrap(truth_N, student_N, 2, "accuracy", 500) / 0.8
+    assert high - low < np.subtract(*np.percentile(apart, INTERVAL[::-1])), "narrower than the student's own interval"
+    assert (bootstrap_kept(truth_N, teacher_N, teacher_N, 2, "macro_f1", 50) == 1).all()
+
+
 @pytest.fixture(scope="module")
 def candidates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidate, Candidate]:
     """A teacher and another model, published and loaded through the engine that serves."""
@@ -117,6 +131,7 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     assert row["score"] == row["macro_f1"] == pytest.approx(wanted)
     assert row["accuracy"] == pytest.approx(accuracy_score(TRUTH, predicted))
     assert row["interval"][0] <= row["score"] <= row["interval"][1]
+    assert row["kept_interval"][0] <= row["kept"] <= row["kept_interval"][1]
     assert np.sum(row["confusion"]) == len(TEXTS)
     assert np.sum(row["confusion"], axis=1).tolist() == [40, 40], "rows of the confusion are the true labels"
     assert macro_f1(student.engine, TEXTS, TRUTH) == pytest.approx(wanted)
@@ -127,6 +142,8 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     assert yardstick["speedup"] == pytest.approx(1)
     assert len(student.seconds) == 20 and len(student.rates) == 3
     assert 0 < row["latency_p50_ms"] <= row["latency_p95_ms"] < 10_000
+    measure_parity(candidates)
+    assert student.figures["parity_change"] == student.figures["parity_flips"] == 0, "both are torch"
     directory = student.artifact.local()
     served = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "raystill.json")
     assert row["bytes"] == sum((directory / name).stat().st_size for name in served), "what serving needs, no more"
@@ -144,7 +161,8 @@ def candidate_row(name: str, kept: float, p50: float, size: int = 1_000_000, spe
     return {
         "candidate": name, "variant": "int8", "uri": f"/runs/{name}", "fingerprint": name, "score": 0.9 * kept, "kept": kept,
         "latency_p50_ms": p50, "latency_p95_ms": 1.5 * p50, "bytes": size, "speedup": speedup, "size_ratio": 4.0,
-        "agreement": 0.96, "calibration_error": 0.04,
+        "agreement": 0.96, "calibration_error": 0.04, "kept_interval": [kept - 0.03, kept + 0.03],
+        "parity_change": 0.02, "parity_flips": 0.01, "memory_bytes": 200_000_000,
         "slices": {name: {"examples": 50, "accuracy": 0.9 * kept} for name in ("label ham", "label spam")},
     }  # fmt: skip
 
@@ -166,6 +184,13 @@ def report(root: Path, *rows: dict[str, Any]) -> Artifact:
         ({"minimum_kept": 0, "minimum_speedup": 6.5}, ["5.0 times", "6.5 are asked", "1.5 more"]),
         ({"minimum_kept": 0, "minimum_agreement": 0.97}, ["agrees", "96.0%", "97.0% are asked", "1 points"]),
         ({"minimum_kept": 0, "maximum_calibration_error": 0.03}, ["calibration error is 0.040", "0.03", "0.01 less"]),
+        (
+            {"minimum_kept": 0, "minimum_kept_low": 0.93},
+            ["between 91.0% and 97.0%", "93.0% are asked of its lower end", "2 points"],
+        ),
+        ({"minimum_kept": 0, "maximum_parity_change": 0.005}, ["is 0.02 from the torch model's", "0.005", "0.015 less"]),
+        ({"minimum_kept": 0, "maximum_parity_flips": 0.005}, ["1.0% of its labels", "0.5%", "0.5 points less"]),
+        ({"minimum_kept": 0, "maximum_memory": 150_000_000}, ["200,000,000 bytes of memory", "50,000,000 less"]),
     ],
 )
 def test_what_keeps_a_candidate_from_the_budget_is_told_with_by_how_much(budget: dict[str, Any], parts: list[str]) -> None:
@@ -193,6 +218,11 @@ def test_a_candidate_with_one_bad_slice_is_refused_and_the_alias_stays(tmp_path:
     assert not (tmp_path / "out" / "verdict.json").exists()
     with pytest.raises(RegistryError, match="no alias spam/winner"):
         read(str(tmp_path / "runs"), "spam/winner")
+    (verdict,) = verdicts(str(tmp_path / "runs"), "spam/winner")
+    assert (verdict["moved"], verdict["winner"], verdict["budget"]["maximum_slice_loss"]) == (False, None, 0.05)
+    ((said,),) = [one["reasons"] for one in verdict["verdicts"]]
+    assert said.startswith("loses 10.0 points of accuracy in the slice 'label spam'")
+    assert verdict["report"] == str(tmp_path / "report") and "this verdict is kept in" in str(caught.value)
 
 
 def select(root: Path, made: Artifact, **budget: Any) -> tuple[Context, Any]:
@@ -213,6 +243,8 @@ def test_the_fastest_within_the_budget_wins_and_the_alias_moves_once(tmp_path: P
     for _ in range(2):
         settle(verdict, context)
     alias = read(context.storage, "spam/winner")
+    (kept,) = verdicts(context.storage, "spam/winner")
+    assert (kept["moved"], kept["winner"]) == (True, "right") and kept["verdicts"] == outcome.details["verdicts"]
     assert (alias.target.uri, alias.target.variant, len(alias.history)) == ("/runs/right", "int8", 1)
 
 
@@ -220,4 +252,12 @@ def test_nothing_moves_where_no_candidate_qualifies(tmp_path: Path) -> None:
     made = report(tmp_path, candidate_row("weak", 0.90, 1.0), candidate_row("poor", 0.80, 0.5))
     with pytest.raises(Refused, match=r"(?s)alias has not moved.*weak: keeps 90\.0%.*poor: keeps 80\.0%"):
         select(tmp_path, made)
-    assert not (tmp_path / "runs").exists() and list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(Refused):
+        select(tmp_path, made)
+    with pytest.raises(Refused):
+        select(tmp_path, made, minimum_kept=0.95)
+    kept = verdicts(str(tmp_path / "runs"), "spam/winner")
+    assert [verdict["budget"]["minimum_kept"] for verdict in kept] == [0.97, 0.95], "the same verdict is kept once"
+    files = sorted((tmp_path / "runs").rglob("*.json"))
+    assert [file.parent.name for file in files] == ["verdicts"] * 2, "and there is no alias"

@@ -228,6 +228,9 @@ def test_top_k_kl_by_hand(temperature: float) -> None:
         wanted += kl([p, 1 - p], [q, 1 - q])
     found = top_k_kl(torch.tensor(STUDENT), values, ids, temperature)
     assert float(found) == pytest.approx(temperature**2 * wanted, rel=1e-4)
+    others = [math.log(1 - by_hand(TEACHER[row], temperature)[top]) for row, top in ((0, 0), (1, 2))]
+    kept = top_k_kl(torch.tensor(STUDENT), values, ids, temperature, torch.tensor(others))
+    assert float(kept) == pytest.approx(temperature**2 * wanted, rel=1e-4), "what was left for the others was kept too"
 
 
 def test_top_k_kl_grows_to_the_whole_kl() -> None:

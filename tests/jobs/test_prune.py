@@ -80,60 +80,39 @@ def left(score: torch.Tensor, count: int) -> torch.Tensor:
     return gate
 
 
-@pytest.mark.parametrize("architecture", SIZES)
-def test_a_model_without_neurons_is_the_whole_one_with_them_silenced(
-    architecture: str, scores: list[Any], tmp_path: Path
+ASKED: dict[str, dict[str, float]] = {"neurons": {"feed_forward": 0.5}, "heads": {"heads": 0.3}, "layers": {"layers": 1}}
+
+
+@pytest.mark.parametrize(
+    ("what", "architecture"),
+    [("neurons", name) for name in SIZES] + [("heads", name) for name in HEADED] + [("layers", name) for name in SIZES],
+)
+def test_a_model_without_them_is_the_whole_one_with_them_silenced(
+    what: str, architecture: str, scores: list[Any], tmp_path: Path
 ) -> None:
     model = small_model(architecture)
     whole, before = copy.deepcopy(model), parameters(model)
-    figures = pruned(model, feed_forward=0.5).finish()
-    assert figures == {"feed_forward_before": 64, "feed_forward_kept": 32}
-    assert before - parameters(model) == LAYERS[architecture] * 32 * NEURON[architecture]
-
-    sites = feed_forward_sites(whole, layout_of(whole, "", None))
-    gates = [left(score, 32) for score in scores[0][0]]
-    assert len(sites) == LAYERS[architecture]
-    check_same(model, whole, sites, gates, [], architecture, tmp_path)
-
-
-@pytest.mark.parametrize("architecture", HEADED)
-def test_a_model_without_heads_is_the_whole_one_with_them_silenced(
-    architecture: str, scores: list[Any], tmp_path: Path
-) -> None:
-    model = small_model(architecture)
-    whole, before = copy.deepcopy(model), parameters(model)
-    figures = pruned(model, heads=0.3).finish()
-    kept, gone = HEADS[architecture]
-    assert figures == {"heads_before": whole.config.num_attention_heads, "heads_kept": kept}
-    assert before - parameters(model) == gone
-
-    sites = head_sites(whole, layout_of(whole, "", None))
-    per_group = whole.config.num_attention_heads // sites[0].units
-    gates = [left(score, kept // per_group) for score in scores[0][0]]
-    check_same(model, whole, sites, gates, [], architecture, tmp_path)
-
-
-@pytest.mark.parametrize("architecture", SIZES)
-def test_a_model_without_layers_is_the_whole_one_that_passes_them_by(
-    architecture: str, scores: list[Any], tmp_path: Path
-) -> None:
-    model = small_model(architecture)
-    whole, before = copy.deepcopy(model), parameters(model)
-    layout = layout_of(whole, "", None)
-    stacks = [list(layers) for _, layers in stacks_of(whole, layout)]
-    pruned(model, layers=1)
-
-    score_L = scores[0][1]
-    gates, gone = [], 0
-    for layers, score in zip(stacks, score_L.split([len(layers) for layers in stacks]), strict=True):
-        score = score.clone()
+    figures = pruned(model, **ASKED[what]).finish()
+    (drawn, score_L), layout = scores[0], layout_of(whole, "", None)
+    sites, gates, flat, gate_L = [], [], [], torch.zeros(0)
+    if what == "neurons":
+        sites, gone = feed_forward_sites(whole, layout), LAYERS[architecture] * 32 * NEURON[architecture]
+        assert figures == {"feed_forward_before": 64, "feed_forward_kept": 32} and len(sites) == LAYERS[architecture]
+        gates = [left(score, 32) for score in drawn]
+    elif what == "heads":
+        (kept, gone), sites = HEADS[architecture], head_sites(whole, layout)
+        assert figures == {"heads_before": whole.config.num_attention_heads, "heads_kept": kept}
+        gates = [left(score, kept // (whole.config.num_attention_heads // sites[0].units)) for score in drawn]
+    else:
+        stacks = [list(layers) for _, layers in stacks_of(whole, layout)]
+        parts = [score.clone() for score in score_L.split([len(layers) for layers in stacks])]
         if architecture == "modernbert":
-            score[0] = 2.0  # it has no norm before its attention, and none can take its place
-        gates.append(left(score, len(layers) - 1))
-        gone += parameters(layers[1])  # T5's first ones keep their table of biases
+            parts[0][0] = 2.0  # it has no norm before its attention, and none can take its place
+        gate_L = torch.cat([left(part, len(part) - 1) for part in parts])
+        flat = [layer for layers in stacks for layer in layers]
+        gone = sum(parameters(layers[1]) for layers in stacks)  # T5's first ones keep their table of biases
     assert before - parameters(model) == gone
-    flat = [layer for layers in stacks for layer in layers]
-    check_same(model, whole, [], [], flat, architecture, tmp_path, torch.cat(gates))
+    check_same(model, whole, sites, gates, flat, architecture, tmp_path, gate_L)
 
 
 def test_the_first_layer_can_go_where_others_can_take_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

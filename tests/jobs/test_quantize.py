@@ -111,7 +111,7 @@ def test_changed_labels_are_counted(everything: Path) -> None:
     """An engine whose answers in a batch are those of the batch's first text."""
 
     class Swayed:
-        def logits(self, texts: Sequence[str]) -> np.ndarray:
+        def scaled_logits(self, texts: Sequence[str]) -> np.ndarray:
             first = float(texts[0] in TEXTS[::2])
             return np.tile([[10.0 * first, 5.0]], (len(texts), 1))
 

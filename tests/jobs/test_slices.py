@@ -17,6 +17,16 @@ def test_slices_by_label_and_by_quarters_of_the_lengths() -> None:
     assert slices["26–50 characters"][25:50].all()
 
 
+def test_slices_by_columns_that_were_kept() -> None:
+    columns: dict[str, list[str | None]] = {"source": ["web"] * 30 + ["post"] * 25 + [None] * 20, "country": ["NL"] * 75}
+    slices = slices_of(["x"] * 75, ["a"] * 75, columns)
+    assert {name: int(mask.sum()) for name, mask in slices.items() if not name.startswith(("label", "1"))} == {
+        "source post": 25,
+        "source web": 30,
+        "country NL": 75,
+    }
+
+
 def test_texts_of_one_length_are_one_slice() -> None:
     assert {name: int(mask.sum()) for name, mask in slices_of(["你好"] * 30, ["a"] * 30).items()} == {
         "label a": 30,

@@ -1,0 +1,86 @@
+"""The gate: what a candidate must prove besides its score before the alias may move to it.
+
+    doubts(row, teacher, budget)           # ["loses 10.0 points of accuracy in the slice 'label spam', …"]
+
+A good average may hide other answers than the teacher's, luck in a small split, a slice gone bad, probabilities that do not
+hold, an export that says something else than the model, or memory that the host does not have.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from jobs.core.config import Config
+from jobs.slices import falls
+
+
+class Gate(Config):
+    """Conditions on a winner; those left out are not looked at."""
+
+    minimum_kept_low: float | None = Field(None, ge=0, le=2)
+    """Lower end of the 95 % interval of the share of the teacher's score that is kept."""
+    minimum_agreement: float | None = Field(None, ge=0, le=1)
+    """Share of the texts for which a winner must say what the teacher says."""
+    maximum_slice_loss: float | None = Field(None, ge=0, le=1)
+    """By how much the accuracy of a slice may be below the teacher's, e.g. 0.05. Slices are the labels, quarters of the
+    lengths, and each value of the columns that prepare keeps (slices)."""
+    maximum_calibration_error: float | None = Field(None, ge=0, le=1)
+    """Highest expected calibration error of the probabilities."""
+    maximum_parity_change: float | None = Field(None, ge=0, le=1)
+    """The most that a probability may differ from that of the same model in torch, before it was exported and quantised."""
+    maximum_parity_flips: float | None = Field(None, ge=0, le=1)
+    """Share of the texts whose label may differ from that of the same model in torch."""
+    maximum_memory: int | None = Field(None, gt=0)
+    """Bytes of memory that a process which serves the model may hold."""
+
+
+def doubts(row: dict[str, Any], teacher: dict[str, Any], gate: Gate) -> list[str]:
+    """What keeps a candidate out, each with by how much; empty where nothing does."""
+    return [*_answers(row, gate), *_slices(row, teacher, gate), *_limits(row, gate)]
+
+
+def _limits(row: dict[str, Any], gate: Gate) -> list[str]:
+    """Figures that are above what is allowed."""
+    found = []
+    most = gate.maximum_calibration_error
+    if most is not None and (error := row["calibration_error"]) > most:
+        found.append(f"its calibration error is {error:.3f}, allowed are {most:g} ({error - most:.2g} less)")
+    most = gate.maximum_parity_change
+    if most is not None and (change := row["parity_change"]) > most:
+        found.append(f"a probability is {change:.3g} from the torch model's, allowed are {most:g} ({change - most:.2g} less)")
+    most = gate.maximum_parity_flips
+    if most is not None and (flips := row["parity_flips"]) > most:
+        over = f"{100 * (flips - most):.2g} points less"
+        found.append(f"{flips:.1%} of its labels are not the torch model's, allowed are {most:.1%} ({over})")
+    bytes_allowed = gate.maximum_memory
+    if bytes_allowed is not None and (held := row["memory_bytes"]) > bytes_allowed:
+        found.append(f"holds {held:,} bytes of memory, allowed are {bytes_allowed:,} ({held - bytes_allowed:,} less)")
+    return found
+
+
+def _answers(row: dict[str, Any], gate: Gate) -> list[str]:
+    """Whether the score may be luck, and whether the answers are the teacher's."""
+    found = []
+    if gate.minimum_kept_low is not None and row["kept_interval"][0] < gate.minimum_kept_low:
+        low, high = row["kept_interval"]
+        asked = (
+            f"{gate.minimum_kept_low:.1%} are asked of its lower end ({100 * (gate.minimum_kept_low - low):.2g} points more)"
+        )
+        found.append(f"keeps between {low:.1%} and {high:.1%} of the teacher's score, {asked}")
+    if gate.minimum_agreement is not None and row["agreement"] < gate.minimum_agreement:
+        short = 100 * (gate.minimum_agreement - row["agreement"])
+        asked = f"{gate.minimum_agreement:.1%} are asked ({short:.2g} points more)"
+        found.append(f"agrees with the teacher on {row['agreement']:.1%} of the texts, {asked}")
+    return found
+
+
+def _slices(row: dict[str, Any], teacher: dict[str, Any], gate: Gate) -> list[str]:
+    most = gate.maximum_slice_loss
+    if most is None:
+        return []
+    return [
+        f"loses {100 * lost:.1f} points of accuracy in the slice '{name}', "
+        f"allowed are {100 * most:g} ({100 * (lost - most):.2g} less)"
+        for name, lost in falls(row["slices"], teacher["slices"]).items()
+        if lost > most
+    ]

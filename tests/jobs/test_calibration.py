@@ -1,0 +1,87 @@
+"""Temperatures: fitted on validation, kept in the card, applied to every answer. `pytest tests/jobs/test_calibration.py`"""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from cluster.artifact import Kind
+from jobs.calibration import calibrate_variants, calibration_error, fit_temperature
+from jobs.judging import Candidate, judge_quality
+from jobs.tasks.classification import Classification, save_classifier
+from serve.answers import softmax
+from serve.card import read_card
+from serve.engine import load_engine
+from serve.local import LocalModel
+from serve.schema import ServedModel
+from serve.settings import ModelSettings
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier
+
+TEXTS, TRUTH = [text for text, _ in MESSAGES], [label for _, label in MESSAGES]
+
+
+def honest_logits(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose softmax is the chance of each label, and labels drawn by it."""
+    generator = np.random.default_rng(0)
+    logits_NC = generator.normal(size=(count, classes)) * 2
+    truth_N = np.array([generator.choice(classes, p=row) for row in softmax(logits_NC)])
+    return logits_NC, truth_N
+
+
+@pytest.mark.parametrize("factor", (0.25, 1.0, 5.0))
+def test_the_temperature_undoes_too_much_and_too_little_confidence(factor: float) -> None:
+    logits_NC, truth_N = honest_logits(4000, 3)
+    assert fit_temperature(logits_NC * factor, truth_N) == pytest.approx(factor, rel=0.06)
+    scaled_NC = logits_NC * factor / fit_temperature(logits_NC * factor, truth_N)
+    assert calibration_error(softmax(scaled_NC), truth_N) < 0.03
+
+
+def test_two_texts_by_hand() -> None:
+    """Logits ±1, one of two right with a third text's right: confidence is to be the smoothed share (3 + 1) / (4 + 2)."""
+    logits_NC = np.array([[1.0, 0.0]] * 4)
+    temperature = fit_temperature(logits_NC, np.array([0, 0, 0, 1]))
+    # Smoothed: each right target is 5/6, each wrong 1/6, so the mean is (3 · 5 + 1) / 24 = 2/3, and log(2) = 1 / T.
+    assert temperature == pytest.approx(1 / np.log(2))
+
+
+def test_texts_that_are_all_right_do_not_make_it_boundlessly_sure() -> None:
+    logits_NC = np.array([[2.0, -2.0], [-2.0, 2.0]] * 10)
+    confidence = softmax(logits_NC / fit_temperature(logits_NC, np.array([0, 1] * 10))).max(axis=1)
+    assert np.allclose(confidence, 21 / 22), "(N + 1) / (N + C)"
+    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, dtype=int)) == 1.0
+
+
+def test_a_published_classifier_answers_with_the_temperature_of_its_validation_split(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """A random model is sure of itself and often wrong; what is served and what is judged are the same."""
+    examples = publish_examples(tmp_path, {"train": MESSAGES[:40], "validation": MESSAGES[40:]})
+    objective = Classification(examples, tokenizer, LABELS, MAX_LENGTH)
+    draft = tmp_path / "draft"
+    figures = objective.save(tiny_classifier("bert", 2, len(tokenizer)), draft)
+    temperature = read_card(draft).variants["torch"].temperature
+    assert figures["temperature"] == temperature > 1.5
+    assert figures["calibration_error"] < figures["calibration_error_unscaled"]
+
+    engine = load_engine(draft)
+    assert np.allclose(engine.scaled_logits(TEXTS) * temperature, engine.logits(TEXTS), atol=1e-4)
+    raw_NC = softmax(engine.logits(TEXTS))
+    answers = engine.predict(TEXTS)
+    assert [answer.label for answer in answers] == [LABELS[row.argmax()] for row in raw_NC], "no label changes"
+    assert all(answer.probability < row.max() for answer, row in zip(answers, raw_NC, strict=True))
+    settings = ModelSettings(model=str(draft))
+    served = LocalModel(engine, ServedModel(name="spam", fingerprint="1", variant="torch"), settings)
+    values_NC = asyncio.run(served.logits(TEXTS)).values
+    assert np.allclose(values_NC, engine.scaled_logits(TEXTS), atol=1e-4), "the service answers with it too"
+    candidate = Candidate.load(publish_directory(draft, tmp_path / "model", Kind.MODEL), "torch", 1, 8)
+    judge_quality(candidate, TEXTS, TRUTH, candidate, "accuracy", 100)
+    assert candidate.figures["calibration_error"] < candidate.figures["calibration_error_unscaled"]
+
+
+def test_each_variant_has_a_temperature_of_its_own(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, MAX_LENGTH, tmp_path)
+    figures = calibrate_variants(tmp_path, ["torch"], TEXTS, TRUTH)
+    assert figures["torch_temperature"] == read_card(tmp_path).variants["torch"].temperature > 1.5
+    assert figures["torch_calibration_error"] < figures["torch_calibration_error_unscaled"]
