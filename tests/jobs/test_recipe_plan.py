@@ -10,7 +10,7 @@ import pytest
 from cluster.plan import Supply, place
 from jobs.core.recipe import load_recipe
 from jobs.sizing import model_shape, recipe_demands
-from tests.jobs.test_memory import BASE
+from tests.jobs.test_training_memory import BASE
 
 ROOT = Path(__file__).parents[2]
 SPAM = "jobs/recipes/spam.yaml"
