@@ -53,7 +53,7 @@ class Recorded:
             torch.save(state(), self.file)
 
     def must_leave(self) -> bool:
-        return self.progressed[-1]["step"] == self.notice_at
+        return bool(self.progressed) and self.progressed[-1]["step"] == self.notice_at
 
     def restore(self) -> State | None:
         if self.file is None or not self.file.exists():
