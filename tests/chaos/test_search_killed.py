@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ import psutil
 import pytest
 
 from cluster.artifact import Artifact, find_artifact
-from cluster.connect import Cluster
+from cluster.connect import Cluster, attach_or_start
 from cluster.storage import join, list_directories, list_files
 from cluster.submit import follow, result, stop, submit
 from tests.chaos.faults import kill, note, nothing_is_left, wait
-from tests.conftest import s3_environment
 from tests.jobs.hill import climb, gain, marks
 from tests.story.running import ROOT
 
@@ -129,18 +128,24 @@ def kill_beside(cluster: Cluster, storage: str, asked: dict[str, Any], until: Ca
     assert driver.wait(20) != 0
 
 
-def test_a_stopped_search_in_an_object_store_goes_on(
-    ray_cluster: Cluster, s3_server: str, s3_uri: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def s3_cluster(s3_uri: str) -> Iterator[Cluster]:
+    """A cluster of its own: its nodes have the bucket's address and keys in their environment, as a user's have."""
+    assert s3_uri
+    with attach_or_start("local", cpus=2) as cluster:
+        yield cluster
+
+
+def test_a_stopped_search_in_an_object_store_goes_on(s3_cluster: Cluster, s3_uri: str, tmp_path: Path) -> None:
     """`ray job stop` sends SIGTERM."""
     (tmp_path / "marks").mkdir()
-    environment, given = s3_environment(s3_server), {"pause": 0.3, "marks": str(tmp_path / "marks")}
+    given = {"pause": 0.3, "marks": str(tmp_path / "marks")}
     asked = {"tune": {"trials": 4, "scheduler": "none"}, "config": given}
-    job = start(ray_cluster, s3_uri, asked, environment)
+    job = start(s3_cluster, s3_uri, asked)
     wait(lambda: len(finished(s3_uri)) >= 2)
-    stop(ray_cluster.jobs(), job)
+    stop(s3_cluster.jobs(), job)
     done, before = finished(s3_uri), marks(tmp_path / "marks")
-    said = run(ray_cluster, s3_uri, asked, environment)
+    said = run(s3_cluster, s3_uri, asked)
     assert "going on with the search that was stopped" in said
     assert not done & {mark["trial"] for mark in marks(tmp_path / "marks")[len(before) :]}
     trials = found(s3_uri).manifest.details["trials"]

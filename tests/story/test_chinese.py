@@ -32,8 +32,8 @@ SMALLER = [
 ]
 
 
-def test_chinese_reviews_from_raw_text_to_answers(ray_cluster: Cluster, tmp_path: Path) -> None:
-    ran = run_job(ray_cluster, "jobs.pipeline", RECIPE, *SMALLER, "--storage", str(tmp_path))
+def test_chinese_reviews_from_raw_text_to_answers(serving_cluster: Cluster, tmp_path: Path) -> None:
+    ran = run_job(serving_cluster, "jobs.pipeline", RECIPE, *SMALLER, "--storage", str(tmp_path))
     assert ran.exit_code == 0, ran.text
     places = locate(load_recipe(RECIPE, SMALLER), str(tmp_path))
     corpus, teacher = places["corpus"].artifact, places["teacher"].artifact

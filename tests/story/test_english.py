@@ -44,12 +44,12 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     directory = tmp_path_factory.mktemp("english")
     paths = write_world(directory)
     file = write_recipe(directory / "tiny.yaml", recipe(paths))
     storage = str(directory / "runs")
-    yield Story(directory, paths, file, storage, run_job(ray_cluster, "jobs.pipeline", file, "--storage", storage))
+    yield Story(directory, paths, file, storage, run_job(serving_cluster, "jobs.pipeline", file, "--storage", storage))
 
 
 def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
@@ -109,8 +109,8 @@ def test_the_report_and_the_lineage_are_there(story: Story) -> None:
     assert not list(Path(story.storage, ".scratch", "tiny").iterdir()), "trials and checkpoints go when a step is done"
 
 
-def test_a_second_run_finds_everything_complete(story: Story, ray_cluster: Cluster) -> None:
-    ran = run_job(ray_cluster, "jobs.pipeline", story.file, "--storage", story.storage)
+def test_a_second_run_finds_everything_complete(story: Story, serving_cluster: Cluster) -> None:
+    ran = run_job(serving_cluster, "jobs.pipeline", story.file, "--storage", story.storage)
     assert ran.exit_code == 0, ran.text
     assert ran.summary["winner"] == story.ran.summary["winner"]
     for step in story.recipe.steps:
@@ -134,38 +134,38 @@ def test_a_changed_temperature_runs_only_what_follows(story: Story) -> None:
     assert "new parent student" in plan["small"]
 
 
-def test_no_candidate_within_the_budget_is_refused_by_figures(story: Story, ray_cluster: Cluster) -> None:
+def test_no_candidate_within_the_budget_is_refused_by_figures(story: Story, serving_cluster: Cluster) -> None:
     before = registry.read(story.storage, "tiny/winner")
-    ran = run_job(ray_cluster, "jobs.pipeline", story.file, "steps.winner.minimum_kept=1.9", "--storage", story.storage)
+    ran = run_job(serving_cluster, "jobs.pipeline", story.file, "steps.winner.minimum_kept=1.9", "--storage", story.storage)
     assert ran.exit_code == 3, ran.text
     assert "190.0% are asked" in ran.text
     assert registry.read(story.storage, "tiny/winner") == before
 
 
-def test_a_damaged_parent_is_refused_by_name(story: Story, ray_cluster: Cluster) -> None:
+def test_a_damaged_parent_is_refused_by_name(story: Story, serving_cluster: Cluster) -> None:
     weights = Path(story.artifact("student").file("model.safetensors"))
     sound = weights.read_bytes()
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     try:
-        ran = run_job(ray_cluster, "jobs.compress", story.file, "prune.feed_forward=0.25", "--storage", story.storage)
+        ran = run_job(serving_cluster, "jobs.compress", story.file, "prune.feed_forward=0.25", "--storage", story.storage)
     finally:
         weights.write_bytes(sound)
     assert ran.exit_code == 2
     assert str(weights) in ran.text
 
 
-def test_texts_longer_than_the_base_are_refused(story: Story, ray_cluster: Cluster) -> None:
+def test_texts_longer_than_the_base_are_refused(story: Story, serving_cluster: Cluster) -> None:
     ran = run_job(
-        ray_cluster, "jobs.finetune", story.file, "max_length=64", "--step", "undistilled", "--storage", story.storage
+        serving_cluster, "jobs.finetune", story.file, "max_length=64", "--step", "undistilled", "--storage", story.storage
     )
     assert ran.exit_code == 2
     assert "the base, base, has 32 positions" in ran.text
 
 
-def test_a_single_stage_by_the_ray_command_line(story: Story, ray_cluster: Cluster) -> None:
+def test_a_single_stage_by_the_ray_command_line(story: Story, serving_cluster: Cluster) -> None:
     stage = ["python", "-m", "jobs.distill", story.file, "temperature=3", "epochs=1", "--storage", story.storage]
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--working-dir", ".", "--", *stage]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **ray_cluster.environment})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **serving_cluster.environment})
     assert done.returncode == 0, done.stdout + done.stderr
     changed = load_recipe(story.file, ["steps.student.temperature=3", "steps.student.epochs=1"])
     found = locate(changed, story.storage)["student"].artifact
