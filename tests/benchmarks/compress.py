@@ -24,7 +24,7 @@ from tests.benchmarks import teacher_inside
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
 CPUS = 2
-LABELLED, UNLABELLED = 1500, 3000
+LABELLED, UNLABELLED = 2000, 3000
 """Texts with a label, those for validation included, and others of the same set from which distilling learns without it:
 with more of them it takes hours on two cores. All test texts are used."""
 FILES = ("train", "unlabelled", "test")
