@@ -1,12 +1,13 @@
 """deploy: the selected winner answers over HTTP on Ray Serve, and is asked real questions at once.
 
     ray job submit --working-dir . -- python -m jobs.deploy jobs/recipes/spam.yaml --step served
+    ray job submit --working-dir . -- python -m jobs.deploy jobs/recipes/spam.yaml --rollback      # the version before
 
-The application is given to Serve as a config, the same as `serve deploy FILE` would; the file is in the artifact.
+The application is given to Serve as a config, the same as `serve deploy FILE` would; the file is in the artifact, and the
+registry keeps each version's entry beside the alias {recipe}/production (rollback.py goes back).
 """
 
-import socket
-import time
+import sys
 from typing import Any
 
 import requests
@@ -14,24 +15,15 @@ import yaml
 from pydantic import Field
 
 from cluster.artifact import Artifact, Kind
-from cluster.connect import attach
 from cluster.registry import move
-from cluster.submit import inherited_working_dir
 from jobs.core.cli import main
 from jobs.core.config import Config
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.rollout import HOST, PORT, ServeClient
 from jobs.select import read_verdict
 
-START_SECONDS = 180.0
-RUNNING = "RUNNING"
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
-CODE_PACKAGE = "gcs://"
 BATCH = 32
 """Texts in a batch at most, where evaluate has not tried several sizes."""
-
-
-class DeployError(Exception):
-    """The application did not start; the message is Serve's own."""
 
 
 class DeployConfig(Config):
@@ -39,9 +31,9 @@ class DeployConfig(Config):
 
     route: str = Field("/", pattern="^/")
     """The application's route prefix."""
-    host: str = "127.0.0.1"
+    host: str = HOST
     """The address that the HTTP proxy listens on."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(PORT, ge=1, le=65535)
     """The HTTP port; the next free one is taken where it is not free and Serve does not run yet."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of each replica (default: what evaluate found best for the winner, where it tried several, else 1)."""
@@ -55,15 +47,10 @@ class DeployConfig(Config):
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     """Deploy, wait until it runs, ask, move the alias {recipe}/production."""
-    import ray
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
     from jobs.operating import fastest_point
     from serve.app import Arguments, deployment_config
 
     row = read_verdict(inputs.one("winner"))["row"]
-    client = ServeSubmissionClient(attach(ray.get_runtime_context().gcs_address).dashboard)
-    address = _http_address(client, config)
     point = fastest_point(row["points"]) if "points" in row else {"threads": 1, "batch_size": BATCH}
     arguments = Arguments(
         model=row["uri"],
@@ -77,54 +64,18 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         min_replicas=config.replicas,
         max_replicas=config.replicas,
     )
-    package = inherited_working_dir()
-    entry = deployment_config(context.recipe, arguments, config.route, package if package.startswith(CODE_PACKAGE) else None)
-    wanted = {
-        "http_options": {"host": config.host, "port": address[1]},
-        "applications": [*_others(client, context.recipe), entry],
-    }
+    entry = deployment_config(context.recipe, arguments, config.route)
+    client = ServeClient()
+    address = client.http_address(config.host, config.port)
+    wanted = client.config_with(entry, address)
     (context.directory / "serve.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-    client.deploy_applications(wanted)
-    _wait(client, context)
+    client.apply(wanted, context.recipe, lambda state: context.report(state=state))
     url = f"http://{address[0]}:{address[1]}{config.route.rstrip('/')}/v1/predict"
     answers = _ask(url, inputs.maybe("examples"), config.questions)
-    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"])
+    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"], entry)
     return Outcome(
         metrics={"answered": float(len(answers))}, details={"url": url, "model": row["candidate"], "answers": answers}
     )
-
-
-def _http_address(client: Any, config: DeployConfig) -> tuple[str, int]:
-    """Where Serve listens already, or the first free port from the wanted one on."""
-    details = client.get_serve_details()
-    running = details.get("http_options")
-    if running and details.get("proxies"):
-        return running["host"], int(running["port"])
-    for port in range(config.port, config.port + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return config.host, port
-    raise DeployError(f"no port from {config.port} to {config.port + 99} is free; give another with port=…")
-
-
-def _others(client: Any, name: str) -> list[dict[str, Any]]:
-    """The applications that run already: a config replaces all of them, so they are named again."""
-    applications = client.get_serve_details().get("applications", {})
-    return [app["deployed_app_config"] for key, app in applications.items() if key != name and app.get("deployed_app_config")]
-
-
-def _wait(client: Any, context: Context) -> None:
-    limit = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit:
-        application = client.get_serve_details()["applications"].get(context.recipe, {})
-        status = application.get("status")
-        if status == RUNNING:
-            return
-        if status in FAILED:
-            raise DeployError(f"Serve could not start {context.recipe}: {application.get('message', status)}")
-        context.report(state=f"serve: {status}")
-        time.sleep(0.5)
-    raise DeployError(f"{context.recipe} was not running after {START_SECONDS:.0f} s; see the Serve page of the dashboard")
 
 
 def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]]:
@@ -166,4 +117,8 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
+    if "--rollback" in sys.argv[1:]:
+        from jobs.rollback import main as roll_back
+
+        roll_back(sys.argv[1:])
     main(STAGE)

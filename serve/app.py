@@ -43,18 +43,12 @@ def build(arguments: Arguments) -> Application:
     return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)
 
 
-def deployment_config(name: str, arguments: Arguments, route_prefix: str, working_dir: str | None = None) -> dict[str, Any]:
-    """The application's entry in a Serve config file.
-
-    `working_dir` is the URI of a package with this repository's code, where the cluster's image does not have it;
-    Serve takes remote ones only (gcs://, s3://, https://…).
-    """
-    runtime_env = {} if working_dir is None else {"working_dir": working_dir}
+def deployment_config(name: str, arguments: Arguments, route_prefix: str) -> dict[str, Any]:
+    """The application's entry in a Serve config file."""
     return {
         "name": name,
         "route_prefix": route_prefix,
         "import_path": IMPORT_PATH,
-        "runtime_env": runtime_env,
         "args": arguments.model_dump(mode="json", exclude_none=True),
     }
 

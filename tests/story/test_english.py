@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_stock_transformers_loads_each_model(story: Story, step: str) -> None:
     assert model.config.id2label == {0: "ham", 1: "spam"}
 
 
+def test_a_rollback_brings_the_version_before_and_no_request_fails(story: Story, ray_cluster: Cluster) -> None:
+    storage = ["--storage", story.storage]
+    first = registry.read(story.storage, "tiny/production")
+    seen: list[int] = []
+    rolled = threading.Event()
+    client = threading.Thread(target=_ask_until, args=(rolled, story.ran.summary["url"], seen))
+    client.start()
+    try:
+        ran = run_job(ray_cluster, "jobs.deploy", story.file, "threads=2", *storage)
+        assert ran.exit_code == 0, ran.text
+        for of, version in ((story.file, 3), ("tiny/production", 4)):
+            ran = run_job(ray_cluster, "jobs.deploy", of, "--rollback", *storage)
+            assert ran.exit_code == 0, ran.text
+            assert f"tiny/production: version {version} is " in ran.text
+    finally:
+        rolled.set()
+        client.join()
+    history = registry.read(story.storage, "tiny/production").history[len(first.history) - 1 :]
+    assert [target.config["args"]["threads"] for target in history if target.config] == [1, 2, 1, 2]
+    assert history[2].config == first.target.config
+    assert len(seen) > 50
+    assert set(seen) == {200}
+
+
 def test_the_pruned_model_really_shrank(story: Story) -> None:
     student, small = story.artifact("student").manifest, story.artifact("small").manifest
     removed, hidden, layers = 64, 32, 1  # half of 4 × 32 neurons
@@ -172,6 +197,15 @@ def test_a_single_stage_by_the_ray_command_line(story: Story, serving_cluster: C
     assert found is not None
     assert found.manifest.config["temperature"] == 3
     assert "trials" not in found.manifest.details
+
+
+def _ask_until(end: threading.Event, url: str, seen: list[int]) -> None:
+    """One light client; a connection that breaks counts as status 0."""
+    while not end.wait(0.05):
+        try:
+            seen.append(requests.post(url, json={"inputs": "claim your cash bonus"}, timeout=60).status_code)
+        except requests.ConnectionError:
+            seen.append(0)
 
 
 def _no_cluster() -> dict[str, str]:
