@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve import Application
 
+from serve.card import EngineError
 from serve.published import find_model
 from serve.remote import Described
 from serve.replica import ModelReplica, ModelServer
@@ -35,6 +36,8 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
+    if arguments.shadow is not None:
+        _check_labels(described, others[arguments.shadow.model][0])
     bulk = None
     if arguments.bulk is not None:
         large, told = _pin(arguments.bulk, arguments.default_name)
@@ -60,6 +63,15 @@ def _pin(settings: S, name: str) -> tuple[S, Described]:
     variant, _ = card.variant(settings.variant)
     pinned = settings.model_copy(update={"fingerprint": published.fingerprint, "variant": variant})
     return pinned, Described.of(name, published.fingerprint, variant, card)
+
+
+def _check_labels(default: Described, shadow: Described) -> None:
+    """EngineError where the two cannot be compared."""
+    if sorted(default.labels) != sorted(shadow.labels):
+        raise EngineError(
+            f"shadow {shadow.served.name} has the labels {', '.join(shadow.labels)}, {default.served.name} has "
+            f"{', '.join(default.labels)}; only models with the same labels can be compared"
+        )
 
 
 def _deployment(name: str, settings: ModelSettings, arguments: Arguments) -> dict[str, Any]:

@@ -10,16 +10,19 @@ cluster/dashboards/serve.json shows them in Grafana.
 
 from collections import Counter as Tally
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve.batching import Batcher, Counts
 from serve.exchange import Exchange
 from serve.local import LocalModel
+from serve.rollout.shadow import Counts as ShadowCounts
+from serve.rollout.shadow import Shadow
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
-ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift"})
+ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift", "/v1/shadow"})
 """Paths that have a series of their own; others are counted together, or anyone could make series without end."""
 
 
@@ -93,6 +96,22 @@ class ModelMetrics:
         for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
             if index is not None:
                 self._drift.set(index, {**self._tags, "what": what})
+
+
+class ShadowMetrics:
+    """What a shadow was asked, and how often it disagreed."""
+
+    def __init__(self, shadow: Shadow) -> None:
+        self.shadow, self._before = shadow, ShadowCounts()
+        self._texts = Counter("raystill_shadow_texts", "Texts shown to a shadow.", ("model", "became"))  # type: ignore[arg-type]
+
+    def flush(self) -> None:
+        """Make visible what it saw since the last time."""
+        now = replace(self.shadow.counts)
+        for field in fields(now):
+            if more := getattr(now, field.name) - getattr(self._before, field.name):
+                self._texts.inc(more, {"model": tag(self.shadow.settings.model), "became": field.name})
+        self._before = now
 
 
 def tag(value: str) -> str:

@@ -21,10 +21,11 @@ from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
-from serve.metrics import ModelMetrics, RequestMetrics
+from serve.metrics import ModelMetrics, RequestMetrics, ShadowMetrics
 from serve.models import Model, Models
 from serve.published import find_model
 from serve.remote import Described, RemoteModel
+from serve.rollout.shadow import Shadow
 from serve.routes import EXAMPLE_TEXTS, Example
 from serve.schema import DEFAULT_TOP_K
 from serve.settings import Arguments, ModelSettings
@@ -115,6 +116,11 @@ class ModelServer(ModelReplica):
         by_name |= {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
         self.models = Models(by_name, arguments.default_name)
         self.log = _access_log(arguments)
+        self.shadow: Shadow | None = None
+        if arguments.shadow is not None:
+            asked = self.models.get(arguments.shadow.model)
+            self.shadow = Shadow(asked, model, arguments.shadow, arguments.request_timeout_seconds)
+        self.shadow_metrics = ShadowMetrics(self.shadow) if self.shadow else None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
@@ -123,14 +129,16 @@ class ModelServer(ModelReplica):
         text = EXAMPLE_TEXTS[0]
         left_out = engine.logits([text, *without(text, split(text))])
         example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
-        face = build_face(self.models, example, self.model.watch.report)
-        finished = [self.requests.note] + ([self.log.note] if self.log else [])
+        face = build_face(self.models, example, self.model.watch.report, self.shadow.report if self.shadow else None)
+        finished = [self.requests.note, *(one.note for one in (self.log, self.shadow) if one is not None)]
         return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
 
     def flush(self) -> None:
         """As above, and of requests."""
         super().flush()
         self.requests.flush()
+        if self.shadow_metrics is not None:
+            self.shadow_metrics.flush()
         if self.log is not None:
             self.log.flush()
 

@@ -16,7 +16,7 @@ import requests
 from serve import keys
 from serve.app import deployment_config
 from serve.engine import load_engine
-from serve.settings import Arguments, BulkSettings, ModelSettings
+from serve.settings import Arguments, BulkSettings, ModelSettings, ShadowSettings
 from tests.serve.running import Server, running
 from tests.serve.tiny_model import TEXTS
 
@@ -46,6 +46,7 @@ def server(model_directory: Path, keys_file: Path, key: str) -> Iterator[Server]
         cache_texts=100,
         keys=str(keys_file),
         others={"second": ModelSettings(model=place, variant="torch", cpus=0)},
+        shadow=ShadowSettings(model="second", share=1.0),
         bulk=BulkSettings(model=place, variant="torch", cpus=0, from_texts=200),
     )
     with running([deployment_config("guarded", arguments, "/guarded")], host="0.0.0.0") as server:
@@ -182,6 +183,15 @@ def test_the_dashboards_metrics_stand_on_rays_endpoint(server: Server, key: str)
         assert time.monotonic() < deadline, missing
         time.sleep(1)
     assert 'route="/v1/predict"' in told and 'application="guarded"' in told
+
+
+def test_the_shadow_sees_what_was_asked_and_agrees_with_its_own_weights(server: Server, key: str) -> None:
+    deadline = time.monotonic() + 30
+    while not (seen := ask(server, key, "/v1/shadow").json())["agreed"]:
+        assert time.monotonic() < deadline, seen
+        assert ask(server, key, PREDICT, {"inputs": TEXTS}).status_code == 200
+    assert (seen["model"], seen["disagreed"], seen["failed"]) == ("second", 0, 0)
+    assert seen["mean_gap"] < 1e-4
 
 
 def test_a_client_that_asks_again_does_not_notice_a_killed_replica(server: Server, key: str, model_directory: Path) -> None:
