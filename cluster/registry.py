@@ -44,9 +44,14 @@ class Alias(BaseModel):
         return self.history[-1]
 
 
+def has_alias(storage: str, name: str) -> bool:
+    """Whether an alias of that name was ever set."""
+    return exists(_place(storage, name))
+
+
 def move(storage: str, name: str, uri: str, fingerprint: str, variant: str, config: Mapping[str, Any] | None = None) -> Alias:
     """Point an alias at a model and how it is served; nothing is written if it points there already."""
-    before = read(storage, name) if exists(_place(storage, name)) else None
+    before = read(storage, name) if has_alias(storage, name) else None
     wanted = None if config is None else dict(config)
     if before is not None:
         now = before.target
@@ -60,7 +65,7 @@ def move(storage: str, name: str, uri: str, fingerprint: str, variant: str, conf
 
 def read(storage: str, name: str) -> Alias:
     """The alias of that name; RegistryError if it was never set."""
-    if not exists(_place(storage, name)):
+    if not has_alias(storage, name):
         raise RegistryError(f"{storage} has no alias {name}; select or deploy sets it")
     return Alias.model_validate_json(read_bytes(_place(storage, name)))
 

@@ -15,10 +15,11 @@ import yaml
 from pydantic import Field
 
 from cluster.artifact import Artifact, Kind
-from cluster.registry import move
+from cluster.registry import has_alias, move, read, record_verdict
+from jobs.canary import CanaryConfig, try_out
 from jobs.core.cli import main
 from jobs.core.config import Config
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.rollout import HOST, PORT, ServeClient
 from jobs.select import read_verdict
 
@@ -41,12 +42,14 @@ class DeployConfig(Config):
     """CPUs that each replica reserves (default: as many as threads); with 0 it shares them with whatever else runs."""
     replicas: int = Field(1, ge=1)
     """Replicas that answer."""
+    canary: CanaryConfig | None = None
+    """Where another version runs: try this one on a share of the requests first, and go back unless it is as good."""
     questions: int = Field(4, ge=0)
     """Texts of the test split that are asked at once, to see that it answers."""
 
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
-    """Deploy, wait until it runs, ask, move the alias {recipe}/production."""
+    """Deploy, wait until it runs, ask, move the alias {recipe}/production; Refused where a canary is rolled back."""
     from jobs.operating import fastest_point
     from serve.app import Arguments, deployment_config
 
@@ -66,6 +69,8 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     )
     entry = deployment_config(context.recipe, arguments, config.route)
     client = ServeClient()
+    if config.canary is not None:
+        _try_out(client, entry, config.canary, context)
     address = client.http_address(config.host, config.port)
     wanted = client.config_with(entry, address)
     (context.directory / "serve.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
@@ -76,6 +81,22 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(
         metrics={"answered": float(len(answers))}, details={"url": url, "model": row["candidate"], "answers": answers}
     )
+
+
+def _try_out(client: ServeClient, entry: dict[str, Any], config: CanaryConfig, context: Context) -> None:
+    """Nothing where no other version runs; Refused, with the one before running alone again, where it is not as good."""
+    name = f"{context.recipe}/production"
+    if client.entry(context.recipe) is None or not has_alias(context.storage, name):
+        return
+    before = read(context.storage, name).target.config
+    if before is None or before == entry:
+        return
+    decision = try_out(client, before, entry, config, lambda state: context.report(state=state))
+    told = {"winner": entry["args"]["model"] if decision.verdict == "promote" else None, "reasons": decision.reasons}
+    place = record_verdict(context.storage, name, {**told, "canary": config.model_dump(), "before": before["args"]["model"]})
+    if decision.verdict != "promote":
+        reasons = "\n  ".join(decision.reasons)
+        raise Refused(f"the canary was rolled back, the version before answers alone again:\n  {reasons}\n  kept in {place}")
 
 
 def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]]:

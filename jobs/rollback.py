@@ -17,7 +17,7 @@ from cluster.storage import absolute
 from jobs.core.cli import connect, guarded
 from jobs.core.execute import default_storage
 from jobs.core.recipe import load_recipe
-from jobs.rollout import HOST, PORT, DeployError, ServeClient
+from jobs.rollout import DeployError, ServeClient
 
 RECIPE_ENDS = (".yaml", ".yml")
 
@@ -63,7 +63,7 @@ def _run(parsed: argparse.Namespace) -> int:
     name = (alias.target.config or {}).get("name", alias_name.partition("/")[0])
     target = version_before(alias, client.entry(name))
     assert target.config is not None
-    address = client.http_address(HOST, PORT)
+    address = client.http_address()
     try:
         client.apply(client.config_with(target.config, address), name, lambda state: print(state, flush=True))
     except DeployError as error:

@@ -33,7 +33,7 @@ class ServeClient:
 
         self._client = ServeSubmissionClient(attach(ray.get_runtime_context().gcs_address).dashboard)
 
-    def http_address(self, host: str, port: int) -> tuple[str, int]:
+    def http_address(self, host: str = HOST, port: int = PORT) -> tuple[str, int]:
         """Where Serve listens already, or the first free port from the wanted one on."""
         details = self._client.get_serve_details()
         running = details.get("http_options")

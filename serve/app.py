@@ -24,6 +24,8 @@ from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings
 
 IMPORT_PATH = "serve.app:build"
+DEPLOYMENT = "model"
+"""The name of the default model's deployment."""
 RETRY_AFTER_SECONDS = 1
 S = TypeVar("S", bound=ModelSettings)
 
@@ -36,13 +38,14 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
-    if arguments.shadow is not None:
-        _check_labels(described, others[arguments.shadow.model][0])
+    for second in (arguments.canary, arguments.shadow):
+        if second is not None:
+            _check_labels(described, others[second.model][0])
     bulk = None
     if arguments.bulk is not None:
         large, told = _pin(arguments.bulk, arguments.default_name)
         bulk = (told, serve.deployment(**_deployment("model-bulk", large, arguments))(ModelReplica).bind(large, told))
-    options = _deployment("model", pinned, arguments)
+    options = _deployment(DEPLOYMENT, pinned, arguments)
     return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)
 
 
@@ -65,12 +68,12 @@ def _pin(settings: S, name: str) -> tuple[S, Described]:
     return pinned, Described.of(name, published.fingerprint, variant, card)
 
 
-def _check_labels(default: Described, shadow: Described) -> None:
+def _check_labels(default: Described, second: Described) -> None:
     """EngineError where the two cannot be compared."""
-    if sorted(default.labels) != sorted(shadow.labels):
+    if sorted(default.labels) != sorted(second.labels):
         raise EngineError(
-            f"shadow {shadow.served.name} has the labels {', '.join(shadow.labels)}, {default.served.name} has "
-            f"{', '.join(default.labels)}; only models with the same labels can be compared"
+            f"{second.served.name} has the labels {', '.join(second.labels)}, {default.served.name} has "
+            f"{', '.join(default.labels)}; a canary or shadow needs the same labels"
         )
 
 

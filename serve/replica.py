@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from serve.metrics import ModelMetrics, RequestMetrics, ShadowMetrics
 from serve.models import Model, Models
 from serve.published import find_model
 from serve.remote import Described, RemoteModel
+from serve.rollout.canary import Canary, Seen
 from serve.rollout.shadow import Shadow
 from serve.routes import EXAMPLE_TEXTS, Example
 from serve.schema import DEFAULT_TOP_K
@@ -112,9 +114,11 @@ class ModelServer(ModelReplica):
         model: Model = Spread(self.model, RemoteModel(described, siblings), lambda: self.replicas)
         if arguments.bulk is not None and bulk is not None:
             model = Bulk(model, RemoteModel(*bulk), arguments.bulk.from_texts)
-        by_name: dict[str, Model] = {arguments.default_name: model}
-        by_name |= {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
-        self.models = Models(by_name, arguments.default_name)
+        beside: dict[str, Model] = {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
+        self.canary: Canary | None = None
+        if arguments.canary is not None:
+            model = self.canary = Canary(model, beside[arguments.canary.model], arguments.canary)
+        self.models = Models({arguments.default_name: model, **beside}, arguments.default_name)
         self.log = _access_log(arguments)
         self.shadow: Shadow | None = None
         if arguments.shadow is not None:
@@ -132,6 +136,14 @@ class ModelServer(ModelReplica):
         face = build_face(self.models, example, self.model.watch.report, self.shadow.report if self.shadow else None)
         finished = [self.requests.note, *(one.note for one in (self.log, self.shadow) if one is not None)]
         return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
+
+    async def seen(self) -> tuple[str, Seen]:
+        """The replica's id, and what the versions were asked here while one is tried."""
+        seen = self.canary.seen if self.canary else Seen()
+        if self.shadow is not None:
+            disagreed = self.shadow.counts.disagreed
+            seen = replace(seen, compared_texts=self.shadow.counts.agreed + disagreed, disagreed_texts=disagreed)
+        return serve.get_replica_context().replica_tag, seen
 
     def flush(self) -> None:
         """As above, and of requests."""

@@ -92,6 +92,15 @@ class ShadowSettings(Settings):
     """Texts that wait for it in a replica; more are dropped, and counted."""
 
 
+class CanarySettings(Settings):
+    """A model that answers a share of the default model's requests."""
+
+    model: str
+    """One of `others`."""
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """The share of the requests, chosen by the hash of their texts."""
+
+
 class Arguments(ModelSettings):
     """An application: its default model, whose replicas take the requests, and others beside it."""
 
@@ -101,6 +110,8 @@ class Arguments(ModelSettings):
     """More models, by name, each with replicas of its own."""
     bulk: BulkSettings | None = None
     """More replicas of the default model that long lists go to, such as {model: …, variant: torch, device: cuda, gpus: 1}."""
+    canary: CanarySettings | None = None
+    """A new version that is tried; jobs.deploy sets it, watches, and promotes or rolls back."""
     shadow: ShadowSettings | None = None
     """A model whose disagreement with the default one is counted: GET /v1/shadow."""
     keys: str | None = None
@@ -120,9 +131,11 @@ class Arguments(ModelSettings):
         return self.name or absolute(self.model).rsplit("/", 1)[-1]
 
     @model_validator(mode="after")
-    def _shadow_is_there(self) -> Self:
-        if self.shadow is not None and self.shadow.model not in self.others:
-            raise ValueError(f"shadow.model {self.shadow.model} is none of others ({', '.join(self.others)}); add it there")
+    def _second_models_are_there(self) -> Self:
+        for what, settings in (("canary", self.canary), ("shadow", self.shadow)):
+            if settings is not None and settings.model not in self.others:
+                names = ", ".join(self.others)
+                raise ValueError(f"{what}.model {settings.model} is none of others ({names}); add it there")
         return self
 
     @model_validator(mode="after")
