@@ -131,7 +131,7 @@ class ModelServer(ModelReplica):
         engine = self.model.engine
         vectors = engine.embed(engine.tokenise(EXAMPLE_TEXTS[:1])).round(4).tolist() if self.model.embeds else []
         text = EXAMPLE_TEXTS[0]
-        left_out = engine.logits([text, *without(text, split(text))])
+        left_out = engine.scaled_logits([text, *without(text, split(text))])
         example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
         face = build_face(self.models, example, self.model.watch.report, self.shadow.report if self.shadow else None)
         finished = [self.requests.note, *(one.note for one in (self.log, self.shadow) if one is not None)]
