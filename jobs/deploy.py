@@ -18,7 +18,7 @@ from cluster.artifact import Artifact, Kind
 from cluster.registry import has_alias, move, read, record_verdict
 from jobs.canary import CanaryConfig, try_out
 from jobs.core.cli import main
-from jobs.core.config import Config
+from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.rollout import HOST, PORT, ServeClient
 from jobs.select import read_verdict
@@ -42,6 +42,8 @@ class DeployConfig(Config):
     """CPUs that each replica reserves (default: as many as threads); with 0 it shares them with whatever else runs."""
     replicas: int = Field(1, ge=1)
     """Replicas that answer."""
+    cascade: bool = False
+    """Have the teacher answer where the winner is unsure, below the threshold that evaluate has fitted (its `cascade`)."""
     canary: CanaryConfig | None = None
     """Where another version runs: try this one on a share of the requests first, and go back unless it is as good."""
     questions: int = Field(4, ge=0)
@@ -53,7 +55,8 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     from jobs.operating import fastest_point
     from serve.app import Arguments, deployment_config
 
-    row = read_verdict(inputs.one("winner"))["row"]
+    verdict = read_verdict(inputs.one("winner"))
+    row = verdict["row"]
     point = fastest_point(row["points"]) if "points" in row else {"threads": 1, "batch_size": BATCH}
     arguments = Arguments(
         model=row["uri"],
@@ -66,6 +69,7 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         cpus=config.cpus,
         min_replicas=config.replicas,
         max_replicas=config.replicas,
+        **(behind(row, verdict["teacher"], config) if config.cascade else {}),
     )
     entry = deployment_config(context.recipe, arguments, config.route)
     client = ServeClient()
@@ -81,6 +85,19 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(
         metrics={"answered": float(len(answers))}, details={"url": url, "model": row["candidate"], "answers": answers}
     )
+
+
+def behind(row: dict[str, Any], teacher: dict[str, Any], config: DeployConfig) -> dict[str, Any]:
+    """The arguments that put the teacher behind the winner; BadInput where evaluate has fitted no threshold."""
+    from serve.settings import CascadeSettings, ModelSettings
+
+    if "cascade" not in row:
+        remedy = "Give evaluate `cascade`, the share of the teacher's score to keep, such as 0.99."
+        raise BadInput([Problem("cascade", True, "evaluate has fitted no threshold for the winner", remedy)])
+    large = ModelSettings(
+        model=teacher["uri"], fingerprint=teacher["fingerprint"], variant=teacher["variant"], cpus=config.cpus
+    )
+    return {"others": {"teacher": large}, "cascade": CascadeSettings(model="teacher", threshold=row["cascade"]["threshold"])}
 
 
 def _try_out(client: ServeClient, entry: dict[str, Any], config: CanaryConfig, context: Context) -> None:

@@ -38,7 +38,7 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
-    for second in (arguments.canary, arguments.shadow):
+    for second in (arguments.cascade, arguments.canary, arguments.shadow):
         if second is not None:
             _check_labels(described, others[second.model][0])
     bulk = None
@@ -73,7 +73,7 @@ def _check_labels(default: Described, second: Described) -> None:
     if sorted(default.labels) != sorted(second.labels):
         raise EngineError(
             f"{second.served.name} has the labels {', '.join(second.labels)}, {default.served.name} has "
-            f"{', '.join(default.labels)}; a canary or shadow needs the same labels"
+            f"{', '.join(default.labels)}; a cascade, canary or shadow needs the same labels"
         )
 
 

@@ -10,15 +10,15 @@ cluster/dashboards/serve.json shows them in Grafana.
 
 from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve.batching import Batcher, Counts
 from serve.exchange import Exchange
 from serve.local import LocalModel
+from serve.rollout.cascade import Counts as CascadeCounts
 from serve.rollout.shadow import Counts as ShadowCounts
-from serve.rollout.shadow import Shadow
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
@@ -98,19 +98,19 @@ class ModelMetrics:
                 self._drift.set(index, {**self._tags, "what": what})
 
 
-class ShadowMetrics:
-    """What a shadow was asked, and how often it disagreed."""
+class SecondMetrics:
+    """Texts that a second model was asked or shown, by what became of them: `counts` has a field for each."""
 
-    def __init__(self, shadow: Shadow) -> None:
-        self.shadow, self._before = shadow, ShadowCounts()
-        self._texts = Counter("raystill_shadow_texts", "Texts shown to a shadow.", ("model", "became"))  # type: ignore[arg-type]
+    def __init__(self, what: str, about: str, model: str, counts: CascadeCounts | ShadowCounts) -> None:
+        self.model, self.counts, self._before = tag(model), counts, dict[str, int]()
+        self._texts = Counter(f"raystill_{what}_texts", about, ("model", "became"))  # type: ignore[arg-type]
 
     def flush(self) -> None:
-        """Make visible what it saw since the last time."""
-        now = replace(self.shadow.counts)
-        for field in fields(now):
-            if more := getattr(now, field.name) - getattr(self._before, field.name):
-                self._texts.inc(more, {"model": tag(self.shadow.settings.model), "became": field.name})
+        """Make visible what was counted since the last time."""
+        now = asdict(self.counts)
+        for became, count in now.items():
+            if more := count - self._before.get(became, 0):
+                self._texts.inc(more, {"model": self.model, "became": became})
         self._before = now
 
 

@@ -22,11 +22,12 @@ from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
-from serve.metrics import ModelMetrics, RequestMetrics, ShadowMetrics
+from serve.metrics import ModelMetrics, RequestMetrics, SecondMetrics
 from serve.models import Model, Models
 from serve.published import find_model
 from serve.remote import Described, RemoteModel
 from serve.rollout.canary import Canary, Seen
+from serve.rollout.cascade import Cascade
 from serve.rollout.shadow import Shadow
 from serve.routes import EXAMPLE_TEXTS, Example
 from serve.schema import DEFAULT_TOP_K
@@ -115,6 +116,9 @@ class ModelServer(ModelReplica):
         if arguments.bulk is not None and bulk is not None:
             model = Bulk(model, RemoteModel(*bulk), arguments.bulk.from_texts)
         beside: dict[str, Model] = {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
+        self.cascade: Cascade | None = None
+        if arguments.cascade is not None:
+            model = self.cascade = Cascade(model, beside[arguments.cascade.model], arguments.cascade)
         self.canary: Canary | None = None
         if arguments.canary is not None:
             model = self.canary = Canary(model, beside[arguments.canary.model], arguments.canary)
@@ -124,7 +128,14 @@ class ModelServer(ModelReplica):
         if arguments.shadow is not None:
             asked = self.models.get(arguments.shadow.model)
             self.shadow = Shadow(asked, model, arguments.shadow, arguments.request_timeout_seconds)
-        self.shadow_metrics = ShadowMetrics(self.shadow) if self.shadow else None
+        self.second_models = [
+            SecondMetrics(what, about, one.settings.model, one.counts)
+            for what, about, one in (
+                ("shadow", "Texts shown to a shadow.", self.shadow),
+                ("cascade", "Texts by whether the larger model answered.", self.cascade),
+            )
+            if one is not None
+        ]
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
@@ -149,8 +160,8 @@ class ModelServer(ModelReplica):
         """As above, and of requests."""
         super().flush()
         self.requests.flush()
-        if self.shadow_metrics is not None:
-            self.shadow_metrics.flush()
+        for metrics in self.second_models:
+            metrics.flush()
         if self.log is not None:
             self.log.flush()
 

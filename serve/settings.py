@@ -92,6 +92,15 @@ class ShadowSettings(Settings):
     """Texts that wait for it in a replica; more are dropped, and counted."""
 
 
+class CascadeSettings(Settings):
+    """A larger model that answers the texts of which the default model is unsure."""
+
+    model: str
+    """One of `others`, such as the teacher."""
+    threshold: float = Field(ge=0)
+    """Texts whose highest probability is below it go on to the larger model."""
+
+
 class CanarySettings(Settings):
     """A model that answers a share of the default model's requests."""
 
@@ -110,6 +119,8 @@ class Arguments(ModelSettings):
     """More models, by name, each with replicas of its own."""
     bulk: BulkSettings | None = None
     """More replicas of the default model that long lists go to, such as {model: …, variant: torch, device: cuda, gpus: 1}."""
+    cascade: CascadeSettings | None = None
+    """Where the default model is unsure, another one answers in its name."""
     canary: CanarySettings | None = None
     """A new version that is tried; jobs.deploy sets it, watches, and promotes or rolls back."""
     shadow: ShadowSettings | None = None
@@ -132,7 +143,7 @@ class Arguments(ModelSettings):
 
     @model_validator(mode="after")
     def _second_models_are_there(self) -> Self:
-        for what, settings in (("canary", self.canary), ("shadow", self.shadow)):
+        for what, settings in (("cascade", self.cascade), ("canary", self.canary), ("shadow", self.shadow)):
             if settings is not None and settings.model not in self.others:
                 names = ", ".join(self.others)
                 raise ValueError(f"{what}.model {settings.model} is none of others ({names}); add it there")
