@@ -1,7 +1,7 @@
 """The registry: names that people use (`spam/production`) for artifacts, moved and never copied; and the verdicts on them.
 
-move(storage, "spam/winner", target)     # the one before stays in the history
-read(storage, "spam/winner").uri
+move(storage, "spam/winner", uri, fingerprint, variant)     # the one before stays in the history
+read(storage, "spam/winner").target.uri
 record_verdict(storage, "spam/winner", {"winner": None, "verdicts": […]})     # returns where it lies
 """
 
@@ -28,6 +28,8 @@ class Target(BaseModel):
     fingerprint: str
     variant: str
     moved: datetime
+    config: dict[str, Any] | None = None
+    """Of a deployment: the application's entry in a Serve config, without where its code lies."""
 
 
 class Alias(BaseModel):
@@ -42,12 +44,20 @@ class Alias(BaseModel):
         return self.history[-1]
 
 
-def move(storage: str, name: str, uri: str, fingerprint: str, variant: str) -> Alias:
-    """Point an alias at a model; nothing is written if it points there already."""
-    before = read(storage, name) if exists(_place(storage, name)) else None
-    if before is not None and (before.target.fingerprint, before.target.variant) == (fingerprint, variant):
-        return before
-    target = Target(uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC))
+def has_alias(storage: str, name: str) -> bool:
+    """Whether an alias of that name was ever set."""
+    return exists(_place(storage, name))
+
+
+def move(storage: str, name: str, uri: str, fingerprint: str, variant: str, config: Mapping[str, Any] | None = None) -> Alias:
+    """Point an alias at a model and how it is served; nothing is written if it points there already."""
+    before = read(storage, name) if has_alias(storage, name) else None
+    wanted = None if config is None else dict(config)
+    if before is not None:
+        now = before.target
+        if (now.fingerprint, now.variant, now.config) == (fingerprint, variant, wanted):
+            return before
+    target = Target(uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC), config=wanted)
     alias = Alias(name=name, history=(*(before.history if before else ()), target))
     write_bytes(_place(storage, name), alias.model_dump_json(indent=1).encode())
     return alias
@@ -55,7 +65,7 @@ def move(storage: str, name: str, uri: str, fingerprint: str, variant: str) -> A
 
 def read(storage: str, name: str) -> Alias:
     """The alias of that name; RegistryError if it was never set."""
-    if not exists(_place(storage, name)):
+    if not has_alias(storage, name):
         raise RegistryError(f"{storage} has no alias {name}; select or deploy sets it")
     return Alias.model_validate_json(read_bytes(_place(storage, name)))
 

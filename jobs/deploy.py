@@ -1,12 +1,13 @@
 """deploy: the selected winner answers over HTTP on Ray Serve, and is asked real questions at once.
 
     ray job submit --working-dir . -- python -m jobs.deploy jobs/recipes/spam.yaml --step served
+    ray job submit --working-dir . -- python -m jobs.deploy jobs/recipes/spam.yaml --rollback      # the version before
 
-The application is given to Serve as a config, the same as `serve deploy FILE` would; the file is in the artifact.
+The application is given to Serve as a config, the same as `serve deploy FILE` would; the file is in the artifact, and the
+registry keeps each version's entry beside the alias {recipe}/production (rollback.py goes back).
 """
 
-import socket
-import time
+import sys
 from typing import Any
 
 import requests
@@ -14,24 +15,16 @@ import yaml
 from pydantic import Field
 
 from cluster.artifact import Artifact, Kind
-from cluster.connect import attach
-from cluster.registry import move
-from cluster.submit import inherited_working_dir
+from cluster.registry import has_alias, move, read, record_verdict
+from jobs.canary import CanaryConfig, try_out
 from jobs.core.cli import main
-from jobs.core.config import Config
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.config import BadInput, Config, Problem
+from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
+from jobs.rollout import HOST, PORT, ServeClient
 from jobs.select import read_verdict
 
-START_SECONDS = 180.0
-RUNNING = "RUNNING"
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
-CODE_PACKAGE = "gcs://"
 BATCH = 32
 """Texts in a batch at most, where evaluate has not tried several sizes."""
-
-
-class DeployError(Exception):
-    """The application did not start; the message is Serve's own."""
 
 
 class DeployConfig(Config):
@@ -39,9 +32,9 @@ class DeployConfig(Config):
 
     route: str = Field("/", pattern="^/")
     """The application's route prefix."""
-    host: str = "127.0.0.1"
+    host: str = HOST
     """The address that the HTTP proxy listens on."""
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(PORT, ge=1, le=65535)
     """The HTTP port; the next free one is taken where it is not free and Serve does not run yet."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of each replica (default: what evaluate found best for the winner, where it tried several, else 1)."""
@@ -49,21 +42,21 @@ class DeployConfig(Config):
     """CPUs that each replica reserves (default: as many as threads); with 0 it shares them with whatever else runs."""
     replicas: int = Field(1, ge=1)
     """Replicas that answer."""
+    cascade: bool = False
+    """Have the teacher answer where the winner is unsure, below the threshold that evaluate has fitted (its `cascade`)."""
+    canary: CanaryConfig | None = None
+    """Where another version runs: try this one on a share of the requests first, and go back unless it is as good."""
     questions: int = Field(4, ge=0)
     """Texts of the test split that are asked at once, to see that it answers."""
 
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
-    """Deploy, wait until it runs, ask, move the alias {recipe}/production."""
-    import ray
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
+    """Deploy, wait until it runs, ask, move the alias {recipe}/production; Refused where a canary is rolled back."""
     from jobs.operating import fastest_point
     from serve.app import Arguments, deployment_config
 
-    row = read_verdict(inputs.one("winner"))["row"]
-    client = ServeSubmissionClient(attach(ray.get_runtime_context().gcs_address).dashboard)
-    address = _http_address(client, config)
+    verdict = read_verdict(inputs.one("winner"))
+    row = verdict["row"]
     point = fastest_point(row["points"]) if "points" in row else {"threads": 1, "batch_size": BATCH}
     arguments = Arguments(
         model=row["uri"],
@@ -76,55 +69,51 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         cpus=config.cpus,
         min_replicas=config.replicas,
         max_replicas=config.replicas,
+        **(behind(row, verdict["teacher"], config) if config.cascade else {}),
     )
-    package = inherited_working_dir()
-    entry = deployment_config(context.recipe, arguments, config.route, package if package.startswith(CODE_PACKAGE) else None)
-    wanted = {
-        "http_options": {"host": config.host, "port": address[1]},
-        "applications": [*_others(client, context.recipe), entry],
-    }
+    entry = deployment_config(context.recipe, arguments, config.route)
+    client = ServeClient()
+    if config.canary is not None:
+        _try_out(client, entry, config.canary, context)
+    address = client.http_address(config.host, config.port)
+    wanted = client.config_with(entry, address)
     (context.directory / "serve.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-    client.deploy_applications(wanted)
-    _wait(client, context)
+    client.apply(wanted, context.recipe, lambda state: context.report(state=state))
     url = f"http://{address[0]}:{address[1]}{config.route.rstrip('/')}/v1/predict"
     answers = _ask(url, inputs.maybe("examples"), config.questions)
-    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"])
+    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"], entry)
     return Outcome(
         metrics={"answered": float(len(answers))}, details={"url": url, "model": row["candidate"], "answers": answers}
     )
 
 
-def _http_address(client: Any, config: DeployConfig) -> tuple[str, int]:
-    """Where Serve listens already, or the first free port from the wanted one on."""
-    details = client.get_serve_details()
-    running = details.get("http_options")
-    if running and details.get("proxies"):
-        return running["host"], int(running["port"])
-    for port in range(config.port, config.port + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return config.host, port
-    raise DeployError(f"no port from {config.port} to {config.port + 99} is free; give another with port=…")
+def behind(row: dict[str, Any], teacher: dict[str, Any], config: DeployConfig) -> dict[str, Any]:
+    """The arguments that put the teacher behind the winner; BadInput where evaluate has fitted no threshold."""
+    from serve.settings import CascadeSettings, ModelSettings
+
+    if "cascade" not in row:
+        remedy = "Give evaluate `cascade`, the share of the teacher's score to keep, such as 0.99."
+        raise BadInput([Problem("cascade", True, "evaluate has fitted no threshold for the winner", remedy)])
+    large = ModelSettings(
+        model=teacher["uri"], fingerprint=teacher["fingerprint"], variant=teacher["variant"], cpus=config.cpus
+    )
+    return {"others": {"teacher": large}, "cascade": CascadeSettings(model="teacher", threshold=row["cascade"]["threshold"])}
 
 
-def _others(client: Any, name: str) -> list[dict[str, Any]]:
-    """The applications that run already: a config replaces all of them, so they are named again."""
-    applications = client.get_serve_details().get("applications", {})
-    return [app["deployed_app_config"] for key, app in applications.items() if key != name and app.get("deployed_app_config")]
-
-
-def _wait(client: Any, context: Context) -> None:
-    limit = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit:
-        application = client.get_serve_details()["applications"].get(context.recipe, {})
-        status = application.get("status")
-        if status == RUNNING:
-            return
-        if status in FAILED:
-            raise DeployError(f"Serve could not start {context.recipe}: {application.get('message', status)}")
-        context.report(state=f"serve: {status}")
-        time.sleep(0.5)
-    raise DeployError(f"{context.recipe} was not running after {START_SECONDS:.0f} s; see the Serve page of the dashboard")
+def _try_out(client: ServeClient, entry: dict[str, Any], config: CanaryConfig, context: Context) -> None:
+    """Nothing where no other version runs; Refused, with the one before running alone again, where it is not as good."""
+    name = f"{context.recipe}/production"
+    if client.entry(context.recipe) is None or not has_alias(context.storage, name):
+        return
+    before = read(context.storage, name).target.config
+    if before is None or before == entry:
+        return
+    decision = try_out(client, before, entry, config, lambda state: context.report(state=state))
+    told = {"winner": entry["args"]["model"] if decision.verdict == "promote" else None, "reasons": decision.reasons}
+    place = record_verdict(context.storage, name, {**told, "canary": config.model_dump(), "before": before["args"]["model"]})
+    if decision.verdict != "promote":
+        reasons = "\n  ".join(decision.reasons)
+        raise Refused(f"the canary was rolled back, the version before answers alone again:\n  {reasons}\n  kept in {place}")
 
 
 def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]]:
@@ -166,4 +155,8 @@ STAGE = Stage(
 )
 
 if __name__ == "__main__":
+    if "--rollback" in sys.argv[1:]:
+        from jobs.rollback import main as roll_back
+
+        roll_back(sys.argv[1:])
     main(STAGE)

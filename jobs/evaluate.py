@@ -46,6 +46,10 @@ class EvaluateConfig(Config):
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples behind the 95 % interval of the score (Efron 1979)."""
 
+    cascade: float | None = Field(None, gt=0)
+    """Also put the teacher behind each candidate: the threshold that keeps this share of the teacher's score on
+    validation, and quality and cost over thresholds."""
+
     @field_validator("threads", "batch_size", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -100,6 +104,10 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         front = [candidate for candidate in candidates if candidate.name in best]
         points = operating_points(front, texts, config.threads, config.batch_size, config.latency_texts, ROUNDS)
         rows = [row | ({"points": points[row["candidate"]]} if row["candidate"] in points else {}) for row in rows]
+    if config.cascade is not None:
+        context.report(state="measuring cascades")
+        found = _cascades(config, config.cascade, inputs, candidates)
+        rows[1:] = [row | {"cascade": cascade} for row, cascade in zip(rows[1:], found, strict=True)]
     return {
         "metric": config.metric,
         "labels": list(candidates[0].engine.card.labels),
@@ -108,6 +116,19 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": cpu_name()},
         "rows": rows,
     }
+
+
+def _cascades(config: EvaluateConfig, kept: float, inputs: Inputs, candidates: "list[Candidate]") -> list[dict[str, Any]]:
+    """Of each candidate but the teacher: the threshold fitted on validation, what it brings there, and on the judged split."""
+    from jobs.cascade import cascades_of
+    from jobs.data.loader import read_examples
+
+    validation, judged = (read_examples(inputs.one("examples"), split) for split in ("validation", config.split))
+    if not validation.num_rows:
+        remedy = "Give prepare a validation split (split.validation), or leave `cascade` out."
+        raise BadInput([Problem("cascade", kept, "the threshold is fitted on validation, and there is none", remedy)])
+    splits = [(table["text"].to_pylist(), table["label"].to_pylist()) for table in (validation, judged)]
+    return cascades_of(candidates, splits, config.metric, kept)
 
 
 def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":

@@ -98,11 +98,7 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
     system = filesystem(examples.uri)[0]
-    rows = ray.data.read_parquet(
-        [filesystem(path)[1] for path in paths],
-        filesystem=system,
-        columns=["key", "text"],
-    )
+    rows = ray.data.read_parquet([filesystem(path)[1] for path in paths], filesystem=system).select_columns(["key", "text"])
     # Read before the actors start: they may fill the cluster, and tasks that read would then wait for ever.
     rows = rows.repartition(BLOCKS_PER_WORKER * context.resources.workers).materialize()
     answered = rows.map_batches(

@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve import Application
 
+from serve.card import EngineError
 from serve.published import find_model
 from serve.remote import Described
 from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings
 
 IMPORT_PATH = "serve.app:build"
+DEPLOYMENT = "model"
+"""The name of the default model's deployment."""
 RETRY_AFTER_SECONDS = 1
 S = TypeVar("S", bound=ModelSettings)
 
@@ -35,26 +38,23 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
+    for second in (arguments.cascade, arguments.canary, arguments.shadow):
+        if second is not None:
+            _check_labels(described, others[second.model][0])
     bulk = None
     if arguments.bulk is not None:
         large, told = _pin(arguments.bulk, arguments.default_name)
         bulk = (told, serve.deployment(**_deployment("model-bulk", large, arguments))(ModelReplica).bind(large, told))
-    options = _deployment("model", pinned, arguments)
+    options = _deployment(DEPLOYMENT, pinned, arguments)
     return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)
 
 
-def deployment_config(name: str, arguments: Arguments, route_prefix: str, working_dir: str | None = None) -> dict[str, Any]:
-    """The application's entry in a Serve config file.
-
-    `working_dir` is the URI of a package with this repository's code, where the cluster's image does not have it;
-    Serve takes remote ones only (gcs://, s3://, https://…).
-    """
-    runtime_env = {} if working_dir is None else {"working_dir": working_dir}
+def deployment_config(name: str, arguments: Arguments, route_prefix: str) -> dict[str, Any]:
+    """The application's entry in a Serve config file."""
     return {
         "name": name,
         "route_prefix": route_prefix,
         "import_path": IMPORT_PATH,
-        "runtime_env": runtime_env,
         "args": arguments.model_dump(mode="json", exclude_none=True),
     }
 
@@ -66,6 +66,15 @@ def _pin(settings: S, name: str) -> tuple[S, Described]:
     variant, _ = card.variant(settings.variant)
     pinned = settings.model_copy(update={"fingerprint": published.fingerprint, "variant": variant})
     return pinned, Described.of(name, published.fingerprint, variant, card)
+
+
+def _check_labels(default: Described, second: Described) -> None:
+    """EngineError where the two cannot be compared."""
+    if sorted(default.labels) != sorted(second.labels):
+        raise EngineError(
+            f"{second.served.name} has the labels {', '.join(second.labels)}, {default.served.name} has "
+            f"{', '.join(default.labels)}; a cascade, canary or shadow needs the same labels"
+        )
 
 
 def _deployment(name: str, settings: ModelSettings, arguments: Arguments) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from serve.models import Outcome
+
 KEY = "raystill.exchange"
 
 
@@ -25,6 +27,8 @@ class Exchange:
     model: str | None = None
     """The model that it asks."""
     texts: Sequence[str] = ()
+    outcome: Outcome | None = None
+    """What the model gave, where it was asked to classify."""
     status: int = 0
 
     def note(self, model: str, texts: Sequence[str]) -> None:

@@ -19,12 +19,18 @@ from serve.explaining import explain_route
 from serve.models import Models
 from serve.page import page_routes
 from serve.problems import Problem, Refusal, problem_response
+from serve.rollout.shadow import Disagreement
 from serve.routes import Example, model_routes
 from serve.schema import Health
 
 
-def build_face(models: Models, example: Example, drift: Callable[[], Drift]) -> FastAPI:
-    """The ASGI application; `drift` tells how far the default model's texts are from its training."""
+def build_face(
+    models: Models, example: Example, drift: Callable[[], Drift], shadow: Callable[[], Disagreement] | None = None
+) -> FastAPI:
+    """The ASGI application.
+
+    `drift` tells how far the default model's texts are from its training, `shadow` how often its shadow disagrees.
+    """
     default = models.get(None)
     face = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
     face.add_exception_handler(Refusal, _refuse)
@@ -44,6 +50,12 @@ def build_face(models: Models, example: Example, drift: Callable[[], Drift]) -> 
     @face.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
     async def drifted() -> Drift:
         return drift()
+
+    if shadow is not None:
+
+        @face.get("/v1/shadow", summary="How often the shadow disagrees with this replica's default model")
+        async def shadowed() -> Disagreement:
+            return shadow()
 
     @face.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

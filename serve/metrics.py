@@ -10,16 +10,19 @@ cluster/dashboards/serve.json shows them in Grafana.
 
 from collections import Counter as Tally
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve.batching import Batcher, Counts
 from serve.exchange import Exchange
 from serve.local import LocalModel
+from serve.rollout.cascade import Counts as CascadeCounts
+from serve.rollout.shadow import Counts as ShadowCounts
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
-ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift"})
+ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift", "/v1/shadow"})
 """Paths that have a series of their own; others are counted together, or anyone could make series without end."""
 
 
@@ -93,6 +96,22 @@ class ModelMetrics:
         for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
             if index is not None:
                 self._drift.set(index, {**self._tags, "what": what})
+
+
+class SecondMetrics:
+    """Texts that a second model was asked or shown, by what became of them: `counts` has a field for each."""
+
+    def __init__(self, what: str, about: str, model: str, counts: CascadeCounts | ShadowCounts) -> None:
+        self.model, self.counts, self._before = tag(model), counts, dict[str, int]()
+        self._texts = Counter(f"raystill_{what}_texts", about, ("model", "became"))  # type: ignore[arg-type]
+
+    def flush(self) -> None:
+        """Make visible what was counted since the last time."""
+        now = asdict(self.counts)
+        for became, count in now.items():
+            if more := count - self._before.get(became, 0):
+                self._texts.inc(more, {"model": self.model, "became": became})
+        self._before = now
 
 
 def tag(value: str) -> str:

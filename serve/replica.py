@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
-from serve.metrics import ModelMetrics, RequestMetrics
+from serve.metrics import ModelMetrics, RequestMetrics, SecondMetrics
 from serve.models import Model, Models
 from serve.published import find_model
 from serve.remote import Described, RemoteModel
+from serve.rollout.canary import Canary, Seen
+from serve.rollout.cascade import Cascade
+from serve.rollout.shadow import Shadow
 from serve.routes import EXAMPLE_TEXTS, Example
 from serve.schema import DEFAULT_TOP_K
 from serve.settings import Arguments, ModelSettings
@@ -111,26 +115,53 @@ class ModelServer(ModelReplica):
         model: Model = Spread(self.model, RemoteModel(described, siblings), lambda: self.replicas)
         if arguments.bulk is not None and bulk is not None:
             model = Bulk(model, RemoteModel(*bulk), arguments.bulk.from_texts)
-        by_name: dict[str, Model] = {arguments.default_name: model}
-        by_name |= {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
-        self.models = Models(by_name, arguments.default_name)
+        beside: dict[str, Model] = {name: RemoteModel(told, handle) for name, (told, handle) in others.items()}
+        self.cascade: Cascade | None = None
+        if arguments.cascade is not None:
+            model = self.cascade = Cascade(model, beside[arguments.cascade.model], arguments.cascade)
+        self.canary: Canary | None = None
+        if arguments.canary is not None:
+            model = self.canary = Canary(model, beside[arguments.canary.model], arguments.canary)
+        self.models = Models({arguments.default_name: model, **beside}, arguments.default_name)
         self.log = _access_log(arguments)
+        self.shadow: Shadow | None = None
+        if arguments.shadow is not None:
+            asked = self.models.get(arguments.shadow.model)
+            self.shadow = Shadow(asked, model, arguments.shadow, arguments.request_timeout_seconds)
+        self.second_models = [
+            SecondMetrics(what, about, one.settings.model, one.counts)
+            for what, about, one in (
+                ("shadow", "Texts shown to a shadow.", self.shadow),
+                ("cascade", "Texts by whether the larger model answered.", self.cascade),
+            )
+            if one is not None
+        ]
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
         engine = self.model.engine
         vectors = engine.embed(engine.tokenise(EXAMPLE_TEXTS[:1])).round(4).tolist() if self.model.embeds else []
         text = EXAMPLE_TEXTS[0]
-        left_out = engine.logits([text, *without(text, split(text))])
+        left_out = engine.scaled_logits([text, *without(text, split(text))])
         example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
-        face = build_face(self.models, example, self.model.watch.report)
-        finished = [self.requests.note] + ([self.log.note] if self.log else [])
+        face = build_face(self.models, example, self.model.watch.report, self.shadow.report if self.shadow else None)
+        finished = [self.requests.note, *(one.note for one in (self.log, self.shadow) if one is not None)]
         return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
+
+    async def seen(self) -> tuple[str, Seen]:
+        """The replica's id, and what the versions were asked here while one is tried."""
+        seen = self.canary.seen if self.canary else Seen()
+        if self.shadow is not None:
+            disagreed = self.shadow.counts.disagreed
+            seen = replace(seen, compared_texts=self.shadow.counts.agreed + disagreed, disagreed_texts=disagreed)
+        return serve.get_replica_context().replica_tag, seen
 
     def flush(self) -> None:
         """As above, and of requests."""
         super().flush()
         self.requests.flush()
+        for metrics in self.second_models:
+            metrics.flush()
         if self.log is not None:
             self.log.flush()
 

@@ -70,7 +70,7 @@ def model_routes(models: Models, example: Example) -> APIRouter:
         wanted = parse_request(await read_body(request), PredictRequest)
         model = models.get(wanted.model)
         exchange_of(request).note(model.served.name, wanted.texts)
-        outcome = await model.logits(wanted.texts)
+        outcome = exchange_of(request).outcome = await model.logits(wanted.texts)
         reply = Reply(model=outcome.model, answers=classify(outcome.values, model.labels, wanted.top_k))
         return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
 

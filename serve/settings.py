@@ -81,6 +81,35 @@ class BulkSettings(ModelSettings):
     """Requests with so many texts or more go there."""
 
 
+class ShadowSettings(Settings):
+    """A model that sees a share of the default model's traffic after the answers went out."""
+
+    model: str
+    """One of `others`, such as the teacher or a candidate."""
+    share: float = Field(default=0.1, gt=0, le=1)
+    """The share of the texts, chosen by their hash."""
+    max_waiting_texts: int = Field(default=256, ge=1)
+    """Texts that wait for it in a replica; more are dropped, and counted."""
+
+
+class CascadeSettings(Settings):
+    """A larger model that answers the texts of which the default model is unsure."""
+
+    model: str
+    """One of `others`, such as the teacher."""
+    threshold: float = Field(ge=0)
+    """Texts whose highest probability is below it go on to the larger model."""
+
+
+class CanarySettings(Settings):
+    """A model that answers a share of the default model's requests."""
+
+    model: str
+    """One of `others`."""
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """The share of the requests, chosen by the hash of their texts."""
+
+
 class Arguments(ModelSettings):
     """An application: its default model, whose replicas take the requests, and others beside it."""
 
@@ -90,6 +119,12 @@ class Arguments(ModelSettings):
     """More models, by name, each with replicas of its own."""
     bulk: BulkSettings | None = None
     """More replicas of the default model that long lists go to, such as {model: …, variant: torch, device: cuda, gpus: 1}."""
+    cascade: CascadeSettings | None = None
+    """Where the default model is unsure, another one answers in its name."""
+    canary: CanarySettings | None = None
+    """A new version that is tried; jobs.deploy sets it, watches, and promotes or rolls back."""
+    shadow: ShadowSettings | None = None
+    """A model whose disagreement with the default one is counted: GET /v1/shadow."""
     keys: str | None = None
     """URI of the API keys (python -m serve.keys); may be left out only where Serve listens on loopback."""
     access_log: Literal["on", "texts", "off"] = "on"
@@ -105,6 +140,14 @@ class Arguments(ModelSettings):
     def default_name(self) -> str:
         """The default model's name."""
         return self.name or absolute(self.model).rsplit("/", 1)[-1]
+
+    @model_validator(mode="after")
+    def _second_models_are_there(self) -> Self:
+        for what, settings in (("cascade", self.cascade), ("canary", self.canary), ("shadow", self.shadow)):
+            if settings is not None and settings.model not in self.others:
+                names = ", ".join(self.others)
+                raise ValueError(f"{what}.model {settings.model} is none of others ({names}); add it there")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -29,6 +29,15 @@ def ray_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def serving_cluster(ray_cluster: Cluster) -> Iterator[Cluster]:
+    """The embedded cluster; what was deployed on it ends with the module, or other tests would find its processes."""
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+    yield ray_cluster
+    ServeSubmissionClient(ray_cluster.dashboard).delete_applications()
+
+
 @pytest.fixture
 def ray_driver(ray_cluster: Cluster) -> Iterator[Cluster]:
     """This process connected to the embedded cluster as a driver, for one test."""

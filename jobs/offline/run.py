@@ -129,7 +129,7 @@ class Answerer:
 
     def _answers(self, texts: list[str]) -> Iterator[dict[str, Any]]:
         each = self.plan.answer_columns[2:]
-        for row_C in softmax(self.engine.logits(texts)) if texts else ():
+        for row_C in softmax(self.engine.scaled_logits(texts)) if texts else ():
             best = int(row_C.argmax())
             answer = {PREDICTED: self.plan.labels[best], PROBABILITY: float(row_C[best])}
             yield answer | dict(zip(each, row_C.tolist(), strict=False))

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.artifact import Artifact, ArtifactError
 from cluster.storage import read_bytes
-from jobs.report import front, sections
+from jobs.report import cascade, front, sections
 from jobs.report.markup import Html, tag
 
 REPORT_FILE = "report.json"
@@ -41,6 +41,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact]) -> str:
         sections.trade_off(report, name, choice.get("budget") or {}),
         front.front_table(report, name),
         front.operating_points(report),
+        cascade.section(report, winner),
         sections.verdicts(choice),
         sections.confusion(report, name),
         sections.steadiness(report),

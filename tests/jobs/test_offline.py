@@ -25,7 +25,7 @@ from jobs.offline.pieces import Row, read, scan
 from jobs.offline.plan import Request
 from jobs.offline.run import run
 from serve.answers import softmax
-from serve.card import read_card
+from serve.card import read_card, write_card
 from serve.engine import load_engine
 from tests.conftest import s3_environment
 from tests.serve.tiny_model import TEXTS, publish_tiny
@@ -35,8 +35,12 @@ ROWS_PER_FILE = 400
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a temperature, which is part of its answers."""
     directory = tmp_path_factory.mktemp("offline") / "tiny"
     publish_tiny(directory)
+    card = read_card(directory)
+    warm = {name: variant.model_copy(update={"temperature": 2.0}) for name, variant in card.variants.items()}
+    write_card(directory, card.model_copy(update={"variants": warm}))
     return directory
 
 
@@ -118,7 +122,7 @@ def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, m
     parts = sorted(output.glob("part-*.csv"))
     table = pa.concat_tables([arrow_csv.read_csv(part) for part in parts])
     assert table.column("text").to_pylist() == texts
-    probabilities_NC = softmax(load_engine(model).logits(texts))
+    probabilities_NC = softmax(load_engine(model).scaled_logits(texts))
     labels = read_card(model).labels
     assert table.column("predicted").to_pylist() == [labels[column] for column in probabilities_NC.argmax(1)]
     found_NC = np.array([table.column(f"probability_{label}").to_pylist() for label in labels]).T

@@ -15,6 +15,7 @@ import pytest
 
 from cluster.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.front import pareto_front
+from jobs.report import cascade
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
 from jobs.report.plots import quality_plot
@@ -345,3 +346,22 @@ def test_how_steady_answers_are_is_told_where_it_was_measured() -> None:
     assert all(written in section for written in ("0.021", "0.012", "0.2%", report["rows"][1]["candidate"]))
     assert report["rows"][0]["candidate"] not in section
     assert "0.012" in comparison_table(report).splitlines()[3]
+
+
+def test_a_cascade_is_drawn_where_it_was_measured() -> None:
+    report = Run(Path()).report
+    winner = report["rows"][5]
+    assert cascade.section(report, winner) is None
+    points = [
+        {"threshold": threshold, "asked": asked, "score": 0.968 + 0.015 * asked, "ms": 3.0 + 27.4 * asked}
+        for threshold, asked in ((0.0, 0.0), (0.7, 0.2), (1.01, 1.0))
+    ]
+    fitted = {"threshold": 0.8137, "asked": 0.35, "score": 0.9751, "ms": 12.59}
+    winner["cascade"] = {"kept": 0.99, "threshold": 0.8137, "validation": fitted, "judged": fitted, "curve": points}
+    section = str(cascade.section(report, winner))
+    drawing = re.search(r"<svg.*?</svg>", section, flags=re.DOTALL)
+    assert drawing is not None and "35.0% go to the teacher" in drawing[0]
+    told = re.sub(r"<[^>]+>", " ", section.replace(drawing[0], ""))
+    assert "0.814 was fitted on validation to keep 99.0%" in told
+    places = [told.index(threshold) for threshold in (" 0.000 ", " 0.700 ", " 0.814  ", " 1.010 ")]
+    assert places == sorted(places), "the fitted threshold stands among the others"

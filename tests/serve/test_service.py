@@ -14,14 +14,16 @@ import pytest
 import requests
 
 from serve import keys
+from serve.answers import softmax
 from serve.app import deployment_config
 from serve.engine import load_engine
-from serve.settings import Arguments, BulkSettings, ModelSettings
+from serve.settings import Arguments, BulkSettings, CascadeSettings, ModelSettings, ShadowSettings
 from tests.serve.running import Server, running
-from tests.serve.tiny_model import TEXTS
+from tests.serve.tiny_model import TEXTS, publish_tiny
 
 PREDICT, EMBED = "/v1/predict", "/v1/embeddings"
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "dashboards" / "serve.json"
+SURE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,19 @@ def key(keys_file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(model_directory: Path, keys_file: Path, key: str) -> Iterator[Server]:
-    """Two replicas of the default model, one for long lists in torch, another model; with keys, open to all addresses."""
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with other weights."""
+    directory = tmp_path_factory.mktemp("teacher") / "other"
+    publish_tiny(directory, seed=1)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(model_directory: Path, teacher: Path, keys_file: Path, key: str) -> Iterator[Server]:
+    """Two replicas of the default model, one for long lists in torch, another model; with keys, open to all addresses.
+
+    And a second application, a cascade.
+    """
     place = str(model_directory)
     arguments = Arguments(
         model=place,
@@ -46,16 +59,27 @@ def server(model_directory: Path, keys_file: Path, key: str) -> Iterator[Server]
         cache_texts=100,
         keys=str(keys_file),
         others={"second": ModelSettings(model=place, variant="torch", cpus=0)},
+        shadow=ShadowSettings(model="second", share=1.0),
         bulk=BulkSettings(model=place, variant="torch", cpus=0, from_texts=200),
     )
-    with running([deployment_config("guarded", arguments, "/guarded")], host="0.0.0.0") as server:
+    cascaded = Arguments(
+        model=place,
+        cpus=0,
+        keys=str(keys_file),
+        others={"teacher": ModelSettings(model=str(teacher), cpus=0)},
+        cascade=CascadeSettings(model="teacher", threshold=SURE),
+    )
+    entries = [deployment_config("guarded", arguments, "/guarded"), deployment_config("cascaded", cascaded, "/cascaded")]
+    with running(entries, host="0.0.0.0") as server:
         yield server
 
 
-def ask(server: Server, key: str | None, path: str, body: Any = None, **headers: str) -> requests.Response:
+def ask(
+    server: Server, key: str | None, path: str, body: Any = None, application: str = "guarded", **headers: str
+) -> requests.Response:
     """POST a body, or GET."""
     known = {} if key is None else {"authorization": f"Bearer {key}"}
-    url = f"{server.address}/guarded{path}"
+    url = f"{server.address}/{application}{path}"
     return requests.request("GET" if body is None else "POST", url, json=body, headers=known | headers, timeout=30)
 
 
@@ -174,6 +198,7 @@ def _logged(server: Server, request_id: str) -> Any:
 def test_the_dashboards_metrics_stand_on_rays_endpoint(server: Server, key: str) -> None:
     for _ in range(4):  # the same text twice in a request, and again of the replica that has it in its cache
         assert ask(server, key, PREDICT, {"inputs": [*TEXTS, TEXTS[0]]}).status_code == 200
+    assert ask(server, key, PREDICT, {"inputs": TEXTS}, "cascaded").status_code == 200
     wanted = set(re.findall(r"ray_raystill_\w+", DASHBOARD.read_text()))
     # Needs a model that knows its training texts.
     wanted.remove("ray_raystill_drift")
@@ -182,6 +207,34 @@ def test_the_dashboards_metrics_stand_on_rays_endpoint(server: Server, key: str)
         assert time.monotonic() < deadline, missing
         time.sleep(1)
     assert 'route="/v1/predict"' in told and 'application="guarded"' in told
+
+
+def test_the_shadow_sees_what_was_asked_and_agrees_with_its_own_weights(server: Server, key: str) -> None:
+    deadline = time.monotonic() + 30
+    while not (seen := ask(server, key, "/v1/shadow").json())["agreed"]:
+        assert time.monotonic() < deadline, seen
+        assert ask(server, key, PREDICT, {"inputs": TEXTS}).status_code == 200
+    assert (seen["model"], seen["disagreed"], seen["failed"]) == ("second", 0, 0)
+    assert seen["mean_gap"] < 1e-4
+
+
+def test_the_teacher_answers_where_the_small_model_is_unsure(
+    server: Server, key: str, model_directory: Path, teacher: Path
+) -> None:
+    of_small, of_teacher = (softmax(load_engine(place).scaled_logits(TEXTS)) for place in (model_directory, teacher))
+    unsure = of_small.max(-1) < SURE
+    assert 0 < unsure.sum() < len(TEXTS)
+    answers = ask(server, key, PREDICT, {"inputs": TEXTS}, "cascaded").json()["answers"]
+    labels = load_engine(model_directory).card.labels
+    told = [{one["label"]: one["probability"] for one in answer["probabilities"]} for answer in answers]
+    given = np.array([[one[label] for label in labels] for one in told])
+    np.testing.assert_allclose(given, np.where(unsure[:, None], of_teacher, of_small), atol=1e-4)
+    line = re.compile(r'^ray_raystill_cascade_texts_total\{.*became="(\w+)".*\} (\S+)$', re.MULTILINE)
+    deadline, found = time.monotonic() + 40, dict[str, float]()
+    while not found or found.get("passed_on", 0) / sum(found.values()) != unsure.mean():
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+        found = {became: float(count) for became, count in line.findall(requests.get(server.metrics, timeout=10).text)}
 
 
 def test_a_client_that_asks_again_does_not_notice_a_killed_replica(server: Server, key: str, model_directory: Path) -> None:

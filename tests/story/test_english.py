@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster import registry
@@ -89,6 +92,42 @@ def test_stock_transformers_loads_each_model(story: Story, step: str) -> None:
     assert model.config.id2label == {0: "ham", 1: "spam"}
 
 
+def test_another_config_a_rollback_and_serve_deploy_fail_no_request(story: Story, serving_cluster: Cluster) -> None:
+    storage = ["--storage", story.storage]
+    file = story.artifact("served").file("serve.yaml")
+    first = registry.read(story.storage, "tiny/production")
+    seen: list[int] = []
+    rolled = threading.Event()
+    client = threading.Thread(target=_ask_until, args=(rolled, story.ran.summary["url"], seen))
+    client.start()
+    try:
+        ran = run_job(serving_cluster, "jobs.deploy", story.file, "threads=2", "cascade=true", *storage)
+        assert ran.exit_code == 0, ran.text
+        listed = requests.get(story.ran.summary["url"].replace("predict", "models"), timeout=60).json()["models"]
+        assert [one["name"] for one in listed] == ["tiny", "teacher"]
+        for of, version in ((story.file, 3), ("tiny/production", 4)):
+            ran = run_job(serving_cluster, "jobs.deploy", of, "--rollback", *storage)
+            assert ran.exit_code == 0, ran.text
+            assert f"tiny/production: version {version} is " in ran.text
+        assert _runs(serving_cluster) == (2, "RUNNING")
+        command = [str(Path(sys.executable).parent / "serve"), "deploy", file, "--address", serving_cluster.dashboard]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **serving_cluster.environment})
+        assert done.returncode == 0, done.stdout + done.stderr
+        deadline = time.monotonic() + 120
+        while _runs(serving_cluster) != (1, "RUNNING"):
+            assert time.monotonic() < deadline, _runs(serving_cluster)
+            time.sleep(0.5)
+        assert requests.post(story.ran.summary["url"], json={"inputs": "a"}, timeout=60).status_code == 200
+    finally:
+        rolled.set()
+        client.join()
+    history = registry.read(story.storage, "tiny/production").history[len(first.history) - 1 :]
+    assert [target.config["args"]["threads"] for target in history if target.config] == [1, 2, 1, 2]
+    assert history[2].config == first.target.config
+    assert len(seen) > 50
+    assert set(seen) == {200}
+
+
 def test_the_pruned_model_really_shrank(story: Story) -> None:
     student, small = story.artifact("student").manifest, story.artifact("small").manifest
     removed, hidden, layers = 64, 32, 1  # half of 4 × 32 neurons
@@ -103,7 +142,7 @@ def test_the_base_is_a_masked_language_model(story: Story) -> None:
 
 def test_the_report_and_the_lineage_are_there(story: Story) -> None:
     page = Path(story.ran.summary["report"]).read_text()
-    assert story.ran.summary["winner"] in page
+    assert story.ran.summary["winner"] in page and "A cascade" in page
     assert story.artifact("judged").manifest.parents["teacher"][0].uri == story.artifact("teacher").uri
     assert len(story.artifact("student").manifest.details["trials"]) == 2
     assert not list(Path(story.storage, ".scratch", "tiny").iterdir()), "trials and checkpoints go when a step is done"
@@ -172,6 +211,21 @@ def test_a_single_stage_by_the_ray_command_line(story: Story, serving_cluster: C
     assert found is not None
     assert found.manifest.config["temperature"] == 3
     assert "trials" not in found.manifest.details
+
+
+def _runs(cluster: Cluster) -> tuple[int, str]:
+    """The threads that the application was given last, and its state."""
+    application = ServeSubmissionClient(cluster.dashboard).get_serve_details()["applications"]["tiny"]
+    return application["deployed_app_config"]["args"]["threads"], application["status"]
+
+
+def _ask_until(end: threading.Event, url: str, seen: list[int]) -> None:
+    """One light client; a connection that breaks counts as status 0."""
+    while not end.wait(0.05):
+        try:
+            seen.append(requests.post(url, json={"inputs": "claim your cash bonus"}, timeout=60).status_code)
+        except requests.ConnectionError:
+            seen.append(0)
 
 
 def _no_cluster() -> dict[str, str]:

@@ -69,7 +69,7 @@ def recipe(paths: dict[str, str], **changes: Any) -> dict[str, Any]:
         | {"optimizer": {"learning_rate": 3e-3}, "epochs": 12, "batch_size": 16},
         "small": {"stage": "compress", "inputs": {"model": "student", "examples": "messages", "teacher": "soft"}}
         | {"prune": {"feed_forward": 0.5}, "heal": {"optimizer": {"learning_rate": 1e-3}, "evaluations": 1}, "max_length": 32},
-        "judged": {"stage": "evaluate", "latency_texts": 20}
+        "judged": {"stage": "evaluate", "latency_texts": 20, "cascade": 0.99}
         | {"inputs": {"examples": "messages", "teacher": "teacher", "candidates": ["student", "undistilled", "small"]}},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.9},
         "served": {"stage": "deploy", "inputs": {"winner": "winner", "examples": "messages"}, "port": 18000, "cpus": 0},

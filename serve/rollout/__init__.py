@@ -1,0 +1,1 @@
+"""Change without fear: what stands between requests and models while a new one is tried."""

@@ -1,0 +1,87 @@
+"""A share of the requests goes to a new version, and what happened to them is counted (jobs/canary.py judges it).
+
+    model = Canary(stable, candidate, settings)       # a Model: each request goes one way or the other, by its hash
+    model.seen                                        # requests, failures and seconds of each side
+
+A request that the candidate fails is answered by the stable version. Embeddings stay with the stable version: vectors of two
+models do not compare. Shapes: B texts, C classes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from serve.models import Model, Outcome
+from serve.problems import Refusal
+from serve.rollout.shares import chosen
+from serve.settings import CanarySettings
+
+SECONDS_KEPT = 1000
+SERVER_ERROR = 500
+
+
+@dataclass
+class Side:
+    """What one version was asked."""
+
+    requests: int = 0
+    failed: int = 0
+    """No answer: an error, or later than the request's deadline."""
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=SECONDS_KEPT))
+    """Of the newest answers."""
+
+
+@dataclass
+class Seen:
+    """Both versions, and how often they disagree about the same text."""
+
+    stable: Side = field(default_factory=Side)
+    candidate: Side = field(default_factory=Side)
+    compared_texts: int = 0
+    disagreed_texts: int = 0
+
+
+class Canary:
+    """The default model, while a candidate answers a share of its requests."""
+
+    def __init__(self, stable: Model, candidate: Model, settings: CanarySettings) -> None:
+        self.stable, self.candidate, self.settings = stable, candidate, settings
+        self.served, self.labels, self.embeds = stable.served, stable.labels, stable.embeds
+        self.seen = Seen()
+        self._columns = [candidate.labels.index(label) for label in stable.labels]
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        """As Model.logits; the outcome names the version that answered."""
+        if chosen("\n".join(texts), self.settings.share, "canary"):
+            try:
+                outcome = await _timed(self.candidate, self.seen.candidate, texts)
+            except Refusal as refusal:
+                if refusal.problem.status < SERVER_ERROR:
+                    raise
+            except Exception:  # noqa: BLE001  counted as failed; the request must not fail for it
+                pass
+            else:
+                return Outcome(outcome.values[:, self._columns], outcome.model, outcome.batch_requests)
+        return await _timed(self.stable, self.seen.stable, texts)
+
+    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+        """As Model.embeddings, of the stable version."""
+        return await self.stable.embeddings(texts)
+
+
+async def _timed(model: Model, side: Side, texts: Sequence[str]) -> Outcome:
+    began = time.perf_counter()
+    side.requests += 1
+    answered = False
+    try:
+        outcome = await model.logits(texts)
+        answered = True
+    except Refusal as refusal:
+        answered = refusal.problem.status < SERVER_ERROR
+        raise
+    finally:
+        # A request past its deadline is cancelled, which is no Exception.
+        side.failed += not answered
+    side.seconds.append(time.perf_counter() - began)
+    return outcome

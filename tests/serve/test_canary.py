@@ -1,0 +1,93 @@
+"""The canary: which requests it takes, that its failures are not the client's, and what is counted. Without Ray."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.local import LocalModel
+from serve.models import Outcome
+from serve.problems import Refusal
+from serve.rollout.canary import Canary
+from serve.rollout.shares import chosen
+from serve.settings import CanarySettings
+from tests.serve.faces import local_model
+from tests.serve.tiny_model import LABELS
+
+REQUESTS = [[f"text {number}", "the same"] for number in range(40)]
+HALF = CanarySettings(model="candidate", share=0.5)
+TAKEN = [texts for texts in REQUESTS if chosen("\n".join(texts), 0.5, "canary")]
+
+
+class Candidate:
+    """The torch variant with its columns the other way round, and what happens before it answers."""
+
+    def __init__(self, directory: Path, error: Exception | None = None, wait: bool = False) -> None:
+        self.model, self.error, self.wait = local_model(directory, "candidate", "torch"), error, wait
+        self.served, self.labels, self.embeds = self.model.served, LABELS[::-1], True
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        if self.wait:
+            await asyncio.sleep(60)
+        if self.error is not None:
+            raise self.error
+        outcome = await self.model.logits(texts)
+        return Outcome(outcome.values[:, ::-1], self.served)
+
+    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+        raise AssertionError("vectors of two models do not compare")
+
+
+@pytest.fixture(scope="module")
+def stable(model_directory: Path) -> LocalModel:
+    return local_model(model_directory, "tiny", "onnx")
+
+
+def test_each_request_has_its_version_and_the_labels_keep_their_columns(stable: LocalModel, model_directory: Path) -> None:
+    async def run() -> None:
+        canary = Canary(stable, Candidate(model_directory), HALF)
+        assert 10 < len(TAKEN) < 30
+        for _ in range(2):
+            for texts in REQUESTS:
+                outcome = await canary.logits(texts)
+                assert outcome.model.name == ("candidate" if texts in TAKEN else "tiny")
+                np.testing.assert_allclose(outcome.values, (await stable.logits(texts)).values, atol=1e-4)
+        seen = canary.seen
+        assert (seen.candidate.requests, seen.stable.requests) == (2 * len(TAKEN), 2 * (40 - len(TAKEN)))
+        assert (seen.candidate.failed, seen.stable.failed) == (0, 0)
+        assert len(seen.candidate.seconds) == seen.candidate.requests and min(seen.candidate.seconds) > 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), Refusal(503, "Too many requests wait")])
+def test_what_the_candidate_fails_is_answered_by_the_stable_version(
+    stable: LocalModel, model_directory: Path, error: Exception
+) -> None:
+    async def run() -> None:
+        canary = Canary(stable, Candidate(model_directory, error), HALF)
+        names = {(await canary.logits(texts)).model.name for texts in REQUESTS}
+        assert names == {"tiny"}
+        assert (canary.seen.candidate.requests, canary.seen.candidate.failed) == (len(TAKEN), len(TAKEN))
+        assert (canary.seen.stable.requests, canary.seen.stable.failed) == (40, 0)
+
+    asyncio.run(run())
+
+
+def test_an_answer_past_the_deadline_is_a_failure_and_a_wrong_request_is_none(
+    stable: LocalModel, model_directory: Path
+) -> None:
+    async def run() -> None:
+        late = Canary(stable, Candidate(model_directory, wait=True), HALF)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await late.logits(TAKEN[0])
+        assert (late.seen.candidate.requests, late.seen.candidate.failed) == (1, 1)
+        refusing = Canary(stable, Candidate(model_directory, Refusal(409, "Not so")), HALF)
+        with pytest.raises(Refusal):
+            await refusing.logits(TAKEN[0])
+        assert (refusing.seen.candidate.requests, refusing.seen.candidate.failed) == (1, 0)
+
+    asyncio.run(run())

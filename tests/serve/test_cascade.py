@@ -1,0 +1,77 @@
+"""The cascade: which texts go on to the large model, and what happens where it does not answer.
+
+Without Ray; test_service.py has it with.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.answers import softmax
+from serve.local import LocalModel, overloaded
+from serve.models import Outcome
+from serve.rollout.cascade import Cascade
+from serve.settings import CascadeSettings
+from tests.serve.faces import local_model
+from tests.serve.tiny_model import LABELS, TEXTS
+
+
+class Large:
+    """The model with every logit negated and its columns the other way round, that notes what it is asked."""
+
+    def __init__(self, model: LocalModel, error: Exception | None = None) -> None:
+        self.model, self.error, self.asked = model, error, list[str]()
+        self.served, self.labels, self.embeds = model.served, LABELS[::-1], False
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        self.asked += texts
+        if self.error is not None:
+            raise self.error
+        outcome = await self.model.logits(texts)
+        return Outcome(-outcome.values[:, ::-1], self.served)
+
+    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+        return await self.model.embeddings(texts)
+
+
+@pytest.fixture(scope="module")
+def small(model_directory: Path) -> LocalModel:
+    return local_model(model_directory, "tiny", "onnx")
+
+
+@pytest.mark.parametrize("error", [None, overloaded(), RuntimeError("no memory")], ids=["well", "busy", "broken"])
+def test_unsure_texts_alone_go_on_and_a_teacher_that_fails_costs_no_answer(
+    small: LocalModel, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        own = (await small.logits(TEXTS)).values
+        sureness = softmax(own).max(axis=-1)
+        threshold = float(np.median(sureness))
+        large = Large(small, error)
+        cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=threshold))
+        given = (await cascade.logits(TEXTS)).values
+        unsure = sureness < threshold
+        assert 0 < unsure.sum() < len(TEXTS)
+        assert large.asked == [text for text, goes in zip(TEXTS, unsure, strict=True) if goes]
+        expected = own if error else np.where(unsure[:, None], -own, own)
+        np.testing.assert_allclose(given, expected, atol=1e-4)
+        passed = int(unsure.sum())
+        became = (len(TEXTS) - passed, 0, passed) if error else (len(TEXTS) - passed, passed, 0)
+        assert (cascade.counts.sure, cascade.counts.passed_on, cascade.counts.unanswered) == became
+        await cascade.logits(TEXTS)
+
+    asyncio.run(run())
+    assert len(caplog.records) == isinstance(error, RuntimeError), "told once, not for each request; busy is no error"
+
+
+def test_nobody_is_asked_where_all_is_sure(small: LocalModel) -> None:
+    async def run() -> None:
+        large = Large(small)
+        outcome = await Cascade(small, large, CascadeSettings(model="teacher", threshold=0.0)).logits(TEXTS)
+        assert large.asked == []
+        np.testing.assert_array_equal(outcome.values, (await small.logits(TEXTS)).values)
+
+    asyncio.run(run())
