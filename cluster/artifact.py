@@ -93,7 +93,20 @@ class Manifest(BaseModel):
 
 def digest(value: Any) -> str:
     """The sha256 of a JSON value in canonical form; raises TypeError for what JSON cannot say."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def digest_each(values: Iterable[Any]) -> str:
+    """`digest` of the list of these, of which one is held at a time."""
+    hashed = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        hashed.update(b"," * bool(number) + _canonical(value))
+    hashed.update(b"]")
+    return hashed.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)

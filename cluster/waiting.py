@@ -79,7 +79,7 @@ def _waiting(asked: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, floa
             return {}
         if state in QUEUED:
             total.update(needs)
-    return dict(total)
+    return dict(sorted(total.items(), reverse=True))  # always in one order: GPU before CPU
 
 
 def describe(wanted: Mapping[str, float]) -> str:

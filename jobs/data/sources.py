@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import storage
-from cluster.artifact import digest
+from cluster.artifact import digest, digest_each
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import fetch_sample, find_sample
 
@@ -77,10 +77,10 @@ def fingerprint(source: str) -> str:
         return digest([source.removeprefix(f"hub:{name}"), directory_contents(name)])
     files = resolve(source)
     if all(storage.is_local(file) for file in files):
-        return digest([[Path(file).name, _content(file)] for file in files])
+        return digest_each([Path(file).name, _content(file)] for file in files)
     parents = sorted({file.rpartition("/")[0] for file in files})
     stats = {storage.join(parent, stat.path): stat for parent in parents for stat in storage.list_files(parent)}
-    return digest([[file, stats[file].size, stats[file].modified] for file in files])
+    return digest_each([file, stats[file].size, stats[file].modified] for file in files)
 
 
 def _content(file: str) -> str:

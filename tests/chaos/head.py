@@ -19,12 +19,15 @@ import yaml
 
 from cluster import embedded
 from cluster.connect import _apply
+from cluster.supply import CLUSTER_FILE
 
 FAKE_NODE = "f" * 51 + "00000"
 """The id that Ray's fake node provider gives to the head."""
+HEAD_TYPE = "ray.head.default"
+"""The type that it has there."""
 FAKE: dict[str, Any] = {
     "cluster_name": "fake",
-    "head_node_type": "head",
+    "head_node_type": HEAD_TYPE,
     "upscaling_speed": 1.0,
     **{key: {} for key in ("auth", "docker", "file_mounts")},
     **{key: [] for key in ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")},
@@ -34,7 +37,7 @@ FAKE: dict[str, Any] = {
 }
 PROVIDER = {
     "type": "external",
-    "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+    "module": "fake_nodes.Provider",
     "head_node_id": FAKE_NODE,
     **dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check", "launch_multiple"), True),
 }
@@ -43,7 +46,7 @@ FAKE_ENVIRONMENT = {
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": FAKE_NODE,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_NODE,
-    "RAY_NODE_TYPE_NAME": "head",
+    "RAY_NODE_TYPE_NAME": HEAD_TYPE,
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
 }
 
@@ -71,11 +74,14 @@ class Head:
             "provider": PROVIDER | {"gcs_address": f"127.0.0.1:{self.ports[0]}"},
             "idle_timeout_minutes": idle_seconds / 60,
             "max_workers": sum(each["max_workers"] for each in node_types.values()),
-            "available_node_types": {"head": head, **node_types},
+            "available_node_types": {HEAD_TYPE: head, **node_types},
         }
         place = self.directory / "autoscaler.yaml"
         place.write_text(yaml.safe_dump(config))
-        self.options, self.environment = [f"--autoscaling-config={place}"], FAKE_ENVIRONMENT
+        shutil.copy(Path(__file__).with_name("fake_nodes.py"), self.directory)
+        # CLUSTER_FILE as this repository's clusters have it: jobs learn there which nodes may still come.
+        found = {CLUSTER_FILE: str(place), "PYTHONPATH": str(self.directory)}
+        self.options, self.environment = [f"--autoscaling-config={place}"], FAKE_ENVIRONMENT | found
 
     def start(self) -> None:
         """Wait until it is there."""

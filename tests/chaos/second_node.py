@@ -22,7 +22,7 @@ from cluster.embedded import free_ports
 
 # `ray start` refuses a second node on loopback; this is what it would do.
 START = """
-import signal, sys
+import os, sys
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
@@ -33,7 +33,9 @@ chosen |= {"num_cpus": int(cpus), "object_store_memory": 200_000_000, "min_worke
 # Of its own: two nodes in one directory would remove each other's jobs' code.
 chosen |= {"runtime_env_dir_name": resources}
 Node(RayParams(gcs_address=address, node_ip_address="127.0.0.1", **chosen), head=False, spawn_reaper=False)
-signal.pause()
+# A process that has ended and is not collected counts as alive for those that watch it: workers would outlive their raylet.
+while os.wait():
+    pass
 """
 PORTS = 4
 
@@ -51,6 +53,15 @@ class Node:
         for child in children:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+
+    def kill_raylet(self) -> None:
+        """kill -9 of Ray's own process there; what it had started ends by itself."""
+        (raylet,) = [child for child in psutil.Process(self.process.pid).children() if child.name() == "raylet"]
+        raylet.kill()
+
+    def runs(self, pid: int) -> bool:
+        """Whether a living process of this node has that id."""
+        return pid in {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
 
     @property
     def id(self) -> str:

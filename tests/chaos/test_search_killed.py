@@ -14,12 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from cluster.artifact import Artifact, find_artifact
 from cluster.connect import Cluster, attach_or_start
 from cluster.storage import join, list_directories, list_files
 from cluster.submit import follow, result, stop, submit
-from tests.chaos.faults import kill, note, nothing_is_left, wait
+from tests.chaos.faults import ROUNDS, kill, note, nothing_is_left, wait
+from tests.chaos.second_node import Node, occupy_head, second_node
 from tests.jobs.hill import climb, gain, marks
 from tests.story.running import ROOT
 
@@ -115,6 +117,47 @@ def test_a_trials_process(ray_driver: Cluster, tmp_path: Path) -> None:
     assert [row["status"] for row in artifact.manifest.details["trials"]] == ["finished"] * 4
     artifact.verify()
     nothing_is_left(ray_driver, str(tmp_path))
+
+
+def lives(pid: int) -> bool:
+    """Whether the process runs; one that has ended may wait to be collected by its parent."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def node(ray_cluster: Cluster) -> Iterator[Node]:
+    """A second node of one CPU; this process is connected to the cluster."""
+    with second_node(ray_cluster, cpus=1) as node:
+        ray.init(ray_cluster.address, log_to_driver=False)
+        yield node
+        ray.shutdown()
+
+
+@pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it")
+def test_a_raylet(node: Node, ray_cluster: Cluster, tmp_path: Path) -> None:
+    """Its node's trial is run again on the node that is left; the process that it was run in ends by itself."""
+    place, storage = tmp_path / "marks", str(tmp_path / "runs")
+    place.mkdir()
+    given = {"pause": 1.0, "evaluations": 8, "marks": str(place)}
+    occupant = occupy_head(1)
+    job = start(ray_cluster, storage, {"tune": {"trials": 2, "scheduler": "none"}, "config": given})
+    wait(lambda: len(marks(place)) == 2)
+    (lost,) = [mark for mark in marks(place) if node.runs(mark["pid"])]
+    node.kill_raylet()
+    struck = time.monotonic()
+    ray.kill(occupant)
+    wait(lambda: not lives(lost["pid"]))
+    note("a raylet", "what it had started ends by itself", time.monotonic() - struck)
+    wait(lambda: len(marks(place)) == 3)
+    note("the same", "Ray Tune runs its node's trial again elsewhere, and no other", time.monotonic() - struck)
+    assert result(ray_cluster.jobs(), job).exit_code == 0, ray_cluster.jobs().get_job_logs(job)
+    assert once(marks(place), {lost["trial"]}), marks(place)
+    assert [row["status"] for row in found(storage).manifest.details["trials"]] == ["finished"] * 2
+    found(storage).verify()
+    nothing_is_left(ray_cluster, storage)
 
 
 def kill_beside(cluster: Cluster, storage: str, asked: dict[str, Any], until: Callable[[], Any]) -> None:

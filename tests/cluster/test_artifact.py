@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from cluster import storage
-from cluster.artifact import MANIFEST, Artifact, ArtifactError, Kind, find_artifact, open_artifact, publish
+from cluster.artifact import (
+    MANIFEST,
+    Artifact,
+    ArtifactError,
+    Kind,
+    digest,
+    digest_each,
+    find_artifact,
+    open_artifact,
+    publish,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,3 +170,8 @@ def test_a_damaged_download_is_refused_and_not_kept(
 
 def test_a_local_artifact_stays_where_it_is(directory: Path, tmp_path: Path) -> None:
     assert publish(directory, str(tmp_path / "a"), record()).local() == tmp_path / "a"
+
+
+@pytest.mark.parametrize("values", [[], [["a.csv", "0f"]], [{"b": 1, "a": "é"}, None, [2.5]]])
+def test_values_are_digested_one_by_one_as_together(values: list[Any]) -> None:
+    assert digest_each(iter(values)) == digest(values)

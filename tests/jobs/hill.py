@@ -1,7 +1,7 @@
 """A stage that costs nothing to search: a walker climbs, the faster the nearer its learning rate is to the best one.
 
     artifact = climb(str(tmp_path), {"scheduler": "pbt", "trials": 4})
-    python -m tests.jobs.hill STORAGE '{"tune": {…}, "spaces": {…}, "config": {…}}'       # the same as a driver of its own
+    python -m tests.jobs.hill STORAGE '{"tune": {…}, "spaces": {…}, "resources": {…}, "config": {…}}'  # as a driver of its own
 
 Each start of a trial leaves a file in `config.marks`, which says when it began, where and in which process.
 """
@@ -92,11 +92,20 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
 STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, score="height")
 
 
-def climb(storage: str, tune: Mapping[str, Any], spaces: Mapping[str, Any] = WIDE, **config: Any) -> Artifact:
+# CPUs of its own for each trial: two at once on the tests' cluster.
+ALONE = Resources(cpus=1, max_failures=1)
+
+
+def climb(
+    storage: str,
+    tune: Mapping[str, Any],
+    spaces: Mapping[str, Any] = WIDE,
+    resources: Resources = ALONE,
+    **config: Any,
+) -> Artifact:
     """Search the hill on the connected cluster."""
     raw = {**config, **spaces}
-    # CPUs of its own for each trial: two at once on the tests' cluster.
-    step = Step("walk", STAGE, raw, find_spaces(raw), {}, Tune.model_validate(tune), Resources(cpus=1, max_failures=1))
+    step = Step("walk", STAGE, raw, find_spaces(raw), {}, Tune.model_validate(tune), resources)
     return execute(Recipe("hill", {"walk": step}), "walk", storage)
 
 
@@ -109,7 +118,8 @@ def main(storage: str, asked: str) -> int:
     """What a job runs."""
     connect()
     wanted = json.loads(asked)
-    print(climb(storage, wanted["tune"], wanted.get("spaces", WIDE), **wanted["config"]).uri)
+    resources = ALONE.model_copy(update=wanted.get("resources", {}))
+    print(climb(storage, wanted["tune"], wanted.get("spaces", WIDE), resources, **wanted["config"]).uri)
     return 0
 
 

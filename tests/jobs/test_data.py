@@ -145,6 +145,10 @@ def test_directories_and_globs_find_data_files_only(tmp_path: Path, monkeypatch:
     assert resolve(str(tmp_path / "data")) == wanted
     assert resolve(str(tmp_path / "data" / "a-*.csv")) == wanted[:2]
     assert resolve(f"{tmp_path}/da*/[ab]-1.*") == [wanted[0], wanted[2]]
+    deep = write(tmp_path / "data" / "b-2.csv" / "c" / "d-1.csv", [("deep", "ham")])
+    assert resolve(f"{tmp_path}/data/*.csv") == resolve(f"{tmp_path}/*/?-?.csv") == wanted, "a directory is no file"
+    assert resolve(f"{tmp_path}/**/d-*.csv") == resolve(f"{tmp_path}/data/*/*/d-1.*") == [deep]
+    assert resolve(f"{tmp_path}/data/**") == sorted([*wanted, deep])
     monkeypatch.chdir(tmp_path / "data")
     assert resolve("a-?.csv") == resolve("./a-?.csv") == wanted[:2]
     assert resolve("b-1.csv") == wanted[2:]

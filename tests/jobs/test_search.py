@@ -143,7 +143,7 @@ def test_a_trial_whose_state_is_gone_begins_anew(tmp_path: Path, monkeypatch: py
 def test_failed_trials_are_told_and_do_not_end_the_search(ray_driver: Cluster, tmp_path: Path) -> None:
     (tmp_path / "marks").mkdir()
     grid = {"optimizer": {"learning_rate": {"grid": [BEST, 5e-2, 9e-2]}}}
-    given = {"fails_above": 2e-2, "breaks_above": 6e-2, "marks": str(tmp_path / "marks")}
+    given: dict[str, Any] = {"fails_above": 2e-2, "breaks_above": 6e-2, "marks": str(tmp_path / "marks")}
     found = climb(str(tmp_path / "runs"), {"scheduler": "none"}, grid, **given)
     rows = {row["values"][RATE]: row for row in trials(found)}
     assert rows[BEST]["status"] == "finished"
