@@ -4,7 +4,8 @@
     values_BC, requests = await batcher(["Win a prize now"])
 
 Fair: each request's texts stand in a line of their own, and all lines move together, so that a single text does not wait
-behind the whole of a long list. Shapes: B texts, C columns of a result.
+behind the whole of a long list. Texts are taken from the line in rounds, and each round is cut into batches: a text that came
+later overtakes nobody for being as long as the one whose turn it is. Shapes: B texts, C columns of a result.
 """
 
 import asyncio
@@ -20,10 +21,7 @@ from itertools import count
 import numpy as np
 from tokenizers import Encoding
 
-from serve.lengths import Budget, gather
-
-# Texts that are tokenised ahead, to choose a batch of like length from.
-WINDOW_BATCHES = 8
+from serve.lengths import Budget, batches
 
 
 class Full(Exception):
@@ -79,9 +77,6 @@ class _Text:
         """Whether any request still waits for it."""
         return any(not request.done.done() for request, _ in self.wanted)
 
-    def __len__(self) -> int:
-        return self.length
-
 
 @dataclass(slots=True)
 class _Step:
@@ -122,13 +117,12 @@ class Batcher:
         self._pending: dict[str, _Text] = {}
         self._numbers = count()
         self._running = False
-        # Whether a request was given up since the window was last searched for texts that nobody waits for.
-        self._left = False
         self._timer: asyncio.TimerHandle | None = None
-        # From the event loop to the executor's thread, which puts them into the line and from there into the window.
+        # From the event loop to the executor's thread, which puts them into the line and from there into a round.
         self._came: deque[_Text] = deque()
         self._line: list[tuple[tuple[float, int], _Text]] = []
-        self._window: list[_Text] = []
+        # Its batches that are still to be run.
+        self._round: list[list[_Text]] = []
         self._turn = 0.0
 
     @property
@@ -152,11 +146,7 @@ class Batcher:
             self._want(request, place, text)
         if request.missing:
             self._go_on(loop)
-            try:
-                await request.done
-            except BaseException:
-                self._left = True
-                raise
+            await request.done
         return np.stack([row for row in request.rows if row is not None]), request.shared
 
     def _want(self, request: _Request, place: int, text: str) -> None:
@@ -193,46 +183,44 @@ class Batcher:
         self.executor.submit(self._step, loop)
 
     def _step(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the executor: tokenise what came, run the batch around the text whose turn it is, and begin the next step."""
-        dropped: list[_Text] = []
-        fresh = self._refill(dropped)
-        step = _Step(fresh, dropped=dropped)
+        """On the executor: run the next batch, of the next round where the last one is over, and begin the step after it."""
+        step = _Step([])
         try:
-            for text, encoding in zip(fresh, self.tokenise([text.text for text in fresh]) if fresh else [], strict=True):
-                text.encoding, text.length = encoding, len(encoding)
-            if self._window:
-                step.batch = gather(self._window, min(self._window, key=_order), self.budget)
+            if not self._round:
+                # Whose the error is, if they cannot be tokenised.
+                step.batch = self._take(step)
+                self._round, step.batch = self._cut(step.batch), []
+            while self._round and not step.batch:
+                step.batch = _alive(self._round.pop(0), step)
+            if step.batch:
+                self._turn = max(self._turn, _oldest(step.batch)[0])
                 step.values_BC = self.run([text.encoding for text in step.batch if text.encoding is not None])
         except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the requests of this batch
             step.error = error
-        chosen = set(step.batch)
-        self._window = [text for text in self._window if text not in chosen]
-        if step.batch:
-            self._turn = max(self._turn, min(step.batch, key=_order).order[0])
-        step.goes_on = not self.wait_seconds and bool(self._window or self._line or self._came)
+        step.goes_on = not self.wait_seconds and bool(self._round or self._line or self._came)
         if step.goes_on:
             # Behind what else waits for this thread: another batcher, a check of health.
             self.executor.submit(self._step, loop)
         loop.call_soon_threadsafe(self._deliver, loop, step)
 
-    def _refill(self, dropped: list[_Text]) -> list[_Text]:
-        """Drop texts that nobody waits for any more, and fill the window; returns what is not tokenised yet."""
+    def _take(self, step: _Step) -> list[_Text]:
+        """The texts of the next round: those whose turn it is, as many as fit into one batch."""
         while self._came:
             text = self._came.popleft()
             heapq.heappush(self._line, (text.order, text))
-        if self._left:
-            self._left = False
-            dropped += [text for text in self._window if not text.alive]
-            self._window = [text for text in self._window if text not in dropped]
-        fresh = []
-        while self._line and len(self._window) < WINDOW_BATCHES * self.budget.texts:
-            text = heapq.heappop(self._line)[1]
-            if text.alive:
-                self._window.append(text)
-                fresh.append(text)
-            else:
-                dropped.append(text)
-        return fresh
+        taken: list[_Text] = []
+        while self._line and len(taken) < self.budget.texts:
+            taken += _alive([heapq.heappop(self._line)[1]], step)
+        return taken
+
+    def _cut(self, texts: list[_Text]) -> list[list[_Text]]:
+        """Batches of like length, those first whose oldest text came first."""
+        if not texts:
+            return []
+        for text, encoding in zip(texts, self.tokenise([text.text for text in texts]), strict=True):
+            text.encoding, text.length = encoding, len(encoding)
+        made = [[texts[row] for row in rows] for rows in batches([text.length for text in texts], self.budget)]
+        return sorted(made, key=_oldest)
 
     def _deliver(self, loop: asyncio.AbstractEventLoop, step: _Step) -> None:
         """On the event loop: give the results to those who wait for them."""
@@ -276,8 +264,17 @@ class Batcher:
                 self._cache.popitem(last=False)
 
 
-def _order(text: _Text) -> tuple[float, int]:
-    return text.order
+def _alive(texts: list[_Text], step: _Step) -> list[_Text]:
+    """Those that a request still waits for; the others are dropped. Asked once a text, for the event loop may change it."""
+    kept: list[_Text] = []
+    for text in texts:
+        (kept if text.alive else step.dropped).append(text)
+    return kept
+
+
+def _oldest(batch: list[_Text]) -> tuple[float, int]:
+    """The order of the text whose turn comes first."""
+    return min(text.order for text in batch)
 
 
 def _key(text: str) -> bytes:
