@@ -28,11 +28,11 @@ TEXTS = [
 ]
 
 
-def publish_tiny(directory: Path) -> None:
-    """A published model: two layers of 32 units with random weights of a fixed seed, as safetensors and as ONNX."""
+def publish_tiny(directory: Path, seed: int = 0) -> None:
+    """A published model: two layers of 32 units with random weights of a seed, as safetensors and as ONNX."""
     tokenizer = train_tokenizer()
     tokenizer.save_pretrained(directory)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
