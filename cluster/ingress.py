@@ -1,10 +1,11 @@
-"""How requests reach replicas: HAProxy in front of replicas that speak HTTP themselves, the fastest of Ray Serve's ways.
+"""How requests reach replicas: HAProxy in front of replicas that speak HTTP themselves.
 
     eval "$(python -m cluster.ingress)" && ray start --head …                   # on every node of a cluster
 
     os.environ |= ingress_environment(directory, metrics_port, stats_port)     # several clusters on one machine
 
-Ray reads these when a node starts. docs/serving.md has the figures of each way.
+Ray reads these when a node starts. It is the faster of the two ways that docs/serving.md has figures of; the other is Ray's
+default proxy. `make bench BENCH=serve` measures more.
 HAProxy's metrics and stats ports listen on all addresses and cannot be told otherwise: close them to other hosts.
 """
 

@@ -41,11 +41,12 @@ def classify(logits_BC: np.ndarray, labels: Sequence[str], top_k: int | None = N
         raise ValueError(f"logits of shape {logits_BC.shape} do not fit {len(labels)} labels; give one column a label")
     if not len(logits_BC):
         return []
-    probabilities_BC = softmax(logits_BC)
-    order_BC = np.argsort(-probabilities_BC, axis=-1, kind="stable")[:, :top_k]
-    return [_answer(row_C, order_C, labels) for row_C, order_C in zip(probabilities_BC, order_BC, strict=True)]
+    return [_answer(row, labels, top_k) for row in softmax(logits_BC).tolist()]
 
 
-def _answer(probabilities_C: np.ndarray, order_C: np.ndarray, labels: Sequence[str]) -> Answer:
-    ranked = tuple(LabelProbability(labels[column], float(probabilities_C[column])) for column in order_C)
+def _answer(probabilities: list[float], labels: Sequence[str], top_k: int | None) -> Answer:
+    # Plain lists: on rows as short as these numpy costs more, and its argsort hands the interpreter to other threads.
+    # Sorted in reverse, equals keep their order.
+    columns = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    ranked = tuple(LabelProbability(labels[column], probabilities[column]) for column in columns)
     return Answer(ranked[0].label, ranked[0].probability, ranked)

@@ -4,7 +4,8 @@
     values_BC, requests = await batcher(["Win a prize now"])
 
 Fair: each request's texts stand in a line of their own, and all lines move together, so that a single text does not wait
-behind the whole of a long list. Shapes: B texts, C columns of a result.
+behind the whole of a long list. Texts are taken from the line in rounds, and each round is cut into batches: a text that came
+later overtakes nobody for being as long as the one whose turn it is. Shapes: B texts, C columns of a result.
 """
 
 import asyncio
@@ -20,10 +21,7 @@ from itertools import count
 import numpy as np
 from tokenizers import Encoding
 
-from serve.lengths import Budget, gather
-
-# Texts that are tokenised ahead, to choose a batch of like length from.
-WINDOW_BATCHES = 8
+from serve.lengths import Budget, batches
 
 
 class Full(Exception):
@@ -66,26 +64,38 @@ class _Text:
     """A text that waits or is being run, and the places of requests that want its result."""
 
     text: str
-    turn: float
-    number: int
+    order: tuple[float, int]
+    """Its turn, then its number: who is served first."""
     since: float
     wanted: list[tuple[_Request, int]] = field(default_factory=list)
     encoding: Encoding | None = None
-
-    def __lt__(self, other: "_Text") -> bool:
-        return (self.turn, self.number) < (other.turn, other.number)
+    length: int = 0
+    """In tokens."""
 
     @property
     def alive(self) -> bool:
         """Whether any request still waits for it."""
         return any(not request.done.done() for request, _ in self.wanted)
 
-    def __len__(self) -> int:
-        return 0 if self.encoding is None else len(self.encoding)
+
+@dataclass(slots=True)
+class _Step:
+    """What the engine's thread gives back: a batch with its result or its error, and texts that nobody waits for."""
+
+    batch: list[_Text]
+    values_BC: np.ndarray | None = None
+    error: Exception | None = None
+    dropped: list[_Text] = field(default_factory=list)
+    goes_on: bool = False
+    """Whether its thread has begun the next step by itself."""
 
 
 class Batcher:
-    """Collects texts from the calls of one event loop, and runs them on an executor of one thread."""
+    """Collects texts from the calls of one event loop, and runs them on an executor of one thread.
+
+    The line of those who wait belongs to the executor's thread, which goes from batch to batch by itself: the engine never
+    waits for a busy event loop. What is asked and what is answered belongs to the event loop.
+    """
 
     def __init__(
         self,
@@ -105,12 +115,15 @@ class Batcher:
         self._sizes: deque[int] = deque(maxlen=10_000)
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._pending: dict[str, _Text] = {}
-        self._line: list[_Text] = []
-        self._window: list[_Text] = []
         self._numbers = count()
+        self._running = False
+        self._timer: asyncio.TimerHandle | None = None
+        # From the event loop to the executor's thread, which puts them into the line and from there into a round.
+        self._came: deque[_Text] = deque()
+        self._line: list[tuple[tuple[float, int], _Text]] = []
+        # Its batches that are still to be run.
+        self._round: list[list[_Text]] = []
         self._turn = 0.0
-        self._enough = asyncio.Event()
-        self._pump: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -132,10 +145,7 @@ class Batcher:
         for place, text in enumerate(texts):
             self._want(request, place, text)
         if request.missing:
-            if len(self._pending) >= self.budget.texts:
-                self._enough.set()
-            if self._pump is None or self._pump.done():
-                self._pump = loop.create_task(self._run_all())
+            self._go_on(loop)
             await request.done
         return np.stack([row for row in request.rows if row is not None]), request.shared
 
@@ -148,87 +158,98 @@ class Batcher:
         waiting = self._pending.get(text)
         if waiting is None:
             # The turn of the text served last, plus its place in the request: no line is ahead of another.
-            waiting = _Text(text, self._turn + request.missing, next(self._numbers), time.monotonic())
-            self._pending[text] = waiting
-            heapq.heappush(self._line, waiting)
+            order = self._turn + request.missing, next(self._numbers)
+            waiting = self._pending[text] = _Text(text, order, time.monotonic())
+            self._came.append(waiting)
         else:
             self.counts.joined += 1
         waiting.wanted.append((request, place))
         request.missing += 1
 
-    async def _run_all(self) -> None:
-        """Run batch after batch until nothing waits."""
-        loop = asyncio.get_running_loop()
-        while self._pending:
-            if self.wait_seconds:
-                await self._wait_for_more()
-            fresh = self._refill()
-            if not self._window:
-                continue
-            batch, values_BC, error = await loop.run_in_executor(self.executor, self._step, fresh)
-            self._deliver(batch, values_BC, error)
-
-    async def _wait_for_more(self) -> None:
-        """Until a batch is full, or its first text has waited long enough."""
-        self._enough.clear()
-        if len(self._pending) < self.budget.texts:
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the next step, unless one runs; where batches wait for more, once one is full or has waited long enough."""
+        if self._running or not self._pending:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.wait_seconds and len(self._pending) < self.budget.texts:
             first = min(text.since for text in self._pending.values())
             left = first + self.wait_seconds - time.monotonic()
             if left > 0:
-                try:
-                    await asyncio.wait_for(self._enough.wait(), left)
-                except TimeoutError:
-                    return
+                self._timer = loop.call_later(left, self._go_on, loop)
+                return
+        self._running = True
+        self.executor.submit(self._step, loop)
 
-    def _refill(self) -> list[_Text]:
-        """Forget texts that nobody waits for any more, and fill the window; returns what is not tokenised yet."""
-        for text in [text for text in self._window if not text.alive]:
-            self._window.remove(text)
-            del self._pending[text.text]
-        fresh = []
-        while self._line and len(self._window) < WINDOW_BATCHES * self.budget.texts:
-            text = heapq.heappop(self._line)
-            if text.alive:
-                self._window.append(text)
-                fresh.append(text)
+    def _step(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the executor: run the next batch, of the next round where the last one is over, and begin the step after it."""
+        step = _Step([])
+        try:
+            if not self._round:
+                # Whose the error is, if they cannot be tokenised.
+                step.batch = self._take(step)
+                self._round, step.batch = self._cut(step.batch), []
+            while self._round and not step.batch:
+                step.batch = _alive(self._round.pop(0), step)
+            if step.batch:
+                self._turn = max(self._turn, _oldest(step.batch)[0])
+                step.values_BC = self.run([text.encoding for text in step.batch if text.encoding is not None])
+        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the requests of this batch
+            step.error = error
+        step.goes_on = not self.wait_seconds and bool(self._round or self._line or self._came)
+        if step.goes_on:
+            # Behind what else waits for this thread: another batcher, a check of health.
+            self.executor.submit(self._step, loop)
+        loop.call_soon_threadsafe(self._deliver, loop, step)
+
+    def _take(self, step: _Step) -> list[_Text]:
+        """The texts of the next round: those whose turn it is, as many as fit into one batch."""
+        while self._came:
+            text = self._came.popleft()
+            heapq.heappush(self._line, (text.order, text))
+        taken: list[_Text] = []
+        while self._line and len(taken) < self.budget.texts:
+            taken += _alive([heapq.heappop(self._line)[1]], step)
+        return taken
+
+    def _cut(self, texts: list[_Text]) -> list[list[_Text]]:
+        """Batches of like length, those first whose oldest text came first."""
+        if not texts:
+            return []
+        for text, encoding in zip(texts, self.tokenise([text.text for text in texts]), strict=True):
+            text.encoding, text.length = encoding, len(encoding)
+        made = [[texts[row] for row in rows] for rows in batches([text.length for text in texts], self.budget)]
+        return sorted(made, key=_oldest)
+
+    def _deliver(self, loop: asyncio.AbstractEventLoop, step: _Step) -> None:
+        """On the event loop: give the results to those who wait for them."""
+        for text in step.dropped:
+            if text.alive:  # somebody asked for it meanwhile
+                self._came.append(text)
             else:
                 del self._pending[text.text]
-        return fresh
-
-    def _step(self, fresh: list[_Text]) -> tuple[list[_Text], np.ndarray | None, Exception | None]:
-        """On the executor: tokenise what came, choose a batch around the text whose turn it is, run it."""
-        batch = fresh
-        try:
-            for text, encoding in zip(fresh, self.tokenise([text.text for text in fresh]) if fresh else [], strict=True):
-                text.encoding = encoding
-            batch = gather(self._window, min(self._window), self.budget)
-            return batch, self.run([text.encoding for text in batch if text.encoding is not None]), None
-        except Exception as error:  # noqa: BLE001  whatever it is, it belongs to the requests of this batch
-            return batch, None, error
-
-    def _deliver(self, batch: list[_Text], values_BC: np.ndarray | None, error: Exception | None) -> None:
-        chosen = set(batch)
-        self._window = [text for text in self._window if text not in chosen]
-        self._turn = max(self._turn, min(batch).turn)
-        requests = {request for text in batch for request, _ in text.wanted}
-        for row, text in enumerate(batch):
+        requests = {request for text in step.batch for request, _ in text.wanted}
+        for row, text in enumerate(step.batch):
             del self._pending[text.text]
             for request, place in text.wanted:
                 if request.done.done():
                     continue
-                if values_BC is None:
-                    request.done.set_exception(error or RuntimeError("a batch without a result"))
+                if step.values_BC is None:
+                    request.done.set_exception(step.error or RuntimeError("a batch without a result"))
                     continue
-                request.rows[place] = values_BC[row]
+                request.rows[place] = step.values_BC[row]
                 request.shared = max(request.shared, len(requests))
                 request.missing -= 1
                 if not request.missing:
                     request.done.set_result(None)
-        if values_BC is not None:
-            self._note(batch, values_BC)
+        if step.values_BC is not None:
+            self._note(step.batch, step.values_BC)
+        self._running = step.goes_on
+        self._go_on(loop)
 
     def _note(self, batch: list[_Text], values_BC: np.ndarray) -> None:
-        lengths = [len(text) for text in batch]
+        lengths = [text.length for text in batch]
         self._sizes.append(len(batch))
         self.counts.batches += 1
         self.counts.texts += len(batch)
@@ -241,6 +262,19 @@ class Batcher:
                 self._cache[_key(text.text)] = row.copy()
             while len(self._cache) > self.cache_texts:
                 self._cache.popitem(last=False)
+
+
+def _alive(texts: list[_Text], step: _Step) -> list[_Text]:
+    """Those that a request still waits for; the others are dropped. Asked once a text, for the event loop may change it."""
+    kept: list[_Text] = []
+    for text in texts:
+        (kept if text.alive else step.dropped).append(text)
+    return kept
+
+
+def _oldest(batch: list[_Text]) -> tuple[float, int]:
+    """The order of the text whose turn comes first."""
+    return min(text.order for text in batch)
 
 
 def _key(text: str) -> bytes:

@@ -10,8 +10,8 @@ from serve.schema import MAX_BODY_BYTES, too_large
 
 async def read_body(request: Request) -> bytes:
     """The body, or Refusal 413 as soon as it is known to be over the limit: the rest is dropped, never kept or parsed."""
-    declared = request.headers.get("content-length", "")
-    size = int(declared) if declared.isascii() and declared.isdigit() else 0
+    declared = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
+    size = int(declared) if declared.isdigit() else 0
     chunks: list[bytes] = []
     received = 0
     if size <= MAX_BODY_BYTES:

@@ -5,28 +5,58 @@
 One file a concern: routes.py has the routes of models, gate.py what every request passes, problems.py how it is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.docs import docs_page
 from serve.drift import Drift
+from serve.exchange import KEY
 from serve.explaining import explain_route
 from serve.models import Models
 from serve.page import page_routes
 from serve.problems import Problem, Refusal, problem_response
 from serve.rollout.shadow import Disagreement
-from serve.routes import Example, model_routes
+from serve.routes import Example, listing_route, model_routes
 from serve.schema import Health
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Face:
+    """FastAPI, and a way past it to the routes of models, which take a request as it is and give a whole response.
+
+    FastAPI describes them all the same; only its search for the route and for what an endpoint wants costs more than
+    everything else that is done in Python for a short text.
+    """
+
+    def __init__(self, application: FastAPI, straight: Sequence[APIRouter]) -> None:
+        self._application: ASGIApp = application
+        self._endpoints: dict[tuple[str, str], Endpoint] = {}
+        for router in straight:
+            application.include_router(router)
+            for route in router.routes:
+                assert isinstance(route, APIRoute)
+                self._endpoints |= {(method, route.path): route.endpoint for method in route.methods or ()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get((scope["method"], scope[KEY].path)) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._application(scope, receive, send)
+            return
+        response = await endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def build_face(
     models: Models, example: Example, drift: Callable[[], Drift], shadow: Callable[[], Disagreement] | None = None
-) -> FastAPI:
+) -> Face:
     """The ASGI application.
 
     `drift` tells how far the default model's texts are from its training, `shadow` how often its shadow disagrees.
@@ -35,8 +65,7 @@ def build_face(
     face = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
     face.add_exception_handler(Refusal, _refuse)
     face.add_exception_handler(HTTPException, _refuse_route)
-    face.include_router(model_routes(models, example))
-    face.include_router(explain_route(models, example.left_out))
+    face.include_router(listing_route(models))
     face.include_router(page_routes())
 
     @face.get("/healthz", summary="Whether the process is alive")
@@ -61,7 +90,7 @@ def build_face(
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(face.openapi()))
 
-    return face
+    return Face(face, [model_routes(models, example), explain_route(models, example.left_out)])
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -8,8 +8,8 @@ X-Request-Id, which comes back.
 
 import asyncio
 import logging
+import random
 import re
-import uuid
 from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,4 +89,6 @@ class Gate:
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
     """The client's own, fit to be written into logs. Serve gives one to a request without, and sends it back in the reply."""
-    return UNSOUND.sub("?", headers.get(ID_HEADER, b"").decode("latin-1"))[:ID_LENGTH] or uuid.uuid4().hex
+    given = headers.get(ID_HEADER)
+    # No secret, so no call to the system for it: the engine's thread would take the interpreter meanwhile.
+    return UNSOUND.sub("?", given.decode("latin-1"))[:ID_LENGTH] if given else f"{random.getrandbits(128):032x}"

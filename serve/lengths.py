@@ -6,9 +6,8 @@ A batch costs as much as its longest text, times its texts. So a text joins othe
 costs less than a forward pass of its own.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 # What starting one more forward pass costs, in tokens of a small int8 graph.
 CALL_TOKENS = 8
@@ -33,23 +32,6 @@ def batches(lengths: Sequence[int], budget: Budget) -> list[list[int]]:
         else:
             made.append([index])
     return made
-
-
-S = TypeVar("S", bound=Sized)
-
-
-def gather(waiting: Sequence[S], first: S, budget: Budget) -> list[S]:
-    """The batch around one text: it, longer ones and shorter ones, as long as each costs less here than alone."""
-    ranked = sorted(waiting, key=len)
-    place = ranked.index(first)
-    low, high = place, place + 1
-    longest = len(first)
-    # Shorter ones first: they cost nothing but their own padding.
-    while low > 0 and longest - len(ranked[low - 1]) <= CALL_TOKENS and _fits(high - low + 1, longest, budget):
-        low -= 1
-    while high < len(ranked) and _joins(high - low, len(ranked[high - 1]), len(ranked[high]), budget):
-        high += 1
-    return ranked[low:high]
 
 
 def _joins(texts: int, longest: int, longer: int, budget: Budget) -> bool:

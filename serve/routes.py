@@ -1,6 +1,7 @@
 """The routes of models: POST /v1/predict, POST /v1/embeddings, GET /v1/models.
 
-face.include_router(model_routes(models, example))
+face.include_router(listing_route(models))
+Face(face, [model_routes(models, example)])
 """
 
 from dataclasses import dataclass
@@ -87,6 +88,13 @@ def model_routes(models: Models, example: Example) -> APIRouter:
         outcome = await model.embeddings(wanted.texts)
         reply = Embedded(model=outcome.model, embeddings=outcome.values.tolist())
         return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
+
+    return router
+
+
+def listing_route(models: Models) -> APIRouter:
+    """GET /v1/models."""
+    router = APIRouter()
 
     @router.get("/v1/models", summary="The models that answer")
     async def listing() -> Listing:

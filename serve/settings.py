@@ -44,7 +44,7 @@ class ModelSettings(Settings):
     target_ongoing_requests: float = Field(default=8, gt=0)
     """Requests in work for each replica that scaling aims at."""
     max_batch_size: int = Field(default=32, ge=1)
-    """Texts in one forward pass."""
+    """Texts in one forward pass, and in the round that passes of like length are cut from."""
     max_batch_tokens: int = Field(default=4096, ge=1)
     """Tokens in one forward pass, padding included."""
     batch_wait_seconds: float = Field(default=0.0, ge=0)
@@ -79,6 +79,8 @@ class BulkSettings(ModelSettings):
 
     from_texts: int = Field(default=16, ge=2)
     """Requests with so many texts or more go there."""
+    max_batch_size: int = Field(default=256, ge=1)
+    """As above; lists come here alone, and nobody waits for a single text."""
 
 
 class ShadowSettings(Settings):

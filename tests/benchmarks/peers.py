@@ -48,11 +48,16 @@ class TrainerClock(TrainerCallback):
 
 
 def figure(module: str, *arguments: str) -> float:
-    """What a module prints on its last line, run in a process of its own."""
+    """The number that a module prints on its last line, run in a process of its own."""
+    return float(printed(module, *arguments))
+
+
+def printed(module: str, *arguments: str) -> Any:
+    """The JSON that a module prints on its last line, run in a process of its own."""
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def ratio(name: str, goal: float, unit: str, rounds: Sequence[Sequence[float]], **detail: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Load comes from wrk, a second process; the sides of each comparison take turns i
 server has one process with one thread for the model. Models are MiniLM with a random head, and two of its layers.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any
 from cluster.embedded import free_ports
 from serve.app import deployment_config
 from serve.settings import Arguments
-from tests.benchmarks.peers import figure
+from tests.benchmarks.peers import figure, printed
 from tests.benchmarks.serve_bento import bento
 from tests.benchmarks.serve_load import Load, load
 from tests.benchmarks.serve_peers import peer
@@ -44,6 +45,7 @@ def measures() -> Iterator[Measure]:
     with tempfile.TemporaryDirectory(prefix="raystill-bench-") as name:
         models = Path(name)
         publish_models(models)
+        yield _path(models)
         applications = [ECHO, *(_application(models, which) for which in ("winner", "teacher"))]
         with running(applications) as server:
             ours = f"{server.address}/winner/v1/predict"
@@ -56,6 +58,12 @@ def measures() -> Iterator[Measure]:
 
 def _application(models: Path, which: str) -> dict[str, Any]:
     return deployment_config(which, Arguments(model=str(models / which), variant="int8", cpus=0), f"/{which}")
+
+
+def _path(models: Path) -> Measure:
+    told = printed("tests.benchmarks.serve_path", str(models / "winner"))
+    value = told["concurrency 16"]["loop"]
+    return _measure("serve_path", value, None, "lower", "µs of the event loop's CPU a request at concurrency 16", **told)
 
 
 def _usual_way(winner: str, teacher: str, models: Path) -> Iterator[Measure]:
@@ -150,4 +158,5 @@ def _told(runs: list[Load]) -> dict[str, float]:
 
 
 def _measure(name: str, value: float, goal: float | None, better: str, unit: str, **detail: Any) -> Measure:
+    detail["load_average"] = round(os.getloadavg()[0], 1)
     return {"name": name, "value": round(value, 3), "goal": goal, "better": better, "unit": unit, "detail": detail}

@@ -1,12 +1,13 @@
 """What the tests of faults share: waiting, killing, looking for what is left behind, and the table that they print.
 
 note("a worker", "Ray Train starts the workers again", 18.2)      # a row of the table; several times make a median
+note_load("a replica", "Serve starts another", 9000, {"503": 2}, 12.1)      # a row of the other one
 """
 
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -19,6 +20,7 @@ ROUNDS = int(os.environ.get("RAYSTILL_CHAOS_ROUNDS", "1"))
 """`make chaos` has several: then what takes long is run too, and faults come at other moments."""
 HELD = ("PENDING", "CREATED", "RESCHEDULING")
 _seen: dict[tuple[str, str], list[float]] = {}
+_loads: list[str] = []
 
 
 def note(fault: str, happens: str, seconds: float) -> None:
@@ -26,10 +28,22 @@ def note(fault: str, happens: str, seconds: float) -> None:
     _seen.setdefault((fault, happens), []).append(seconds)
 
 
+def note_load(fault: str, happens: str, requests: int, failures: Mapping[str, int], p99_ms: float) -> None:
+    """Remember what clients under load saw of a fault: how many first tries failed, and by what."""
+    count = sum(failures.values())
+    kinds = ", ".join(f"{number} × {kind}" for kind, number in failures.items())
+    share = f"{count / requests:.2%} ({kinds})" if count else "none"
+    _loads.append(f"| {fault} | {happens} | {requests:,} | {share} | {p99_ms:.0f} |")
+
+
 def table() -> list[str]:
-    """Fault, what happens, seconds to recover (the median, and the longest of several), in Markdown."""
+    """In Markdown: fault, what happens, seconds to recover (the median, and the longest of several); and of load."""
     rows = [f"| {fault} | {happens} | {_seconds(times)} |" for (fault, happens), times in _seen.items()]
-    return ["| fault | what happens | seconds to recover |", "|---|---|---|", *rows] if rows else []
+    lines = ["| fault | what happens | seconds to recover |", "|---|---|---|", *rows] if rows else []
+    if _loads:
+        heads = ("fault", "what happens", "requests", "failed without a retry", "p99 in ms, retries included")
+        lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *_loads]
+    return lines
 
 
 def _seconds(times: list[float]) -> str:

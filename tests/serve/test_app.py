@@ -201,3 +201,10 @@ def test_build_refuses_at_once_what_cannot_be_served(model_directory: Path, tmp_
         build(Arguments(model=str(tmp_path)))
     with pytest.raises(ValueError, match="below min_replicas"):
         Arguments(model=str(model_directory), min_replicas=2)
+
+
+def test_the_prefix_without_its_slash_leads_to_the_page(service: str) -> None:
+    reply = requests.get(f"{service}?text=a", timeout=30)
+    # The page's paths are relative: below /tiny they would lead to /page.
+    assert (reply.status_code, reply.url) == (200, f"{service}/?text=a"), [step.headers for step in reply.history]
+    assert "page/page.js" in reply.text

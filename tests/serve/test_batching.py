@@ -1,6 +1,7 @@
 """Batches: by length, fair, each text once, bounded; and what becomes of errors and of callers who leave."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,14 +18,17 @@ FOUR = Budget(4, 4096)
 
 
 class Recorder:
-    """The tiny engine, which notes what is run, and fails on one text."""
+    """The tiny engine, which notes what is run, takes its time, and fails on one text."""
 
-    def __init__(self, engine: Engine, budget: Budget = FOUR, cache_texts: int = 0, max_waiting: int = 1000) -> None:
-        self.engine, self.ran = engine, list[list[list[int]]]()
+    def __init__(
+        self, engine: Engine, budget: Budget = FOUR, cache_texts: int = 0, max_waiting: int = 1000, seconds: float = 0.0
+    ) -> None:
+        self.engine, self.seconds, self.ran = engine, seconds, list[list[list[int]]]()
         self.batcher = Batcher(engine.tokenise, self.run, budget, ThreadPoolExecutor(1), 0.0, cache_texts, max_waiting)
 
     def run(self, encodings: list[Encoding]) -> np.ndarray:
         self.ran.append([encoding.ids for encoding in encodings])
+        time.sleep(self.seconds)
         if self.engine.tokenise(["keys film"])[0].ids in self.ran[-1]:
             raise RuntimeError("the engine fails on this text")
         return self.engine.forward(encodings)
@@ -75,7 +79,7 @@ def test_the_same_text_in_flight_is_run_once_and_an_answer_may_be_kept(engine: E
 
 def test_a_single_text_does_not_wait_behind_a_long_list(engine: Engine) -> None:
     async def ask() -> list[str]:
-        recorder, done = Recorder(engine, Budget(2, 4096)), list[str]()
+        recorder, done = Recorder(engine, Budget(2, 4096), seconds=0.02), list[str]()
 
         async def one(name: str, texts: list[str]) -> None:
             await recorder.batcher(texts)
@@ -89,6 +93,21 @@ def test_a_single_text_does_not_wait_behind_a_long_list(engine: Engine) -> None:
         return done
 
     assert asyncio.run(ask()) == ["short", "long"]
+
+
+def test_no_text_is_overtaken_by_a_later_one_of_fitting_length(engine: Engine) -> None:
+    short, long = ["keys", "prize", "film"], "see you at the station, bring the keys, bring the film"
+
+    async def ask() -> list[list[list[int]]]:
+        recorder = Recorder(engine, Budget(2, 4096), seconds=0.2)
+        first = asyncio.create_task(recorder.batcher(["a"]))
+        while not recorder.ran:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(first, *(recorder.batcher([text]) for text in (short[0], long, *short[1:])))
+        return recorder.ran
+
+    encoded = {text: engine.tokenise([text])[0].ids for text in (*short, long)}
+    assert asyncio.run(ask())[1:] == [[encoded[short[0]]], [encoded[long]], [encoded[short[1]], encoded[short[2]]]]
 
 
 def test_too_many_waiting_texts_are_refused_at_once(engine: Engine) -> None:
@@ -119,7 +138,7 @@ def test_an_error_meets_its_own_batch_alone(engine: Engine) -> None:
 
 def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
     async def ask() -> int:
-        recorder = Recorder(engine, Budget(1, 4096))
+        recorder = Recorder(engine, Budget(1, 4096), seconds=0.02)
         left = asyncio.create_task(recorder.batcher([f"prize {number}" for number in range(50)]))
         await asyncio.sleep(0)
         await recorder.batcher(["see you"])
@@ -128,7 +147,7 @@ def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
         assert recorder.batcher.waiting == 0
         return len(recorder.ran)
 
-    assert asyncio.run(ask()) < 10
+    assert asyncio.run(ask()) < 25
 
 
 def test_a_batch_waits_for_more_until_its_deadline_or_until_it_is_full(engine: Engine) -> None:
