@@ -4,8 +4,8 @@
 
     os.environ |= ingress_environment(directory, metrics_port, stats_port)     # several clusters on one machine
 
-Ray reads these when a node starts. It is the faster of the two ways that docs/serving.md has figures of; the other is Ray's
-default proxy. `make bench BENCH=serve` measures more.
+Ray reads these when a node starts. It is the fastest of the ways that docs/serving.md has figures of; the others are
+Ray's default proxy, plain and throughput-optimized. `make bench BENCH=serve` measures them.
 HAProxy's metrics and stats ports listen on all addresses and cannot be told otherwise: close them to other hosts.
 """
 

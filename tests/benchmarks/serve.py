@@ -18,9 +18,10 @@ from serve.settings import Arguments
 from tests.benchmarks.peers import figure, printed
 from tests.benchmarks.serve_bento import bento
 from tests.benchmarks.serve_load import Load, load
+from tests.benchmarks.serve_memory import memory
 from tests.benchmarks.serve_peers import peer
 from tests.benchmarks.served_models import publish_models, texts
-from tests.serve.running import running
+from tests.serve.running import Server, running
 
 ROUNDS, SECONDS = 2, 4
 CONNECTIONS = (1, 16, 64)
@@ -53,6 +54,7 @@ def measures() -> Iterator[Measure]:
             yield from _plain_loop(ours, models)
             yield from _added_latency(ours, f"{server.address}/echo", models)
             yield from _other_servers(ours, f"{server.address}/echo", models)
+            yield _memory(server, ours)
     yield from _ingresses()
 
 
@@ -113,11 +115,21 @@ def _other_servers(ours: str, echo: str, models: Path) -> Iterator[Measure]:
                 yield _measure(f"serve_p99_over_{name}_{connections}", ratio, 1.0, "lower", "ratio of p99", **detail)
 
 
+def _memory(server: Server, ours: str) -> Measure:
+    told = memory(server.process.pid, ours, ONE, "winner")
+    growth = max(after - before for before, after in told["MB"].values())
+    return _measure(
+        "serve_memory_growth", growth, 10.0, "lower", "MB over 100,000 requests, of the process that grew most", **told
+    )
+
+
 def _ingresses() -> Iterator[Measure]:
     """Ray Serve's ways to a replica, with its own echo. The replicas' own ports are the limit of all of them."""
     for name, environment in INGRESSES.items():
         port = free_ports(1)[0]
-        with running([ECHO], **environment, RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT=str(port)) as server:
+        # The first port is the one replica's.
+        ports = {f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT": str(port + more) for end, more in (("MIN", 0), ("MAX", 100))}
+        with running([ECHO], **environment, **ports) as server:
             yield _echoes(name, f"{server.address}/echo")
             if name == "HAProxy":
                 yield _echoes("replica's own port", f"http://127.0.0.1:{port}/echo")

@@ -7,10 +7,14 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+
+STARTS_WITHIN_SECONDS = 30
 REMEDY = "wrk is not here; install it (Debian: apt-get install wrk; macOS: brew install wrk) and run the bench again"
 
 SCRIPT = """
@@ -46,6 +50,7 @@ def load(url: str, bodies: Sequence[object], connections: int, seconds: float) -
     """Ask with so many connections at once, each with the next body as soon as it has its answer; no error is allowed."""
     if shutil.which("wrk") is None:
         raise SystemExit(REMEDY)
+    _wait(url, bodies[0])
     with tempfile.TemporaryDirectory() as name:
         lines, script = Path(name) / "bodies", Path(name) / "load.lua"
         lines.write_text("".join(json.dumps(body) + "\n" for body in bodies))
@@ -59,3 +64,12 @@ def load(url: str, bodies: Sequence[object], connections: int, seconds: float) -
         raise SystemExit(f"{url}: {figures['errors']} of {figures['requests']} requests failed:\n{told}")
     rate = figures["requests"] / figures["microseconds"] * 1e6
     return Load(figures["requests"], rate, figures["p50"] / 1e3, figures["p99"] / 1e3, figures["errors"])
+
+
+def _wait(url: str, body: object) -> None:
+    """Until it answers: HAProxy hears of a new replica a moment after Serve says that the application runs."""
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+    while (status := requests.post(url, json=body, timeout=30).status_code) != 200:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{url} answers with {status}")
+        time.sleep(0.1)
