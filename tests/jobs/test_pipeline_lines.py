@@ -70,7 +70,7 @@ class Terminal(io.StringIO):
 
 def shown(log: Iterable[str], columns: int, monkeypatch: pytest.MonkeyPatch, rows: int = 40) -> list[str]:
     """What stands on a terminal of this size after the log."""
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, rows)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda **_: os.terminal_size((columns, rows)))
     terminal = Terminal(columns)
     assert Screen(RECIPE, terminal).show([*log, json.dumps(SUMMARY)]) == SUMMARY
     assert terminal.lines()[-1] == "", "the cursor ends below everything"
