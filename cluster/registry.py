@@ -81,7 +81,7 @@ def record_verdict(storage: str, name: str, verdict: Mapping[str, Any]) -> str:
     if known:
         return join(directory, max(known))
     now = datetime.now(UTC)
-    place = join(directory, f"{now:%Y%m%dT%H%M%S}{end}")
+    place = join(directory, f"{now:%Y%m%dT%H%M%S%f}{end}")
     content = {"alias": name, "moved": verdict.get("winner") is not None, "decided": now.isoformat(), **verdict}
     write_bytes(place, json.dumps(content, ensure_ascii=False, indent=1).encode())
     return place
