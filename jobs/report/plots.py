@@ -31,6 +31,8 @@ FEW = 5
 """A searched whole number with so few values is shown as a choice between them."""
 NARROW = 600
 """Figures narrower than this, in pixels, name their points more briefly."""
+MANY = 12
+"""More bubbles than these could not all be named without names on top of each other."""
 MOST_NUMBERED_LABELS = 12
 NOT_SCORES = frozenset({"step", "loss", "learning_rate", "epoch", "seconds", "tokens_per_second", "gradient_norm"})
 PANEL = (330, 250)
@@ -247,7 +249,10 @@ def _label_bubbles(
     winner: str | None,
     budget: Annotation | None,
 ) -> None:
-    """Name and size beside each bubble, the winner's first; the error bars and the budget's text stay readable."""
+    """Name and size beside each bubble, the winner's first; the error bars and the budget's text stay readable.
+
+    Of many bubbles those on the front and the teacher alone are named; the table has the others.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
@@ -255,7 +260,8 @@ def _label_bubbles(
     figure.set_layout_engine("none")
     best, labels, narrow = set(pareto_front(rows)), [], figure.bbox.width < NARROW
     reserved = [budget.get_window_extent()] if budget else []
-    for row in sorted(rows, key=lambda row: row["candidate"] != winner):
+    named = [row for row in rows if len(rows) <= MANY or row is rows[0] or row["candidate"] in {*best, winner}]
+    for row in sorted(named, key=lambda row: row["candidate"] != winner):
         won = row["candidate"] == winner
         colour = ACCENT if won else INK if row["candidate"] in best else MUTED
         style = {"color": colour, "fontsize": 12, "weight": "bold" if won else "normal"}
