@@ -11,7 +11,7 @@ Shapes: B texts, C classes.
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Shadow:
 
     def report(self) -> Disagreement:
         """What was seen until now."""
-        now = replace(self.counts)
+        now = self.counts
         compared = now.agreed + now.disagreed
         changes: dict[str, dict[str, int]] = {}
         for (given, other), count in self._changes.most_common():
