@@ -81,14 +81,13 @@ def origin(config: PretrainConfig, inputs: Inputs) -> Shape | str | Artifact:
 
 def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The model, with fresh weights or the base's, and its objective."""
-    from transformers import AutoTokenizer
-
+    from jobs.data.tokenizer import tokenizer_of
     from jobs.objectives.architectures import new_model
     from jobs.objectives.pretrained import load_base, wrapped
 
     tokens = inputs.one("tokens")
     _check_layout(config, tokens)
-    tokenizer = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
+    tokenizer = tokenizer_of(tokens)
     length = int(tokens.manifest.details["max_length"])
     begun = origin(config, inputs)
     if isinstance(begun, Shape):

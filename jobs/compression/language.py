@@ -112,15 +112,14 @@ def _load(origin: Path) -> "PreTrainedModel":
 
 def _objective(model: "PreTrainedModel", inputs: Inputs) -> "LanguageObjective | None":
     """What the model learned, over the text that it is judged on."""
-    from transformers import AutoTokenizer
-
+    from jobs.data.tokenizer import tokenizer_of
     from jobs.objectives.causal import CausalObjective
     from jobs.objectives.corruption import SpanCorruption
 
     tokens = inputs.maybe("tokens")
     if tokens is None:
         return None
-    tokenizer = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
+    tokenizer = tokenizer_of(tokens)
     if len(tokenizer) > int(model.config.vocab_size):
         reason = f"its tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
         remedy = "Give the tokens that the model was trained on."

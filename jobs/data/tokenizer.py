@@ -11,12 +11,17 @@ encoder-decoders can use it; a causal model is published with a tokenizer that l
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
 from jobs.data.sources import model_directory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from cluster.artifact import Artifact
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
@@ -66,6 +71,14 @@ class Tokenizer(Config):
     def special(self) -> list[str]:
         """The special tokens of a trained tokenizer, in the order of their ids."""
         return [*dict.fromkeys(SPECIAL_TOKENS.values()), *(SENTINEL.format(number) for number in range(self.sentinels))]
+
+
+def tokenizer_of(tokens: "Artifact") -> "PreTrainedTokenizerBase":
+    """The tokenizer that TOKENS were cut with; nothing else of them is fetched."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
+    return tokenizer
 
 
 def train_tokenizer(settings: Tokenizer, texts: Iterable[str], max_length: int, target: Path) -> int:

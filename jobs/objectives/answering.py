@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from cluster.artifact import Artifact
+from jobs.data.tokenizer import tokenizer_of
 from jobs.losses.other_answers import likeliest
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.distilled import masked_by
@@ -25,7 +25,7 @@ LEAST = 1e-7
 
 def language_objective(tokens: Artifact, settings: Mapping[str, Any]) -> LanguageObjective:
     """What the teacher learned, over these tokens, with the masks that the settings say."""
-    tokenizer = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
+    tokenizer = tokenizer_of(tokens)
     if settings["objective"] == "causal":
         return CausalObjective(tokens, tokenizer)
     return MaskedObjective(tokens, tokenizer, settings["mask_probability"], settings["masking"])

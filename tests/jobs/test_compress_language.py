@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact, Kind
 from jobs.compress import CompressConfig, _checked
@@ -22,6 +22,7 @@ from jobs.compression.language import compress_language
 from jobs.compression.quantize import quantize_dynamic_int8, quantize_int4
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
+from jobs.data.tokenizer import tokenizer_of
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.pretrained import load_base
 from serve.backends import open_session
@@ -58,7 +59,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def words(tokens: Artifact) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(tokens.local() / "tokenizer")
+    return tokenizer_of(tokens)
 
 
 def published(root: Path, model: PreTrainedModel, words: PreTrainedTokenizerBase) -> Artifact:

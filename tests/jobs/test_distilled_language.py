@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact, Kind, publish
 from cluster.connect import Cluster
 from jobs import predict
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
+from jobs.data.tokenizer import tokenizer_of
 from jobs.objectives.distilled import DistilledLanguage, SoftTokens, masked_by
 from jobs.objectives.heads import IGNORED, LanguageModel
 from jobs.objectives.pretrained import load_base
@@ -37,7 +38,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def words(tokens: Artifact) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(tokens.local() / "tokenizer")
+    return tokenizer_of(tokens)
 
 
 def teacher(root: Path, objective: str, words: PreTrainedTokenizerBase) -> Artifact:
