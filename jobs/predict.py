@@ -62,6 +62,8 @@ class PredictConfig(Config):
     """Examples: the splits to answer for. Of tokens only train is, as nothing else is learned from."""
     batch_size: int = Field(64, ge=1)
     """Texts, or rows of tokens, that go through the model together."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What a model in torch computes in; auto: bf16 where the hardware does, as in training, else fp32."""
     language: Language = Language()
     """With inputs.tokens: what is asked of a language model."""
 
@@ -69,15 +71,21 @@ class PredictConfig(Config):
 class Answer:
     """An actor that holds the model and answers for blocks of texts."""
 
-    def __init__(self, model: Artifact, batch_size: int, threads: int) -> None:
+    def __init__(self, model: Artifact, batch_size: int, threads: int, precision: str) -> None:
+        import torch
+
         from serve.engine import load_engine
 
-        self.engine = load_engine(model.local(), threads=threads, max_batch=batch_size)
+        self.engine, self.precision = load_engine(model.local(), threads=threads, max_batch=batch_size), precision
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
-        logits_BC = self.engine.logits(frame["text"].tolist())
+        from jobs.training.parallel import computing_in
+
+        with computing_in(self.precision, self.device):
+            logits_BC = self.engine.logits(frame["text"].tolist())
         return pd.DataFrame({"key": frame["key"].tolist(), "logits": list(logits_BC.astype(np.float32))})
 
 
@@ -103,7 +111,7 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
     rows = rows.repartition(BLOCKS_PER_WORKER * context.resources.workers).materialize()
     answered = rows.map_batches(
         Answer,
-        fn_constructor_args=(model, config.batch_size, max(1, int(context.resources.cpus))),
+        fn_constructor_args=(model, config.batch_size, max(1, int(context.resources.cpus)), config.precision),
         batch_format="pandas",
         batch_size=8 * config.batch_size,
         compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
@@ -139,7 +147,7 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     answered = ray.data.range(rows, override_num_blocks=BLOCKS_PER_WORKER * context.resources.workers).map_batches(
         AnswerTokens,
-        fn_constructor_args=(model, tokens, settings, max(1, int(context.resources.cpus))),
+        fn_constructor_args=(model, tokens, settings, max(1, int(context.resources.cpus)), config.precision),
         batch_format="numpy",
         batch_size=config.batch_size,
         compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
@@ -231,7 +239,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text to answer for, in place of rows: a language model's", optional=True),
     },
     output=Kind.PREDICTIONS,
-    version=2,
+    version=3,
     headline=("rows",),
 )
 

@@ -15,7 +15,7 @@ from jobs.core.search import count_trials
 from jobs.core.stage import Context, Inputs, Outcome
 
 KEPT_STATES = 3
-"""pbt: states kept of each trial. One that is taken over must be there until its taker has had a place to start."""
+"""pbt, halving: states kept of each trial. One that is taken over must be there until its taker has had a place to start."""
 
 
 class SearchFailed(Exception):
@@ -71,7 +71,7 @@ def _new_tuner(trainable: Any, step: Step, context: Context) -> Any:
             storage_path=filesystem(context.scratch)[1] if remote else context.scratch,
             storage_filesystem=filesystem(context.scratch)[0] if remote else None,
             failure_config=tune.FailureConfig(max_failures=context.resources.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_STATES if step.tune.scheduler == "pbt" else None),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_STATES if step.tune.in_turns else None),
             callbacks=[JsonLoggerCallback(), *remembered],
             verbose=0,
         ),

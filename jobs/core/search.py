@@ -40,18 +40,19 @@ class Tune(Config):
 
     trials: int = Field(4, ge=1)
     """Configurations to try: with a grid, for each combination of its values; with pbt, the population."""
-    scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """asha stops weak trials early (Li et al. 2018); pbt has weak trials go on from strong ones' weights, with their values
-    changed a little (Jaderberg et al. 2017); none runs all to the end."""
+    scheduler: Literal["asha", "halving", "pbt", "none"] = "asha"
+    """asha stops weak trials early (Li et al. 2018); halving does it in step: all wait for each other before some are stopped,
+    which takes less of a small cluster (Jamieson & Talwalkar 2016); pbt has weak trials go on from strong ones' weights, with
+    their values changed a little (Jaderberg et al. 2017); none runs all to the end."""
     algorithm: Literal["auto", "optuna", "random"] = "auto"
-    """optuna proposes by TPE (Bergstra et al. 2011), random draws independently; auto: random beside a grid and for pbt,
-    which proposals by results do not fit, else optuna."""
+    """optuna proposes by TPE (Bergstra et al. 2011), random draws independently; auto: random beside a grid, for pbt and for
+    halving, which proposals by results do not fit, else optuna."""
     seed: int = Field(0, ge=0)
     """Seed of the proposals."""
     grace_reports: int = Field(1, ge=1)
-    """asha: evaluations that every trial may report before it may be stopped."""
+    """asha, halving: evaluations that every trial may report before it may be stopped."""
     reduction_factor: int = Field(3, ge=2)
-    """asha: one in so many trials is kept at each rung."""
+    """asha, halving: one in so many trials is kept at each rung."""
     perturb_every: int = Field(1, ge=1)
     """pbt: evaluations between two turns at which a trial may take over another's weights."""
     quantile_fraction: float = Field(0.25, gt=0, le=0.5)
@@ -70,7 +71,14 @@ class Tune(Config):
     def _some_to_keep(self) -> "Tune":
         if self.keep > 1 and self.scheduler == "pbt":
             raise ValueError("the models of a population come from each other: keep one, or use scheduler: asha")
+        if self.keep > 1 and self.scheduler == "halving":
+            raise ValueError("halving compares all trials, of whatever shape: keep one, or use scheduler: asha")
         return self
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether all trials must be there to be compared, and pause for each other."""
+        return self.scheduler in ("pbt", "halving")
 
 
 @dataclass(frozen=True)
@@ -150,10 +158,15 @@ def search_problems(
     """What does not go together in a step's search; `changeable` are the keys that may change while a model trains."""
     grids = [key for key, space in spaces.items() if space.kind == "grid"]
     problems = []
-    if tune.algorithm == "optuna" and (grids or tune.scheduler == "pbt"):
-        reason = "proposals by results do not fit a grid" if grids else "pbt draws its first population by itself"
+    if tune.algorithm == "optuna" and (grids or tune.in_turns):
+        reason = f"{tune.scheduler} draws all its trials before there are results"
+        reason = "proposals by results do not fit a grid" if grids else reason
         remedy = "Write choice for grid, or algorithm: random." if grids else "Set algorithm: random, or scheduler: asha."
         problems.append(Problem(f"{path}.tune.algorithm", tune.algorithm, reason, remedy))
+    if tune.in_turns and tune.max_concurrent is not None and tune.max_concurrent < tune.trials:
+        reason = f"all {tune.trials} trials wait for each other and train in turns"
+        remedy = "Leave it out: what the cluster does not hold at once waits for its turn."
+        problems.append(Problem(f"{path}.tune.max_concurrent", tune.max_concurrent, reason, remedy))
     if tune.scheduler != "pbt":
         return problems
     for key in grids:
@@ -171,10 +184,6 @@ def search_problems(
         )
         remedy = f"Raise it above {2 * tune.perturb_every}, or use scheduler: asha."
         problems.append(Problem(f"{path}.evaluations", evaluations, reason, remedy))
-    if tune.max_concurrent is not None and tune.max_concurrent < tune.trials:
-        reason = f"all {tune.trials} trials of a population train in turns"
-        remedy = "Leave it out: what the cluster does not hold at once waits for its turn."
-        problems.append(Problem(f"{path}.tune.max_concurrent", tune.max_concurrent, reason, remedy))
     return problems
 
 

@@ -18,6 +18,7 @@ from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective, join
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.pretrained import load_base
+from jobs.training.parallel import computing_in
 
 LEAST = 1e-7
 """Half precision's smallest share; less than that is left for the tokens that are not kept."""
@@ -34,8 +35,9 @@ def language_objective(tokens: Artifact, settings: Mapping[str, Any]) -> Languag
 class AnswerTokens:
     """Holds the model and answers for rows: number = row · draws + draw."""
 
-    def __init__(self, model: Artifact, tokens: Artifact, settings: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, model: Artifact, tokens: Artifact, settings: Mapping[str, Any], threads: int, precision: str) -> None:
         torch.set_num_threads(threads)
+        self.precision = precision
         self.settings, self.objective = settings, language_objective(tokens, settings)
         length = int(tokens.manifest.details["max_length"])
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -52,10 +54,11 @@ class AnswerTokens:
             for row_T, number in zip(rows, numbers, strict=True)
         ]
         batch = join(made)
+        on_device = {key: value.to(self.device) for key, value in batch.items()}
         with torch.inference_mode():
-            on_device = {key: value.to(self.device) for key, value in batch.items()}
-            _, logits_NV = self.model(**on_device, answers=True)
-            shares_NK, ids_NK = likeliest(logits_NV, self.settings["top_k"], self.settings["temperature"])
+            with computing_in(self.precision, self.device):
+                _, logits_NV = self.model(**on_device, answers=True)
+            shares_NK, ids_NK = likeliest(logits_NV.float(), self.settings["top_k"], self.settings["temperature"])
             rest_N = (1 - shares_NK.double().exp().sum(-1)).clamp(min=LEAST).log()
         ends = (batch["labels"] != IGNORED).sum(1).cumsum(0).tolist()
         cuts = list(zip([0, *ends[:-1]], ends, strict=True))

@@ -18,7 +18,7 @@ from ray.tune.search.optuna import OptunaSearch
 from jobs.core.recipe import Step
 from jobs.core.search import SHAPE, Space, count_trials, shape_spaces
 from jobs.core.stage import Resources
-from jobs.search.rungs import ShapeWise
+from jobs.search.rungs import Halving, ShapeWise
 
 if TYPE_CHECKING:
     from ray.tune import TuneConfig
@@ -62,18 +62,17 @@ def _holds(has: Mapping[str, float], each: Mapping[str, float]) -> int:
 def tune_config(step: Step, at_once: int) -> "TuneConfig":
     """Algorithm and scheduler, as the step's settings say."""
     settings, stage = step.tune, step.stage
-    population = settings.scheduler == "pbt"
-    plain = population or settings.algorithm == "random" or any(space.kind == "grid" for space in step.spaces.values())
+    plain = settings.in_turns or settings.algorithm == "random" or any(space.kind == "grid" for space in step.spaces.values())
     return tune.TuneConfig(
         metric=stage.score,
         mode=stage.mode,
-        # All of a population's trials must be there for it to compare them; they train in turns.
-        search_alg=BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if population else at_once)
+        # Those that are compared with each other must all be there; they train in turns.
+        search_alg=BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
         if plain
         else _optuna(step),
         scheduler=_scheduler(step),
         num_samples=count_trials(settings, step.spaces)[0],
-        max_concurrent_trials=None if population else at_once,
+        max_concurrent_trials=None if settings.in_turns else at_once,
         # Paused and stopped trials leave their process, with its imports done, to the next.
         reuse_actors=True,
         trial_dirname_creator=_name,
@@ -106,6 +105,8 @@ def _scheduler(step: Step) -> TrialScheduler | None:
         )
         shapes = shape_spaces(step.spaces, (SHAPE, *step.stage.shaped_by))
         return ShapeWise(asha, shapes) if settings.keep > 1 and shapes else asha()
+    if settings.scheduler == "halving":
+        return Halving(settings, count_trials(settings, step.spaces)[1], most_evaluations(step), EVALUATION)
     if settings.scheduler == "pbt":
         # Ray draws what pbt needs from the process's own generator.
         random.seed(settings.seed)

@@ -1,6 +1,6 @@
-"""asha for a search that keeps several shapes: a trial is compared with those of its own shape alone.
+"""Schedulers that compare trials at rungs: in step, or each shape for itself.
 
-Else the largest shape would win at every rung, and no small one would ever come to its end.
+rungs(Tune(scheduler="halving", reduction_factor=4), evaluations=8)      # [1, 4]: evaluations after which some are stopped
 """
 
 import json
@@ -8,11 +8,66 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
+from ray.tune.schedulers.hyperband import _Bracket
+
+from jobs.core.search import Tune
+
+
+def rungs(settings: Tune, evaluations: int) -> list[int]:
+    """The evaluations after which trials are compared; the last one of all is none."""
+    found, rung = [], settings.grace_reports
+    while rung < evaluations:
+        found.append(rung)
+        rung *= settings.reduction_factor
+    return found
+
+
+class Halving(HyperBandScheduler):
+    """Successive halving in step (Jamieson & Talwalkar 2016): Ray's HyperBand, all trials in its one bracket.
+
+    A trial that has come to a rung pauses until all have, so what asha spends on whoever comes first is saved; who is
+    paused must leave its state. `trials` is how many there will be.
+    """
+
+    def __init__(self, settings: Tune, trials: int, evaluations: int, time_attr: str) -> None:
+        steps = {"max_t": evaluations, "reduction_factor": settings.reduction_factor}
+        super().__init__(time_attr=time_attr, stop_last_trials=False, **steps)
+        self.trials, self.grace, self.halvings = trials, settings.grace_reports, len(rungs(settings, evaluations))
+
+    def _create_bracket(self, s: int) -> _Bracket:
+        return _Bracket(
+            self._time_attr, self.trials, self.grace, self._max_t_attr, self._eta, self.halvings, self._stop_last_trials
+        )
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial that had ended before a search was killed is compared no more."""
+        if not trial.is_finished():
+            super().on_trial_add(tune_controller, trial)
+
+    def _process_bracket(self, tune_controller: Any, bracket: _Bracket) -> str:
+        if len(tune_controller.get_trials()) < self.trials:
+            return str(self.PAUSE)  # The others have not even been drawn.
+        action = self._halve(tune_controller, bracket)
+        # After a restart trials may be beyond the next rung already: Ray would leave them paused.
+        while bracket._halves > 0 and bracket.current_trials() and bracket.cur_iter_done():
+            again = self._halve(tune_controller, bracket)
+            action = action if action == self.STOP else again
+        return action
+
+    def _halve(self, tune_controller: Any, bracket: _Bracket) -> str:
+        try:
+            return str(super()._process_bracket(tune_controller, bracket))
+        finally:
+            # Ray leaves it set, and a trial that fails at a later rung would have the others wait for ever.
+            bracket.is_being_processed = False
 
 
 class ShapeWise(FIFOScheduler):
-    """An asha for each shape; `keys` are the searched paths that make one."""
+    """An asha for each shape; `keys` are the searched paths that make one.
+
+    Else the largest shape would win at every rung, and no small one would ever come to its end.
+    """
 
     def __init__(self, asha: Callable[[], ASHAScheduler], keys: Collection[str]) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from jobs.core.config import BadInput
 from jobs.core.recipe import Step
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.search.plan import EVALUATION, TURN
+from jobs.search.rungs import rungs
 from jobs.training.stability import Diverged
 
 OUTCOME = "outcome.json"
@@ -109,7 +110,7 @@ class _Trial:
         if share >= 1:
             return
         told = {self._score: figures[self._score], EVALUATION: evaluation, TURN: evaluation}
-        if self.step.tune.scheduler != "pbt":
+        if not self._may_pause(evaluation):
             tune.report(told)
             return
         with tempfile.TemporaryDirectory() as directory:
@@ -148,6 +149,13 @@ class _Trial:
         seconds = round(self.earlier + time.monotonic() - self.began, 2)
         record = {"values": self.values, "born": self.born, "seconds": seconds, "path": self.path, **more}
         write_bytes(join(self.place, RECORD), json.dumps(record).encode())
+
+    def _may_pause(self, evaluation: int) -> bool:
+        """Whether the trial may have to wait here, and go on in another process."""
+        settings = self.step.tune
+        return settings.scheduler == "pbt" or (
+            settings.scheduler == "halving" and evaluation in rungs(settings, self._evaluations)
+        )
 
     def _went(self, evaluation: int, score: float) -> None:
         stretch = {"evaluation": evaluation, "trial": self.name, "values": self.values, "score": score}

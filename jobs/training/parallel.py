@@ -182,6 +182,13 @@ def _transformer(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
+def computing_in(asked: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Around forward passes: torch multiplies in the precision that is asked for, as it does in training."""
+    precision = resolve_precision(asked)
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, types[precision]) if precision in types else nullcontext()
+
+
 def resolve_precision(asked: str) -> str:
     """fp32, bf16 or fp16: auto becomes bf16 where the hardware computes in it."""
     if asked == "fp16" and not torch.cuda.is_available():

@@ -27,8 +27,8 @@ CPU_MACHINES, CPU_MACHINE = 20, "m7i.12xlarge"
 LENGTH = 512
 BATCH_TOKENS = 2**20
 """Of a step, over all GPUs."""
-MFU = 0.4
-"""Share of the GPUs' peak."""
+MFU = 0.25
+"""Share of the GPUs' peak: what one H200 gave for BERT-base at this length, uncompiled (tests/benchmarks/gpu.py, masked)."""
 STORAGE_BYTES = 2e9
 """A second, that one node reads from S3 or writes there."""
 LINK_BYTES = 200e9

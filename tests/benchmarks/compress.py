@@ -24,9 +24,12 @@ from tests.benchmarks import teacher_inside
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
 CPUS = 2
-LABELLED, UNLABELLED = 2000, 3000
+LABELLED = 2000
+UNLABELLED = {"Reuters R8": 3000, "SST-2": 8000}
 """Texts with a label, those for validation included, and others of the same set from which distilling learns without it:
-with more of them it takes hours on two cores. All test texts are used."""
+of R8 nearly all that there are. All test texts are used."""
+LEAST_WORDS = 10
+"""SST-2: shorter training rows are left out. Most are phrases cut out of sentences, and the test texts are whole sentences."""
 FILES = ("train", "unlabelled", "test")
 PAIRS, PER_PAIR = 5, 60
 FASTER = (10, 20, 30)
@@ -62,8 +65,8 @@ def measures_at(place: Path) -> Iterator[dict[str, Any]]:
 def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]]:
     recipe = load_recipe(RECIPE, data)
     made = {step: execute(recipe, step, place) for step in ("texts", "teacher", "soft", "searched")}
-    inside = execute(teacher_inside.recipe(recipe, "searched"), teacher_inside.STEP, place)
-    yield _search(name, made, inside)
+    search = dict(made)
+    inside = teacher_inside.recipe(recipe, "searched")
     recipe = load_recipe(RECIPE, [*data, *_found(made["searched"], _budget(made["teacher"], made["texts"]))])
     made = {step: execute(recipe, step, place) for step in recipe.steps if step != "winner"}
     report = json.loads((made["judged"].local() / "report.json").read_text())
@@ -71,6 +74,7 @@ def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]
     yield from _winner(name, made, report, recipe, place)
     yield from _front(name, report)
     yield from _controls(name, report)
+    yield _search(name, search, execute(inside, teacher_inside.STEP, place))
 
 
 def write_data(place: Path) -> str:
@@ -82,7 +86,7 @@ def write_data(place: Path) -> str:
     random.Random(0).shuffle(train)
     rows = (
         [{"text": text, "label": label} for text, label in train[:LABELLED]],
-        [{"text": text} for text, _ in train[LABELLED : LABELLED + UNLABELLED]],
+        [{"text": text} for text, _ in train[LABELLED : LABELLED + UNLABELLED[name]]],
         [{"text": text, "label": label} for text, label in splits["test"]],
     )
     for file, lines in zip(FILES, rows, strict=True):
@@ -104,11 +108,12 @@ def _sst2(directory: Path) -> dict[str, list[tuple[str, str]]]:
         with opened(directory / file, "rt") as lines:
             rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             found[split] = [(row["sentence"], row["label"]) for row in rows]
+    found["train"] = [(text, label) for text, label in found["train"] if len(text.split()) >= LEAST_WORDS]
     return found
 
 
 def _search(name: str, made: Mapping[str, Artifact], inside: Artifact) -> dict[str, Any]:
-    """Eight trials with asha and the teacher's answers made once, against eight whole trials that each run the teacher."""
+    """Eight trials, halved in step, with answers made once, against eight whole trials that each run the teacher."""
     ours, theirs = made["searched"].manifest, inside.manifest
     seconds = {"soft_labels": made["soft"].manifest.seconds, "search": ours.seconds, "teacher_inside": theirs.seconds}
     fates = [trial["status"] for trial in ours.details["trials"]]

@@ -221,3 +221,21 @@ def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_pa
             assert stretch["score"] == pytest.approx(height), "no step was left out or taken twice"
         assert row["schedule"][-1]["until"] == 5
     assert not Path(storage, ".scratch", "hill").exists() or not list(Path(storage, ".scratch", "hill").iterdir())
+
+
+def test_a_killed_halving_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path) -> None:
+    """Four trials on two CPUs, killed when all have been at the first rung and one goes on."""
+    (tmp_path / "marks").mkdir()
+    given: dict[str, Any] = {"evaluations": 6, "pause": 0.3, "marks": str(tmp_path / "marks")}
+    asked: dict[str, Any] = {"tune": {"trials": 4, "scheduler": "halving", "reduction_factor": 2}, "config": given}
+    storage = str(tmp_path / "runs")
+    kill_beside(ray_driver, storage, asked, lambda: len(marks(tmp_path / "marks")) >= 5)
+    before = {mark["trial"] for mark in marks(tmp_path / "marks")}
+    artifact = climb(storage, asked["tune"], **given)
+    trials = artifact.manifest.details["trials"]
+    assert {row["name"] for row in trials} == before and len(trials) == 4, "no trial was drawn anew"
+    assert {row["status"] for row in trials} == {"finished", "stopped"}
+    for row in trials:
+        assert row["score"] == pytest.approx(row["reports"] * gain(row["values"][RATE])), "no step was left out or taken twice"
+    best = next(row for row in trials if row["name"] == artifact.manifest.details["best_trial"])
+    assert best["reports"] == 6 and gain(best["values"][RATE]) == max(gain(row["values"][RATE]) for row in trials)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_texts_without_a_label_from_the_file_to_the_loss(
     (tmp_path / "model").mkdir()
     save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, MAX_LENGTH, tmp_path / "model")
     model = publish_directory(tmp_path / "model", tmp_path / "teacher", Kind.MODEL)
-    soft, answered = made(predict.STAGE, {}, Inputs(model=[model], examples=[examples]), tmp_path)
+    soft, answered = made(predict.STAGE, {"precision": "fp32"}, Inputs(model=[model], examples=[examples]), tmp_path)
     assert answered.metrics["rows"] == len(train) + len(validation) and answered.metrics["kl_lost"] < 1e-5
     assert answered.details == {"labels": list(LABELS)}
     kept = parquet.read_table([f"{soft.uri}/{path}" for path in soft.files("logits/")])
@@ -86,6 +87,22 @@ def test_texts_without_a_label_from_the_file_to_the_loss(
         predict.run(
             predict.PredictConfig(splits=("test",)), Inputs(model=[model], examples=[examples]), Context("", "", "", "", "")
         )
+
+
+def test_a_teacher_in_torch_answers_in_the_precision_that_is_asked_for(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, MAX_LENGTH, tmp_path / "model")
+    model = publish_directory(tmp_path / "model", tmp_path / "teacher", Kind.MODEL)
+    texts = [text for text, _ in MESSAGES]
+    frame = pd.DataFrame({"key": texts, "text": texts})
+    found = {
+        precision: np.stack(predict.Answer(model, 8, 1, precision)(frame)["logits"].tolist()) for precision in ("fp32", "bf16")
+    }
+    np.testing.assert_array_equal(found["fp32"], load_engine(model.local(), max_batch=8).logits(texts))
+    apart = np.abs(found["bf16"] - found["fp32"]).max()
+    assert 1e-5 < apart < 0.05, "bf16 has 8 bits: near, and not the same"
 
 
 def test_unlabelled_texts_need_no_column_of_labels_and_a_task(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def answered(
     context.directory.mkdir()
     ray.init(ray_cluster.address, log_to_driver=False)
     try:
-        config = PredictConfig.model_validate({"language": asked, "batch_size": 5})
+        config = PredictConfig.model_validate({"language": asked, "batch_size": 5, "precision": "fp32"})
         outcome = predict.run(config, Inputs(model=[model], tokens=[tokens]), context)
     finally:
         ray.shutdown()

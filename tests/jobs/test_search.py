@@ -80,6 +80,35 @@ def test_asha_with_few_evaluations_loses_none(ray_driver: Cluster, tmp_path: Pat
     assert set(ends) <= {("finished", evaluations), ("stopped", 1)} and (evaluations > 1 or len(set(ends)) == 1)
 
 
+def test_halving_compares_all_at_each_rung_whoever_comes_first(ray_driver: Cluster, tmp_path: Path) -> None:
+    """Eight trials on two CPUs, the weakest first: asha would have let those go on."""
+    (tmp_path / "marks").mkdir()
+    grid = {"optimizer": {"learning_rate": {"grid": [1e-6, 1e-5, 1e-4, 1e-3, 4e-3, 2e-2, BEST, 1e-1]}}}
+    settings = {"scheduler": "halving", "reduction_factor": 4}
+    found = climb(str(tmp_path / "runs"), settings, grid, evaluations=8, marks=str(tmp_path / "marks"))
+    fates = {row["values"][RATE]: (row["status"], row["reports"]) for row in trials(found)}
+    assert fates.pop(BEST) == ("finished", 8) and fates.pop(2e-2) == ("stopped", 4)
+    assert set(fates.values()) == {("stopped", 1)}
+    assert found.manifest.metrics["height"] == pytest.approx(8), "it went on from where it had paused"
+    starts = [mark["rate"] for mark in marks(tmp_path / "marks")]
+    assert all(starts.count(rate) == 1 for rate in fates) and len(set(starts[:8])) == 8, "all before any went on"
+
+
+def test_halving_goes_on_where_a_trial_fails(ray_driver: Cluster, tmp_path: Path) -> None:
+    grid = {"optimizer": {"learning_rate": {"grid": [1e-4, 2e-2, BEST, 1e-3]}}}
+    settings = {"scheduler": "halving", "reduction_factor": 2}
+    found = climb(str(tmp_path), settings, grid, evaluations=4, fails_above=1.5e-2, fails_after=1)
+    fates = {row["values"][RATE]: (row["status"], row["reports"]) for row in trials(found)}
+    assert fates == {1e-4: ("stopped", 1), 1e-3: ("stopped", 1), 2e-2: ("failed", 1), BEST: ("finished", 4)}
+
+
+@pytest.mark.parametrize("evaluations", [1, 2])
+def test_halving_with_few_evaluations_loses_none(ray_driver: Cluster, tmp_path: Path, evaluations: int) -> None:
+    found = climb(str(tmp_path), {"trials": 3, "scheduler": "halving"}, evaluations=evaluations)
+    ends = sorted((row["status"], row["reports"]) for row in trials(found))
+    assert ends == ([("finished", 1)] * 3 if evaluations == 1 else [("finished", 2), ("stopped", 1), ("stopped", 1)])
+
+
 def test_pbt_goes_on_from_strong_weights_with_changed_values(ray_driver: Cluster, tmp_path: Path) -> None:
     """Four trials on two CPUs: they train in turns."""
     (tmp_path / "marks").mkdir()

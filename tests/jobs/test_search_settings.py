@@ -37,7 +37,7 @@ def test_pbt_as_it_should_be() -> None:
     ("tune", "keys", "path", "said"),
     [
         ({}, {"optimizer": {"learning_rate": {"grid": [1e-4]}}}, "optimizer.learning_rate", "a grid's are fixed"),
-        ({"algorithm": "optuna"}, {}, "tune.algorithm", "first population"),
+        ({"algorithm": "optuna"}, {}, "tune.algorithm", "before there are results"),
         ({"trials": 1}, {}, "tune.trials", "nobody to take over from"),
         ({}, {"evaluations": 2}, "evaluations", "changes them at the next"),
         ({"perturb_every": 3}, {}, "evaluations", "a turn takes 3"),
