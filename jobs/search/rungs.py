@@ -31,8 +31,8 @@ class Halving(HyperBandScheduler):
     """
 
     def __init__(self, settings: Tune, trials: int, evaluations: int, time_attr: str) -> None:
-        steps = {"max_t": evaluations, "reduction_factor": settings.reduction_factor}
-        super().__init__(time_attr=time_attr, stop_last_trials=False, **steps)
+        factor = settings.reduction_factor
+        super().__init__(time_attr=time_attr, max_t=evaluations, reduction_factor=factor, stop_last_trials=False)
         self.trials, self.grace, self.halvings = trials, settings.grace_reports, len(rungs(settings, evaluations))
 
     def _create_bracket(self, s: int) -> _Bracket:
