@@ -22,7 +22,7 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
 from jobs.data.clean import Clean
 from jobs.data.dedup import Split
-from jobs.data.rows import check_source, load_rows
+from jobs.data.rows import as_many_as_fit, check_source, load_rows
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.tasks.settings import Task
@@ -30,7 +30,7 @@ from jobs.tasks.settings import Task
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from ray.data import ActorPoolStrategy, Dataset
+    from ray.data import Dataset
 
     from jobs.data.pack import Bounds
 
@@ -126,7 +126,7 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
         batch_format="pandas",
         batch_size=None,
-        compute=_as_many_as_fit(rows.num_blocks()),
+        compute=as_many_as_fit(rows.num_blocks()),
     ).take_all()
     metrics: dict[str, float] = dict(counts)
     for row in written:
@@ -141,18 +141,6 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         raise BadInput([Problem("source", config.source, "no training text is left", remedy)])
     layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
     return Outcome(metrics=metrics, files=files, details=layout)
-
-
-def _as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
-    """Actors at once for all CPUs that are there, and more as they come: what the blocks become does not depend on it.
-
-    A pool that grows by itself starts its second actor only when the first has long been at work.
-    """
-    import ray.data
-
-    most = max(1, blocks)
-    there = int(ray.cluster_resources().get("CPU", 1))
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
 
 
 def _check_tokenizer(directory: Path, config: PrepareConfig) -> "Bounds":

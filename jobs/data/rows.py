@@ -18,7 +18,7 @@ from jobs.tasks.settings import Task
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from ray.data import Dataset
+    from ray.data import ActorPoolStrategy, Dataset
 
 CHECKED_BYTES = 512 << 20
 """Sources up to this size are read whole by the checks."""
@@ -48,6 +48,18 @@ def load_rows(
     kept = deduplicate(rows, clean_count).materialize()
     counts = {"rows_read": read_count, "rows_empty": read_count - clean_count, "rows_duplicate": clean_count - kept.count()}
     return kept, counts
+
+
+def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
+    """Actors at once for all CPUs that are there, and more as they come: what the blocks become does not depend on it.
+
+    A pool that grows by itself starts its second actor only when the first has long been at work.
+    """
+    import ray.data
+
+    most = max(1, blocks)
+    there = int(ray.cluster_resources().get("CPU", 1))
+    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
 
 
 def _keyed(
