@@ -72,19 +72,16 @@ class Answer:
     """An actor that holds the model and answers for blocks of texts."""
 
     def __init__(self, model: Artifact, batch_size: int, threads: int, precision: str) -> None:
-        import torch
-
         from serve.engine import load_engine
 
         self.engine, self.precision = load_engine(model.local(), threads=threads, max_batch=batch_size), precision
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
         from jobs.training.parallel import computing_in
 
-        with computing_in(self.precision, self.device):
+        with computing_in(self.precision):
             logits_BC = self.engine.logits(frame["text"].tolist())
         return pd.DataFrame({"key": frame["key"].tolist(), "logits": list(logits_BC.astype(np.float32))})
 

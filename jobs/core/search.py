@@ -159,8 +159,8 @@ def search_problems(
     grids = [key for key, space in spaces.items() if space.kind == "grid"]
     problems = []
     if tune.algorithm == "optuna" and (grids or tune.in_turns):
-        reason = f"{tune.scheduler} draws all its trials before there are results"
-        reason = "proposals by results do not fit a grid" if grids else reason
+        too_early = f"{tune.scheduler} draws all its trials before there are results"
+        reason = "proposals by results do not fit a grid" if grids else too_early
         remedy = "Write choice for grid, or algorithm: random." if grids else "Set algorithm: random, or scheduler: asha."
         problems.append(Problem(f"{path}.tune.algorithm", tune.algorithm, reason, remedy))
     if tune.in_turns and tune.max_concurrent is not None and tune.max_concurrent < tune.trials:

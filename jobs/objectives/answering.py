@@ -56,7 +56,7 @@ class AnswerTokens:
         batch = join(made)
         on_device = {key: value.to(self.device) for key, value in batch.items()}
         with torch.inference_mode():
-            with computing_in(self.precision, self.device):
+            with computing_in(self.precision):
                 _, logits_NV = self.model(**on_device, answers=True)
             shares_NK, ids_NK = likeliest(logits_NV.float(), self.settings["top_k"], self.settings["temperature"])
             rest_N = (1 - shares_NK.double().exp().sum(-1)).clamp(min=LEAST).log()

@@ -182,11 +182,10 @@ def _transformer(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
-def computing_in(asked: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Around forward passes: torch multiplies in the precision that is asked for, as it does in training."""
-    precision = resolve_precision(asked)
-    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return torch.autocast(device.type, types[precision]) if precision in types else nullcontext()
+def computing_in(asked: str) -> AbstractContextManager[Any]:
+    """Around forward passes: torch multiplies in auto, fp32 or bf16, as it does in training."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(device, torch.bfloat16) if resolve_precision(asked) == "bf16" else nullcontext()
 
 
 def resolve_precision(asked: str) -> str:

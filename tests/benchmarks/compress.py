@@ -64,10 +64,9 @@ def measures_at(place: Path) -> Iterator[dict[str, Any]]:
 
 def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]]:
     recipe = load_recipe(RECIPE, data)
-    made = {step: execute(recipe, step, place) for step in ("texts", "teacher", "soft", "searched")}
-    search = dict(made)
+    search = {step: execute(recipe, step, place) for step in ("texts", "teacher", "soft", "searched")}
     inside = teacher_inside.recipe(recipe, "searched")
-    recipe = load_recipe(RECIPE, [*data, *_found(made["searched"], _budget(made["teacher"], made["texts"]))])
+    recipe = load_recipe(RECIPE, [*data, *_found(search["searched"], _budget(search["teacher"], search["texts"]))])
     made = {step: execute(recipe, step, place) for step in recipe.steps if step != "winner"}
     report = json.loads((made["judged"].local() / "report.json").read_text())
     yield from _int8(name, made, report)

@@ -54,6 +54,20 @@ def test_pbt_refuses(tune: dict[str, Any], keys: dict[str, Any], path: str, said
     assert said in found[f"steps.tuned.{path}"].reason
 
 
+@pytest.mark.parametrize(
+    ("tune", "path", "said"),
+    [
+        ({"algorithm": "optuna"}, "tune.algorithm", "before there are results"),
+        ({"max_concurrent": 2}, "tune.max_concurrent", "train in turns"),
+        ({"keep": 2}, "tune", "keep one"),
+    ],
+)
+def test_halving_refuses(tune: dict[str, Any], path: str, said: str) -> None:
+    found = problems({"scheduler": "halving"} | tune, optimizer={"learning_rate": RATE}, evaluations=6)
+    assert list(found) == [f"steps.tuned.{path}"]
+    assert said in found[f"steps.tuned.{path}"].reason
+
+
 def test_optuna_does_not_go_with_a_grid() -> None:
     grid = {"optimizer": {"learning_rate": {"grid": [1e-4, 1e-3]}}}
     assert list(problems({"algorithm": "optuna"}, **grid)) == ["steps.tuned.tune.algorithm"]
