@@ -49,6 +49,8 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the end of a run waits for one check, and each takes time from the workers
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Ray ends idle workers beyond one a CPU, its own actors among them, after a second; another takes seconds to start.
+    "RAY_idle_worker_killing_time_threshold_ms": "10000",
 }
 LOOPBACK = {
     # Despite its name: without it Ray replaces 127.0.0.1 by this machine's outer address and listens on all of them.

@@ -9,7 +9,6 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +21,7 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
 from jobs.data.clean import Clean
 from jobs.data.dedup import Split
-from jobs.data.rows import as_many_as_fit, check_source, load_rows
+from jobs.data.rows import TrainTexts, as_many_as_fit, check_source, load_rows
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.tasks.settings import Task
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
     from jobs.data.pack import Bounds
 
 TOKENIZER = "tokenizer"
+LEAST_BLOCK_BYTES = 8 << 20
+"""Ray Data looks for tasks that have ended ten times a second: it starts the next one late, which tasks of a few tenths of a
+second, blocks of 1 MB, would wait for as long again."""
 
 
 class PrepareConfig(Config):
@@ -99,7 +101,9 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     """Read, clean, de-duplicate, split; then pack or write."""
     import ray.data
 
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    data_context = ray.data.DataContext.get_current()
+    data_context.execution_options.preserve_order = True
+    data_context.target_min_block_size = LEAST_BLOCK_BYTES
     rows, counts = load_rows(config.source, config.text, config.task, config.clean, config.split, config.slices)
     if config.limit is not None:
         rows = rows.limit(config.limit).materialize()
@@ -163,24 +167,8 @@ def _make_tokenizer(settings: Tokenizer, max_length: int, blocks: list[Any]) -> 
         if settings.model is not None:
             copy_tokenizer(settings.model, target)
         else:
-            train_tokenizer(settings, TrainTexts(blocks), max_length, target)
+            train_tokenizer(settings, TrainTexts(blocks, settings.train_characters), max_length, target)
         return {path.name: path.read_bytes() for path in target.iterdir()}
-
-
-class TrainTexts:
-    """The texts of the training split, block by block, as often as they are asked for."""
-
-    def __init__(self, blocks: list[Any]) -> None:
-        self.blocks = blocks
-
-    def __iter__(self) -> Iterator[str]:
-        import ray
-
-        for block in self.blocks:
-            table: pa.Table = ray.get(block)
-            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
-                if split == "train":
-                    yield text
 
 
 class PackRows:
@@ -284,7 +272,7 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=2,
+    version=3,
     headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"),
     sources=sources,
     check=check,

@@ -33,7 +33,8 @@ def clean_text(text: str, settings: Clean) -> str:
         text = unicodedata.normalize("NFC", text)
         # Form feeds and the like are control characters, but they part words.
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        text = "".join(c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+        if not text.isprintable():
+            text = text.translate({ord(c): None for c in set(text) if not c.isspace() and unicodedata.category(c)[0] == "C"})
     if settings.strip_tags:
         text = _TAGS.sub(" ", text)
     text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text)).strip()[: settings.max_characters].rstrip()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("test", "validation", "train")
 """In the order in which a text that is in several splits is kept."""
-ROWS_PER_PARTITION = 200_000
+ROWS_PER_PARTITION = 50_000
 
 
 class Split(Config):

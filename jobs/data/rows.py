@@ -3,7 +3,7 @@
 Also the checks of a source that can be made without running anything.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -48,6 +48,29 @@ def load_rows(
     kept = deduplicate(rows, clean_count).materialize()
     counts = {"rows_read": read_count, "rows_empty": read_count - clean_count, "rows_duplicate": clean_count - kept.count()}
     return kept, counts
+
+
+class TrainTexts:
+    """Texts of the training split, block by block, up to so many characters, as often as they are asked for.
+
+    Blocks hold texts by the hash of their key, so that the first ones are an even sample of all.
+    """
+
+    def __init__(self, blocks: list[Any], characters: int) -> None:
+        self.blocks, self.characters = blocks, characters
+
+    def __iter__(self) -> Iterator[str]:
+        import ray
+
+        left = self.characters
+        for block in self.blocks:
+            table: pa.Table = ray.get(block)
+            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
+                if split == "train":
+                    yield text
+                    left -= len(text)
+                    if left <= 0:
+                        return
 
 
 def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":

@@ -49,6 +49,8 @@ class Tokenizer(Config):
     token (for Chinese)."""
     vocab_size: int = Field(8000, ge=100)
     """Tokens of a trained tokenizer, special ones included."""
+    train_characters: int = Field(200_000_000, ge=1_000_000)
+    """A trained tokenizer learns from so many characters; where there are more, from texts chosen by their hash."""
     lowercase: bool = True
     """Whether a trained tokenizer folds case."""
     sentinels: int = Field(0, ge=0)
@@ -172,7 +174,15 @@ def _wordpiece_trainer(settings: Tokenizer, texts: Iterable[str]) -> Any:
     from tokenizers import trainers
 
     normalize = _normalizer(settings).normalize_str
-    counts = Counter(character for text in texts for character in normalize(text) if not character.isspace())
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    # The normalizer goes character by character: what it makes of each is asked once, not once an occurrence.
+    counts: Counter[str] = Counter()
+    for character, times in raw.items():
+        for made in normalize(character):
+            if not made.isspace():
+                counts[made] += times
     common = sorted(counts, key=lambda character: (-counts[character], character))[: settings.vocab_size // ALPHABET_SHARE]
     alphabet = sorted(common)
     return trainers.BpeTrainer(

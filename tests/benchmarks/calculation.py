@@ -73,10 +73,11 @@ def calculation(rate: dict[str, float]) -> list[tuple[str, float, float, str]]:
     prepare = TEXT_BYTES * (1 / rate["clean"] + 1 / rate["tokenise"]) / (CPU_MACHINES * cpu.cpus) / 3600
     training = tokens * _flops_per_token() / (GPUS * MFU * _peak()) / 3600
     reading = 2 * tokens / STORAGE_BYTES / 3600
-    trained = TEXT_BYTES / rate["train"] / cpu.cpus / 3600
+    learnt = Tokenizer(train="wordpiece").train_characters
+    trained = learnt / rate["train"] / cpu.cpus / 3600
     return [
         ("clean, tokenise, pack (CPU alone)", prepare, prepare * CPU_MACHINES * _spot(cpu), f"{CPU_MACHINES} × {CPU_MACHINE}"),
-        ("train a tokenizer on all of it", trained, trained * _spot(cpu), "all cores of one machine: it is one process"),
+        ("train a tokenizer", trained, trained * _spot(cpu), f"{learnt / 1e6:.0f} million characters, one machine"),
         ("tokens to each node's disk", reading, reading * nodes * _spot(gpu), f"{2 * tokens / 1e9:.0f} GB, uint16"),
         ("pretrain, one epoch", training, training * nodes * _spot(gpu), f"{tokens / 1e9:.0f} billion tokens"),
     ]
@@ -125,7 +126,7 @@ def main() -> None:
     print(f"    {rate['token']:.2f} bytes a token; prices of {read_prices().date}, spot\n")
     print("| what | hours | USD | of |\n|---|---|---|---|")
     for name, hours, dollars, why in calculation(rate):
-        print(f"| {name} | {hours:.1f} | {dollars:,.0f} | {why} |")
+        print(f"| {name} | {hours:.2f} | {dollars:,.0f} | {why} |")
     print()
     for line in bounds(rate):
         print(f"- {line}")

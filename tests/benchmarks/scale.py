@@ -1,7 +1,7 @@
 """From one core to two, from 10 files to 100,000, and what the pipeline costs beside Ray Jobs.
 
 make bench BENCH=scale              some ten minutes; with PART=0.01 a hundredth of the work, to see that all of it runs
-python -m tests.benchmarks.scale cores 1|2                    seconds of each step at two sizes, on so many cores
+python -m tests.benchmarks.scale cores 1|2 [STEP …]           seconds of each step at two sizes, on so many cores
 python -m tests.benchmarks.scale files 10|100000 DIRECTORY    the most memory that prepare's driver had, in MB
 
 Efficiency is the time of one core over twice the time of two. What does not grow with the data (the start of processes) is
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -108,8 +108,8 @@ def _side(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def cores(number: int) -> dict[str, dict[str, float]]:
-    """Seconds of each step at both sizes."""
+def cores(number: int, steps: Sequence[str] = STEPS) -> dict[str, dict[str, float]]:
+    """Seconds of each step at both sizes; `steps` are these and what they read."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])  # Whatever is started inherits it.
     import ray
 
@@ -126,7 +126,7 @@ def cores(number: int) -> dict[str, dict[str, float]]:
         for name, share in (("small", SMALL_SHARE), ("large", 1.0)):
             recipe = load_recipe(_recipe(Path(directory, name), share, number))
             seconds[name] = {}
-            for step in STEPS:
+            for step in steps:
                 began = time.monotonic()
                 figures = execute(recipe, step, f"{directory}/runs").manifest.metrics
                 whole = time.monotonic() - began
@@ -239,4 +239,4 @@ def _run_jobs(cluster: "Cluster", file: str, storage: str) -> float:
 
 if __name__ == "__main__":
     asked, size, *rest = sys.argv[1:]
-    print(json.dumps(cores(int(size)) if asked == "cores" else files(int(size), rest[0])))
+    print(json.dumps(cores(int(size), rest or STEPS) if asked == "cores" else files(int(size), rest[0])))

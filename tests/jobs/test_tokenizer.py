@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from jobs.data.rows import TrainTexts
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
 from serve.engine import _load_tokenizer
@@ -169,3 +171,24 @@ def test_the_same_text_gives_the_same_tokenizer_in_any_process(kind: str, tmp_pa
         (tmp_path / name).mkdir()
         subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / name)], check=True)
     assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.usefixtures("ray_driver")
+def test_a_tokenizer_learns_from_the_first_training_texts_up_to_its_limit() -> None:
+    import ray
+
+    tables = [
+        {"text": ["a first text", "held out"], "split": ["train", "test"]},
+        {"text": ["a second", "a third"], "split": ["train", "train"]},
+    ]
+    blocks = [ray.put(pa.table(table)) for table in tables]
+    some = TrainTexts(blocks, characters=13)
+    assert [list(some), list(some)] == [["a first text", "a second"]] * 2, "the texts are gone through twice"
+    assert list(TrainTexts(blocks, characters=12)) == ["a first text"]
+    assert list(TrainTexts(blocks, characters=1000)) == ["a first text", "a second", "a third"]
+
+
+def test_the_alphabet_is_that_of_the_normalised_text(tmp_path: Path) -> None:
+    train_tokenizer(Tokenizer(train="wordpiece", vocab_size=100), ["ÉTÉ İ 我们\tß ǅ"], MAX_LENGTH, tmp_path)
+    known = AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    assert {token for token in known if len(token) == 1} == set("eti我们ßǆ"), known
