@@ -27,6 +27,8 @@ IMPORT_PATH = "serve.app:build"
 DEPLOYMENT = "model"
 """The name of the default model's deployment."""
 RETRY_AFTER_SECONDS = 1
+SHUTDOWN_SECONDS = 5
+"""What a replica that is to go has beyond the longest request before it is killed."""
 S = TypeVar("S", bound=ModelSettings)
 
 
@@ -82,6 +84,7 @@ def _deployment(name: str, settings: ModelSettings, arguments: Arguments) -> dic
         "name": name,
         "max_ongoing_requests": arguments.max_ongoing_requests,
         "max_queued_requests": arguments.max_queued_requests,
+        "graceful_shutdown_timeout_s": arguments.request_timeout_seconds + SHUTDOWN_SECONDS,
         # It has an access log of its own.
         "logging_config": {"enable_access_log": False},
         "backpressure_config": {"status_code": 503, "retry_after_s": RETRY_AFTER_SECONDS},

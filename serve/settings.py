@@ -101,6 +101,8 @@ class CascadeSettings(Settings):
     """One of `others`, such as the teacher."""
     threshold: float = Field(ge=0)
     """Texts whose highest probability is below it go on to the larger model."""
+    timeout_seconds: float = Field(default=5.0, gt=0)
+    """Where the larger model has not answered by then, the default model's answers stand."""
 
 
 class CanarySettings(Settings):
@@ -110,6 +112,8 @@ class CanarySettings(Settings):
     """One of `others`."""
     share: float = Field(default=0.1, gt=0, lt=1)
     """The share of the requests, chosen by the hash of their texts."""
+    timeout_seconds: float = Field(default=5.0, gt=0)
+    """A request that it has not answered by then is a failure of its, and is answered by the default model."""
 
 
 class Arguments(ModelSettings):

@@ -3,17 +3,18 @@
     model = Canary(stable, candidate, settings)       # a Model: each request goes one way or the other, by its hash
     model.seen                                        # requests, failures and seconds of each side
 
-A request that the candidate fails is answered by the stable version. Embeddings stay with the stable version: vectors of two
-models do not compare. Shapes: B texts, C classes.
+A request that the candidate fails is answered by the stable version, and so are all until it is there. Embeddings stay with
+the stable version: vectors of two models do not compare. Shapes: B texts, C classes.
 """
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from serve.models import Model, Outcome
 from serve.problems import Refusal
+from serve.rollout.second import Second
 from serve.rollout.shares import chosen
 from serve.settings import CanarySettings
 
@@ -27,7 +28,7 @@ class Side:
 
     requests: int = 0
     failed: int = 0
-    """No answer: an error, or later than the request's deadline."""
+    """No answer: an error, or later than its own time-out or the request's deadline."""
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=SECONDS_KEPT))
     """Of the newest answers."""
 
@@ -46,16 +47,17 @@ class Canary:
     """The default model, while a candidate answers a share of its requests."""
 
     def __init__(self, stable: Model, candidate: Model, settings: CanarySettings) -> None:
-        self.stable, self.candidate, self.settings = stable, candidate, settings
+        self.stable, self.settings = stable, settings
+        self.candidate = Second(candidate, settings.timeout_seconds)
         self.served, self.labels, self.embeds = stable.served, stable.labels, stable.embeds
         self.seen = Seen()
         self._columns = [candidate.labels.index(label) for label in stable.labels]
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
         """As Model.logits; the outcome names the version that answered."""
-        if chosen("\n".join(texts), self.settings.share, "canary"):
+        if chosen("\n".join(texts), self.settings.share, "canary") and self.candidate.there:
             try:
-                outcome = await _timed(self.candidate, self.seen.candidate, texts)
+                outcome = await _timed(self.candidate.logits, self.seen.candidate, texts)
             except Refusal as refusal:
                 if refusal.problem.status < SERVER_ERROR:
                     raise
@@ -63,19 +65,19 @@ class Canary:
                 pass
             else:
                 return Outcome(outcome.values[:, self._columns], outcome.model, outcome.batch_requests)
-        return await _timed(self.stable, self.seen.stable, texts)
+        return await _timed(self.stable.logits, self.seen.stable, texts)
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         """As Model.embeddings, of the stable version."""
         return await self.stable.embeddings(texts)
 
 
-async def _timed(model: Model, side: Side, texts: Sequence[str]) -> Outcome:
+async def _timed(ask: Callable[[Sequence[str]], Awaitable[Outcome]], side: Side, texts: Sequence[str]) -> Outcome:
     began = time.perf_counter()
     side.requests += 1
     answered = False
     try:
-        outcome = await model.logits(texts)
+        outcome = await ask(texts)
         answered = True
     except Refusal as refusal:
         answered = refusal.problem.status < SERVER_ERROR

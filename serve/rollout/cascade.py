@@ -16,6 +16,7 @@ import numpy as np
 from serve.answers import softmax
 from serve.models import Model, Outcome
 from serve.problems import Refusal
+from serve.rollout.second import Second
 from serve.settings import CascadeSettings
 
 LOGGER = logging.getLogger("ray.serve")
@@ -30,14 +31,15 @@ class Counts:
     passed_on: int = 0
     """The large one."""
     unanswered: int = 0
-    """The small model, though unsure: the large one was too busy, or failed."""
+    """The small model, though unsure: the large one was not there yet, too busy or too late, or failed."""
 
 
 class Cascade:
     """The default model, with a larger one behind it."""
 
     def __init__(self, small: Model, large: Model, settings: CascadeSettings) -> None:
-        self.small, self.large, self.settings = small, large, settings
+        self.small, self.settings = small, settings
+        self.large = Second(large, settings.timeout_seconds)
         self.served, self.labels, self.embeds = small.served, small.labels, small.embeds
         self.counts = Counts()
         self._columns = [large.labels.index(label) for label in small.labels]
@@ -49,6 +51,9 @@ class Cascade:
         unsure_U = np.flatnonzero(unsure(softmax(outcome.values), self.settings.threshold))
         self.counts.sure += len(texts) - len(unsure_U)
         if not len(unsure_U):
+            return outcome
+        if not self.large.there:
+            self.counts.unanswered += len(unsure_U)
             return outcome
         try:
             better = await self.large.logits([texts[int(place)] for place in unsure_U])

@@ -144,7 +144,10 @@ def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
         await recorder.batcher(["see you"])
         left.cancel()
         await recorder.batcher(["see you at six"])
-        assert recorder.batcher.waiting == 0
+        # Theirs leave the line when their turn comes, behind the answer that was waited for.
+        async with asyncio.timeout(10):
+            while recorder.batcher.waiting:
+                await asyncio.sleep(0.001)
         return len(recorder.ran)
 
     assert asyncio.run(ask()) < 25

@@ -25,12 +25,13 @@ class Candidate:
     """The torch variant with its columns the other way round, and what happens before it answers."""
 
     def __init__(self, directory: Path, error: Exception | None = None, wait: bool = False) -> None:
-        self.model, self.error, self.wait = local_model(directory, "candidate", "torch"), error, wait
+        self.model, self.error, self.there = local_model(directory, "candidate", "torch"), error, asyncio.Event()
+        if not wait:
+            self.there.set()
         self.served, self.labels, self.embeds = self.model.served, LABELS[::-1], True
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
-        if self.wait:
-            await asyncio.sleep(60)
+        await self.there.wait()
         if self.error is not None:
             raise self.error
         outcome = await self.model.logits(texts)
@@ -48,6 +49,7 @@ def stable(model_directory: Path) -> LocalModel:
 def test_each_request_has_its_version_and_the_labels_keep_their_columns(stable: LocalModel, model_directory: Path) -> None:
     async def run() -> None:
         canary = Canary(stable, Candidate(model_directory), HALF)
+        await canary.candidate.look()
         assert 10 < len(TAKEN) < 30
         for _ in range(2):
             for texts in REQUESTS:
@@ -68,6 +70,7 @@ def test_what_the_candidate_fails_is_answered_by_the_stable_version(
 ) -> None:
     async def run() -> None:
         canary = Canary(stable, Candidate(model_directory, error), HALF)
+        await canary.candidate.look()
         names = {(await canary.logits(texts)).model.name for texts in REQUESTS}
         assert names == {"tiny"}
         assert (canary.seen.candidate.requests, canary.seen.candidate.failed) == (len(TAKEN), len(TAKEN))
@@ -76,16 +79,43 @@ def test_what_the_candidate_fails_is_answered_by_the_stable_version(
     asyncio.run(run())
 
 
+def test_a_candidate_that_is_not_there_is_asked_nothing_and_one_that_goes_costs_one_time_out(
+    stable: LocalModel, model_directory: Path
+) -> None:
+    async def run() -> None:
+        candidate = Candidate(model_directory, wait=True)
+        canary = Canary(stable, candidate, HALF.model_copy(update={"timeout_seconds": 0.2}))
+
+        async def names() -> list[str]:
+            async with asyncio.timeout(10):
+                return [(await canary.logits(texts)).model.name for texts in TAKEN[:5]]
+
+        assert await names() == ["tiny"] * 5
+        assert (canary.seen.candidate.requests, canary.seen.stable.requests) == (0, 5)
+        candidate.there.set()
+        await canary.candidate.look()
+        assert await names() == ["candidate"] * 5
+        candidate.there.clear()
+        assert await names() == ["tiny"] * 5
+        assert (canary.seen.candidate.requests, canary.seen.candidate.failed) == (6, 1)
+
+    asyncio.run(run())
+
+
 def test_an_answer_past_the_deadline_is_a_failure_and_a_wrong_request_is_none(
     stable: LocalModel, model_directory: Path
 ) -> None:
     async def run() -> None:
-        late = Canary(stable, Candidate(model_directory, wait=True), HALF)
+        candidate = Candidate(model_directory)
+        late = Canary(stable, candidate, HALF)
+        await late.candidate.look()
+        candidate.there.clear()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await late.logits(TAKEN[0])
         assert (late.seen.candidate.requests, late.seen.candidate.failed) == (1, 1)
         refusing = Canary(stable, Candidate(model_directory, Refusal(409, "Not so")), HALF)
+        await refusing.candidate.look()
         with pytest.raises(Refusal):
             await refusing.logits(TAKEN[0])
         assert (refusing.seen.candidate.requests, refusing.seen.candidate.failed) == (1, 0)

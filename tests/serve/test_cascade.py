@@ -14,6 +14,7 @@ from serve.answers import softmax
 from serve.local import LocalModel, overloaded
 from serve.models import Outcome
 from serve.rollout.cascade import Cascade
+from serve.rollout.second import PROBE
 from serve.settings import CascadeSettings
 from tests.serve.faces import local_model
 from tests.serve.tiny_model import LABELS, TEXTS
@@ -22,12 +23,14 @@ from tests.serve.tiny_model import LABELS, TEXTS
 class Large:
     """The model with every logit negated and its columns the other way round, that notes what it is asked."""
 
-    def __init__(self, model: LocalModel, error: Exception | None = None) -> None:
-        self.model, self.error, self.asked = model, error, list[str]()
+    def __init__(self, model: LocalModel, error: Exception | None = None, wait: bool = False) -> None:
+        self.model, self.error, self.wait, self.asked = model, error, wait, list[str]()
         self.served, self.labels, self.embeds = model.served, LABELS[::-1], False
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
         self.asked += texts
+        if self.wait:
+            await asyncio.sleep(60)
         if self.error is not None:
             raise self.error
         outcome = await self.model.logits(texts)
@@ -52,6 +55,8 @@ def test_unsure_texts_alone_go_on_and_a_teacher_that_fails_costs_no_answer(
         threshold = float(np.median(sureness))
         large = Large(small, error)
         cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=threshold))
+        await cascade.large.look()
+        large.asked.clear()
         given = (await cascade.logits(TEXTS)).values
         unsure = sureness < threshold
         assert 0 < unsure.sum() < len(TEXTS)
@@ -70,8 +75,23 @@ def test_unsure_texts_alone_go_on_and_a_teacher_that_fails_costs_no_answer(
 def test_nobody_is_asked_where_all_is_sure(small: LocalModel) -> None:
     async def run() -> None:
         large = Large(small)
-        outcome = await Cascade(small, large, CascadeSettings(model="teacher", threshold=0.0)).logits(TEXTS)
-        assert large.asked == []
+        cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=0.0))
+        await cascade.large.look()
+        outcome = await cascade.logits(TEXTS)
+        assert large.asked == [PROBE]
         np.testing.assert_array_equal(outcome.values, (await small.logits(TEXTS)).values)
+
+    asyncio.run(run())
+
+
+def test_a_teacher_that_is_not_there_is_not_waited_for(small: LocalModel) -> None:
+    async def run() -> None:
+        large = Large(small, wait=True)
+        cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=1.1, timeout_seconds=60))
+        async with asyncio.timeout(10):
+            given = (await cascade.logits(TEXTS)).values
+        np.testing.assert_allclose(given, (await small.logits(TEXTS)).values, atol=1e-4)
+        assert (cascade.counts.passed_on, cascade.counts.unanswered) == (0, len(TEXTS))
+        assert large.asked == [PROBE]
 
     asyncio.run(run())

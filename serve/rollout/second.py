@@ -1,0 +1,56 @@
+"""A model beside the default one, asked only once it is there, and never for longer than so many seconds.
+
+    second = Second(candidate, timeout_seconds=5)        # made on a running event loop
+    if second.there:
+        outcome = await second.logits(texts)
+
+Its replicas may still start while those of the default model take requests, or may have gone before them: Serve would
+let a request wait for a replica until its deadline.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+from serve.models import Model, Outcome
+
+PROBE = "."
+"""What a model is asked to see whether it is there."""
+
+
+class Second:
+    """A canary's candidate, or the large model of a cascade."""
+
+    def __init__(self, model: Model, timeout_seconds: float) -> None:
+        self.model, self.timeout_seconds = model, timeout_seconds
+        self._there = False
+        self._looking: asyncio.Task[None] | None = None
+        self.look()
+
+    @property
+    def there(self) -> bool:
+        """Whether it has answered, if only by an error, and has not been too late since. Where not, it is looked for again."""
+        if not self._there:
+            self.look()
+        return self._there
+
+    def look(self) -> "asyncio.Task[None]":
+        """Ask it, with all the time that it needs; done once it is there."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+        return self._looking
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        """As Model.logits; TimeoutError where it is too late."""
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                return await self.model.logits(texts)
+        except TimeoutError:
+            self._there = False
+            raise
+
+    async def _look(self) -> None:
+        # Who asks it for an answer counts and logs what it fails.
+        with contextlib.suppress(Exception):
+            await self.model.logits([PROBE])
+        self._there = True
