@@ -19,6 +19,7 @@ from cluster.artifact import File, Kind, write_by_content
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
+from jobs.data.augment import Augment
 from jobs.data.clean import Clean
 from jobs.data.dedup import Split
 from jobs.data.rows import TrainTexts, as_many_as_fit, check_source, load_rows
@@ -54,6 +55,8 @@ class PrepareConfig(Config):
     slices: tuple[str, ...] = ()
     """With task: columns to keep (source, country, …). evaluate looks at the texts of each of their values by themselves, and
     select can refuse a candidate that one of them pays for."""
+    augment: Augment | None = None
+    """With task: make more training texts, without a label; distill learns what the teacher says of them."""
     clean: Clean = Clean()
     """How text is cleaned."""
     split: Split = Split()
@@ -74,6 +77,8 @@ class PrepareConfig(Config):
             raise ValueError("segments is for TOKENS; examples of a task are whole texts")
         if self.slices and self.task is None:
             raise ValueError("slices are for examples of a task, which are judged; tokens are not")
+        if self.augment is not None and self.task is None:
+            raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
         return self
 
 
@@ -104,7 +109,9 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     data_context = ray.data.DataContext.get_current()
     data_context.execution_options.preserve_order = True
     data_context.target_min_block_size = LEAST_BLOCK_BYTES
-    rows, counts = load_rows(config.source, config.text, config.task, config.clean, config.split, config.slices)
+    rows, counts = load_rows(
+        config.source, config.text, config.task, config.clean, config.split, config.slices, config.augment
+    )
     if config.limit is not None:
         rows = rows.limit(config.limit).materialize()
     context.report(state="cleaned", rows=rows.count())

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from jobs.core.config import BadInput, Problem, nearest
+from jobs.data.augment import Augment, augmenting
 from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.dedup import SPLITS, Split, deduplicate, split_of
 from jobs.data.sources import Sources, each, read, resolve, tables
@@ -29,9 +30,15 @@ UNLABELLED = "unlabelled"
 
 
 def load_rows(
-    source: Sources, text: str, task: Task | None, clean: Clean, split: Split, slices: Sequence[str] = ()
+    source: Sources,
+    text: str,
+    task: Task | None,
+    clean: Clean,
+    split: Split,
+    slices: Sequence[str] = (),
+    augment: Augment | None = None,
 ) -> tuple["Dataset", dict[str, int]]:
-    """Rows of key, text, (label, slices,) split: clean, without duplicates; and how many were read and kept."""
+    """Rows of key, text, (label, slices,) split: clean, without duplicates; and how many were read, made and kept."""
     parts: list[Dataset] = []
     read_count = 0
     for named, one in each(source).items():
@@ -45,9 +52,14 @@ def load_rows(
     if not clean_count:
         remedy = "Lower clean.min_characters or check the text column."
         raise BadInput([Problem("source", source, f"no text is left of {read_count} rows after cleaning", remedy)])
-    kept = deduplicate(rows, clean_count).materialize()
-    counts = {"rows_read": read_count, "rows_empty": read_count - clean_count, "rows_duplicate": clean_count - kept.count()}
-    return kept, counts
+    counts = {"rows_read": read_count, "rows_empty": read_count - clean_count}
+    count = clean_count
+    if augment is not None:
+        rows = rows.map_batches(augmenting(augment), batch_format="pandas").materialize()
+        count = rows.count()
+        counts["rows_made"] = count - clean_count
+    kept = deduplicate(rows, count).materialize()
+    return kept, counts | {"rows_duplicate": count - kept.count()}
 
 
 class TrainTexts:
