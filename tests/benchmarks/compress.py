@@ -31,7 +31,7 @@ of R8 nearly all that there are. All test texts are used."""
 LEAST_WORDS = 10
 """SST-2: shorter training rows are left out. Most are phrases cut out of sentences, and the test texts are whole sentences."""
 FILES = ("train", "unlabelled", "test")
-MORE = "unlabelled-labels.jsonl"
+MORE = "unlabelled-labels"
 """The labels of the unlabelled texts, which no step reads: what int8 costs is less a matter of chance over so many more."""
 PAIRS, PER_PAIR = 5, 60
 FASTER = (10, 20, 30)
@@ -85,14 +85,12 @@ def write_data(place: Path) -> str:
     splits = _sst2(Path(directory)) if directory else _reuters()
     train = splits.pop("train")
     random.Random(0).shuffle(train)
-    rows = (
-        [{"text": text, "label": label} for text, label in train[:LABELLED]],
-        [{"text": text} for text, _ in train[LABELLED : LABELLED + UNLABELLED[name]]],
-        [{"text": text, "label": label} for text, label in splits["test"]],
+    labelled, more, test = (
+        [{"text": text, "label": label} for text, label in rows]
+        for rows in (train[:LABELLED], train[LABELLED : LABELLED + UNLABELLED[name]], splits["test"])
     )
-    kept_back = [{"text": text, "label": label} for text, label in train[LABELLED : LABELLED + UNLABELLED[name]]]
-    (place / MORE).write_text("\n".join(map(json.dumps, kept_back)))
-    for file, lines in zip(FILES, rows, strict=True):
+    unlabelled = [{"text": row["text"]} for row in more]
+    for file, lines in zip((*FILES, MORE), (labelled, unlabelled, test, more), strict=True):
         (place / f"{file}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return name
 
@@ -155,7 +153,7 @@ def _budget(teacher: Artifact, texts: Artifact) -> float:
 def _int8(name: str, made: Mapping[str, Artifact], report: Mapping[str, Any], place: Path) -> Iterator[dict[str, Any]]:
     row, teacher = _row(report, "int8:int8"), report["rows"][0]
     lost = round(100 * (teacher["accuracy"] - row["accuracy"]), 2)
-    more = [json.loads(line) for line in (place / MORE).read_text().splitlines()]
+    more = [json.loads(line) for line in (place / f"{MORE}.jsonl").read_text().splitlines()]
     before, after = (_accuracy(*one, more) for one in ((made["teacher"], "torch"), (made["int8"], "int8")))
     detail = {
         "data": name,

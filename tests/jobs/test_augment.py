@@ -83,11 +83,12 @@ def test_made_texts_come_out_of_prepare_without_a_label_and_without_duplicates(r
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *(f"{text},{label}" for text, label in MESSAGES)]))
     settings = {"source": str(tmp_path / "rows.csv"), "task": {"kind": "classification"}, "split": {"validation": 0.25}}
     made = {}
-    for name, more in (("plain", {}), ("more", {"augment": {"copies": 3}})):
+    both: dict[str, dict[str, object]] = {"plain": {}, "more": {"augment": {"copies": 3}}}
+    for name, added in both.items():
         directory = tmp_path / name
         directory.mkdir()
         context = Context(str(tmp_path), "tiny", name, str(tmp_path / f"{name}-out"), "a", directory=directory)
-        made[name] = run(PrepareConfig.model_validate(settings | more), Inputs(), context)
+        made[name] = run(PrepareConfig.model_validate({**settings, **added}), Inputs(), context)
     plain, more = made["plain"].metrics, made["more"].metrics
     assert (more["train_rows"], more["validation_rows"]) == (plain["train_rows"], plain["validation_rows"])
     assert plain["train_rows"] < more["unlabelled_rows"] <= more["rows_made"]
