@@ -12,8 +12,9 @@ STARTED := $(shell date +%s)
 demo: $(VENV)/ready
 	$(VENV)/bin/python -m jobs.demo $(RECIPE) --began $(STARTED) $(ARGUMENTS)
 
+# No worker is started again after a crash: pytest-xdist then hands out files that are done and waits for ever.
 test: $(VENV)/ready-dev
-	$(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile $(ARGUMENTS)
+	$(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile --max-worker-restart 0 $(ARGUMENTS)
 
 lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .

@@ -1,5 +1,6 @@
 """What tests share: an embedded cluster for the whole run, an S3 server on loopback, and storages of both kinds."""
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import requests
@@ -20,6 +22,21 @@ BUCKET = "raystill"
 
 # A shell that starts something in the background has it ignore SIGINT, and children inherit that: tests of Ctrl-C would hang.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_errors = pytest.StashKey[TextIO]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the way to where errors go: while a test runs, what is written there is captured, and lost in a crash."""
+    config.stash[_errors] = os.fdopen(os.dup(2), "w")
+
+
+@pytest.fixture(autouse=True)
+def _a_crash_tells_where(pytestconfig: pytest.Config) -> None:
+    """Ray takes the handlers of fatal signals away when it disconnects: a crash after that would end pytest without a word."""
+    faulthandler.disable()
+    faulthandler.enable(pytestconfig.stash[_errors])
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray.util.state import list_nodes
 
 from cluster.connect import Cluster
 from cluster.embedded import free_ports
@@ -108,7 +109,7 @@ def second_node(cluster: Cluster, cpus: int) -> Iterator[Node]:
         f"resources-{uuid.uuid4().hex[:8]}",
         *map(str, free_ports(PORTS)),
     ]
-    before = _living(cluster)
+    before = _alive(cluster)
     process = subprocess.Popen(
         command,
         env={**os.environ, **embedded.environment},
@@ -118,8 +119,8 @@ def second_node(cluster: Cluster, cpus: int) -> Iterator[Node]:
     )
     node = Node(process)
     try:
-        deadline = time.monotonic() + 60
-        while _living(cluster) <= before:
+        deadline = time.monotonic() + 120
+        while not _alive(cluster) - before:
             assert process.poll() is None and time.monotonic() < deadline, "the second node did not come up"
             time.sleep(0.2)
         yield node
@@ -127,10 +128,6 @@ def second_node(cluster: Cluster, cpus: int) -> Iterator[Node]:
         node.close()
 
 
-def _living(cluster: Cluster) -> int:
-    """Nodes that ever joined and are not known to be dead, or were when last looked at; a new one always adds to it."""
-    ray.init(cluster.address, log_to_driver=False)
-    try:
-        return len(ray.nodes())
-    finally:
-        ray.shutdown()
+def _alive(cluster: Cluster) -> set[str]:
+    """The ids of the nodes that are there, as the dashboard knows them: a driver would have to connect for each look."""
+    return {node.node_id for node in list_nodes(address=cluster.dashboard, limit=10_000) if node.state == "ALIVE"}
