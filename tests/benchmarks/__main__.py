@@ -7,13 +7,14 @@ make bench BENCH=scale      steps on one core and on two, prepare over 100,000 f
 make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the bare engine; Ray Serve's ingresses; needs wrk
 make bench BENCH=offline    answering for files against the bare engine, on one core each
 make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
+make bench BENCH=unlabelled what texts without a label bring a student, and augmented ones
 """
 
 import importlib
 import json
 import sys
 
-GROUPS = ("train", "data", "scale", "compress", "serve", "offline")
+GROUPS = ("train", "data", "scale", "compress", "unlabelled", "serve", "offline")
 
 
 def main() -> int:
