@@ -15,7 +15,12 @@ from jobs.compression.export import export_onnx, longest_text
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
-from jobs.compression.quantize import quantize_dynamic_int8, quantize_int4, quantize_power_of_two
+from jobs.compression.quantize import (
+    quantize_blockwise_int8,
+    quantize_dynamic_int8,
+    quantize_int4,
+    quantize_power_of_two,
+)
 from jobs.compression.settings import Quantization, QuantizeKind
 from jobs.compression.variants import NAMES, SOURCE
 from jobs.core.config import BadInput, Problem
@@ -30,7 +35,12 @@ if TYPE_CHECKING:
 
     from jobs.objectives.language import LanguageObjective
 
-KINDS = {"dynamic": quantize_dynamic_int8, "int4": quantize_int4, "power_of_two": quantize_power_of_two}
+KINDS = {
+    "dynamic": quantize_dynamic_int8,
+    "blockwise": quantize_blockwise_int8,
+    "int4": quantize_int4,
+    "power_of_two": quantize_power_of_two,
+}
 """The kinds whose scales come from the weights alone."""
 LONGEST = 512
 """Tokens of a prompt where neither model nor tokenizer says how many."""

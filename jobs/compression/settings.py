@@ -14,7 +14,7 @@ from jobs.core.config import Config
 from jobs.losses.settings import Mix
 from jobs.training.settings import Optimizer, Training
 
-QuantizeKind = Literal["dynamic", "static", "int4", "power_of_two"]
+QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
 Method = Literal["minmax", "entropy", "percentile"]
 
 
@@ -34,8 +34,9 @@ class Quantization(Config):
     quantize: tuple[QuantizeKind, ...] = ("dynamic",)
     """One kind, a list of them or none; each makes a variant that is judged as a candidate of its own. dynamic (int8): int8
     weights and embeddings, activations scaled while running. static (int8_static): scales fixed beforehand, so that answers
-    do not depend on batch mates. int4 (int4): 4-bit weights, the smallest file, hardly faster than float. power_of_two
-    (pow2): weights of 15 values, run as int8, for hardware that shifts."""
+    do not depend on batch mates. blockwise (int8_block): scales for each 64 values of a row, nearly float's answers whatever
+    the batch mates, and slower than dynamic. int4 (int4): 4-bit weights, the smallest file, hardly faster than float.
+    power_of_two (pow2): weights of 15 values, run as int8, for hardware that shifts."""
     calibration: Calibration = Calibration()
     """How the fixed scales of static int8 are found."""
     allowed_loss: float | None = Field(None, ge=0)

@@ -19,6 +19,7 @@ from jobs.compression.accuracy import Try, int8_within
 from jobs.compression.export import export_onnx
 from jobs.compression.quantize import (
     Feeds,
+    quantize_blockwise_int8,
     quantize_dynamic_int8,
     quantize_int4,
     quantize_power_of_two,
@@ -31,6 +32,7 @@ from serve.engine import Engine, load_engine
 NAMES: dict[QuantizeKind, str] = {
     "dynamic": "int8",
     "static": "int8_static",
+    "blockwise": "int8_block",
     "int4": "int4",
     "power_of_two": "pow2",
 }
@@ -84,6 +86,7 @@ def quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Fee
         return
     from_weights = {
         "dynamic": quantize_dynamic_int8,
+        "blockwise": quantize_blockwise_int8,
         "int4": quantize_int4,
         "power_of_two": quantize_power_of_two,
     }

@@ -27,7 +27,7 @@ class Budget(Config):
 
     maximum_p95_ms: float = Field(gt=0)
     """Highest p95 latency of a single text."""
-    quantize: Literal["none", "dynamic", "static", "int4", "power_of_two"] = "dynamic"
+    quantize: Literal["none", "dynamic", "static", "blockwise", "int4", "power_of_two"] = "dynamic"
     """What will be deployed: none is the ONNX variant in float, the others as in compress."""
     threads: int = Field(1, ge=1)
     """CPU threads of the engine."""

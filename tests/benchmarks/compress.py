@@ -1,14 +1,14 @@
 """The proof: what distilling, pruning and int8 make of MiniLM 6×384, and what each part is worth. `make bench BENCH=compress`
 
+    python -m tests.benchmarks.compress int8      # the teacher and its int8 forms alone
+
 The recipe beside this file runs as any recipe does: first to the end of the search, then with the values that it found.
-Reuters R8 comes through pip; with DATA=DIRECTORY (train.tsv.gz and dev.tsv with columns sentence and label) it is SST-2.
+Its data: labelled.py.
 """
 
-import csv
-import gzip
 import json
-import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,18 +21,10 @@ from cluster.connect import attach_or_start
 from jobs.core.execute import execute
 from jobs.core.recipe import Recipe, load_recipe
 from tests.benchmarks import teacher_inside
+from tests.benchmarks.labelled import FILES, MORE, write_data
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
 CPUS = 2
-LABELLED = 2000
-UNLABELLED = {"Reuters R8": 3000, "SST-2": 8000}
-"""Texts with a label, those for validation included, and others of the same set from which distilling learns without it:
-of R8 nearly all that there are. All test texts are used."""
-LEAST_WORDS = 10
-"""SST-2: shorter training rows are left out. Most are phrases cut out of sentences, and the test texts are whole sentences."""
-FILES = ("train", "unlabelled", "test")
-MORE = "unlabelled-labels"
-"""The labels of the unlabelled texts, which no step reads: what int8 costs is less a matter of chance over so many more."""
 PAIRS, PER_PAIR = 5, 60
 FASTER = (10, 20, 30)
 CONTROLS = {
@@ -44,13 +36,17 @@ CONTROLS = {
 """Each differs from `pruned` (3 layers, half of their neurons, distilled) in this alone."""
 
 
+INT8 = {"int8_alone": "int8", "int8_blockwise_alone": "int8_block"}
+"""Variants of the teacher, as their figures are named."""
+
+
 def measures() -> Iterator[dict[str, Any]]:
     """The winner, int8 alone, the front, the search, each control."""
     with tempfile.TemporaryDirectory() as place:
         yield from measures_at(Path(place))
 
 
-def measures_at(place: Path) -> Iterator[dict[str, Any]]:
+def measures_at(place: Path, int8_alone: bool = False) -> Iterator[dict[str, Any]]:
     """The same in a directory that stays: what is done there is not done again."""
     import ray
 
@@ -59,7 +55,7 @@ def measures_at(place: Path) -> Iterator[dict[str, Any]]:
     with attach_or_start("local", cpus=CPUS) as cluster:
         ray.init(cluster.address, log_to_driver=False)
         try:
-            yield from _measures(name, str(place), data)
+            yield from (_int8_measures if int8_alone else _measures)(name, str(place), data)
         finally:
             ray.shutdown()
 
@@ -78,39 +74,10 @@ def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]
     yield _search(name, search, execute(inside, teacher_inside.STEP, place))
 
 
-def write_data(place: Path) -> str:
-    """train.jsonl, unlabelled.jsonl and test.jsonl; returns the data's name."""
-    directory = os.environ.get("DATA")
-    name = "SST-2" if directory else "Reuters R8"
-    splits = _sst2(Path(directory)) if directory else _reuters()
-    train = splits.pop("train")
-    random.Random(0).shuffle(train)
-    labelled, more, test = (
-        [{"text": text, "label": label} for text, label in rows]
-        for rows in (train[:LABELLED], train[LABELLED : LABELLED + UNLABELLED[name]], splits["test"])
-    )
-    unlabelled = [{"text": row["text"]} for row in more]
-    for file, lines in zip((*FILES, MORE), (labelled, unlabelled, test, more), strict=True):
-        (place / f"{file}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return name
-
-
-def _reuters() -> dict[str, list[tuple[str, str]]]:
-    from jobs.data.sources import tables
-
-    rows = [row for table in tables("sample:reuters_r8") for row in table.to_pylist()]
-    test = [(row["text"], row["label"]) for row in rows if row["split"] == "test"]
-    return {"train": [(row["text"], row["label"]) for row in rows if row["split"] != "test"], "test": test}
-
-
-def _sst2(directory: Path) -> dict[str, list[tuple[str, str]]]:
-    found = {}
-    for split, file, opened in (("train", "train.tsv.gz", gzip.open), ("test", "dev.tsv", open)):
-        with opened(directory / file, "rt") as lines:
-            rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-            found[split] = [(row["sentence"], row["label"]) for row in rows]
-    found["train"] = [(text, label) for text, label in found["train"] if len(text.split()) >= LEAST_WORDS]
-    return found
+def _int8_measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]]:
+    recipe = load_recipe(RECIPE, [*data, "steps.judged.inputs.candidates=[int8]"])
+    made = {step: execute(recipe, step, place) for step in ("texts", "teacher", "int8", "judged")}
+    yield from _int8(name, made, json.loads((made["judged"].local() / "report.json").read_text()), Path(place))
 
 
 def _search(name: str, made: Mapping[str, Artifact], inside: Artifact) -> dict[str, Any]:
@@ -151,20 +118,23 @@ def _budget(teacher: Artifact, texts: Artifact) -> float:
 
 
 def _int8(name: str, made: Mapping[str, Artifact], report: Mapping[str, Any], place: Path) -> Iterator[dict[str, Any]]:
-    row, teacher = _row(report, "int8:int8"), report["rows"][0]
-    lost = round(100 * (teacher["accuracy"] - row["accuracy"]), 2)
+    teacher = report["rows"][0]
     more = [json.loads(line) for line in (place / f"{MORE}.jsonl").read_text().splitlines()]
-    before, after = (_accuracy(*one, more) for one in ((made["teacher"], "torch"), (made["int8"], "int8")))
-    detail = {
-        "data": name,
-        "points_lost": lost,
-        "points_allowed": 0.5,
-        "test_texts": report["examples"],
-        "points_lost_on_more_texts": round(100 * (before - after), 2),
-        "more_texts": len(more),
-        "smaller": round(row["size_ratio"], 2),
-    }
-    yield _faster("int8_alone", made["int8"], "int8", made, 2.5, detail)
+    before = _accuracy(made["teacher"], "torch", more)
+    for figure, variant in INT8.items():
+        row = _row(report, f"int8:{variant}")
+        detail = {
+            "data": name,
+            "points_lost": round(100 * (teacher["accuracy"] - row["accuracy"]), 2),
+            "points_allowed": 0.5,
+            "test_texts": report["examples"],
+            "points_lost_on_more_texts": round(100 * (before - _accuracy(made["int8"], variant, more)), 2),
+            "more_texts": len(more),
+            "agreement": round(row["agreement"], 4),
+            "batch_change": round(row["batch_change"], 4),
+            "smaller": round(row["size_ratio"], 2),
+        }
+        yield _faster(figure, made["int8"], variant, made, 2.5, detail)
 
 
 def _accuracy(artifact: Artifact, variant: str, rows: Sequence[Mapping[str, str]]) -> float:
@@ -277,3 +247,18 @@ def _line(
     name: str, value: float, goal: float | None, unit: str, detail: dict[str, Any], better: str = "higher"
 ) -> dict[str, Any]:
     return {"name": name, "value": round(value, 3), "goal": goal, "better": better, "unit": unit, "detail": detail}
+
+
+def main() -> int:
+    """Print the lines of int8 alone."""
+    if sys.argv[1:] != ["int8"]:
+        print("usage: python -m tests.benchmarks.compress int8; all the rest is make bench BENCH=compress", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as place:
+        for measure in measures_at(Path(place), int8_alone=True):
+            print(json.dumps(measure), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,7 @@
 
 Students of one teacher, alike in settings and number of steps: some learn from the labelled texts, some from those and changed
 copies of them, some from those and other texts of the same kind; each once as layers of the teacher, and once from random
-weights. Data as in BENCH=compress.
+weights. Its data: labelled.py.
 """
 
 import json
@@ -15,7 +15,8 @@ from cluster.artifact import Artifact
 from cluster.connect import attach_or_start
 from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
-from tests.benchmarks.compress import CPUS, FILES, write_data
+from tests.benchmarks.compress import CPUS
+from tests.benchmarks.labelled import FILES, write_data
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
 EPOCHS = 12

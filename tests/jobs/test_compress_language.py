@@ -36,7 +36,7 @@ from tests.jobs.tiny import publish_directory
 
 ARCHITECTURES = ("gpt2", "qwen3", "t5")
 """Learned positions and Conv1D; rotary positions, shared keys, windows; an encoder-decoder. GPT-2 and T5 have tied tables."""
-KINDS = ("dynamic", "int4", "power_of_two")
+KINDS = ("dynamic", "blockwise", "int4", "power_of_two")
 PROMPTS = [[5, 9, 17, 33, 8, 70, 41], [12], [60, 61, 62, 63]]
 
 
@@ -121,13 +121,13 @@ def test_every_weight_is_on_disk_once(compressed: tuple[PreTrainedModel, Path, O
     assert (place / "onnx/model.onnx.data").stat().st_size - weights < tables, "a second copy of the table would be more"
 
 
-@pytest.mark.parametrize("kind", ("int8", "int4", "pow2"))
+@pytest.mark.parametrize("kind", ("int8", "int8_block", "int4", "pow2"))
 def test_each_kind_is_smaller_and_says_nearly_the_same(compressed: tuple[PreTrainedModel, Path, Outcome], kind: str) -> None:
     _, place, outcome = compressed
     figures = outcome.metrics
     assert figures[f"{kind}_bytes"] < figures["onnx_bytes"]
     shift = abs(math.log(figures[f"{kind}_perplexity"] / figures["onnx_perplexity"]))
-    assert 0 < shift < {"int8": 0.2, "int4": 0.6, "pow2": 2.0}[kind]
+    assert 0 < shift < {"int8": 0.2, "int8_block": 0.1, "int4": 0.6, "pow2": 2.0}[kind]
     assert load_generator(place, kind).tokens(PROMPTS, Sampling(max_new_tokens=4))
 
 
@@ -136,7 +136,7 @@ def test_no_matrix_stays_float(compressed: tuple[PreTrainedModel, Path, Outcome]
     import onnx
 
     _, place, _ = compressed
-    for kind in ("int8", "int4"):
+    for kind in ("int8", "int8_block", "int4"):
         for file in (place / f"onnx/model.{kind}.onnx", place / f"onnx/encoder.{kind}.onnx"):
             if file.exists():
                 floats = [t for t in onnx.load(str(file)).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
@@ -188,7 +188,7 @@ def test_a_model_is_loaded_by_what_it_is_for(compressed: tuple[PreTrainedModel, 
     _, place, _ = compressed
     with pytest.raises(EngineError, match=r"a model for generation, which has no labels; ask it with serve\.generation"):
         load_engine(place)
-    with pytest.raises(EngineError, match="written by onnx variants: onnx, int8, int4, pow2"):
+    with pytest.raises(EngineError, match="written by onnx variants: onnx, int8, int8_block, int4, pow2"):
         load_generator(place, "torch")
 
 

@@ -30,7 +30,7 @@ from serve.engine import Engine, load_engine
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier
 
 TEXTS = [text for text, _ in MESSAGES]
-KINDS = ("dynamic", "static", "int4", "power_of_two")
+KINDS = ("dynamic", "static", "blockwise", "int4", "power_of_two")
 
 
 def feeds_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Feeds]:
@@ -67,7 +67,7 @@ def engines(everything: Path) -> dict[str, Engine]:
 
 def test_each_kind_is_a_variant_of_its_own(everything: Path, engines: dict[str, Engine]) -> None:
     card = read_card(everything)
-    assert list(card.variants) == ["torch", "onnx", "int8", "int8_static", "int4", "pow2"]
+    assert list(card.variants) == ["torch", "onnx", "int8", "int8_static", "int8_block", "int4", "pow2"]
     assert card.default == "int8"
     precisions = {name: variant.precision for name, variant in card.variants.items()}
     assert precisions["int4"] == "int4" and precisions["int8_static"] == precisions["pow2"] == "int8"
@@ -83,6 +83,12 @@ def test_each_kind_changes_the_numbers_a_little_and_shrinks_the_file(
     apart = np.abs(found_NC - exact_NC).mean() / exact_NC.std()
     assert 1e-4 < apart < {"int4": 0.3, "power_of_two": 0.8}.get(kind, 0.1)
     assert size[name] < size["onnx"]
+
+
+def test_scales_for_blocks_are_nearer_to_float_than_scales_for_all(engines: dict[str, Engine]) -> None:
+    exact_NC = engines["onnx"].logits(TEXTS)
+    apart = {name: np.abs(engines[name].logits(TEXTS) - exact_NC).mean() for name in ("int8", "int8_block")}
+    assert apart["int8_block"] < apart["int8"] / 2, apart
 
 
 def test_batch_mates_move_dynamic_int8_and_nothing_else(engines: dict[str, Engine], everything: Path) -> None:
