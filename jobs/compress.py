@@ -238,7 +238,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },
     output=Kind.MODEL,
-    version=3,
+    version=4,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

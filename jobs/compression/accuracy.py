@@ -3,8 +3,8 @@
     tries = int8_within(0.5, source, target, score, feeds, method)
     tries[-1].kept                            # whether the file at `target` is within the allowance
 
-First all of it dynamically; then the nodes that int8 hurts most stay float, 1, 2, 4, … of them; then static int8; last,
-where there is something to train with, quantisation-aware training.
+First all of it dynamically; then the nodes that int8 hurts most stay float, 1, 2, 4, … of them; then int8 in
+blocks; then static int8; last, where there is something to train with, quantisation-aware training.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jobs.compression.quantize import Feeds, quantize_dynamic_int8, quantize_static_int8
+from jobs.compression.quantize import Feeds, quantize_blockwise_int8, quantize_dynamic_int8, quantize_static_int8
 from jobs.compression.settings import Method
 from jobs.compression.worst_nodes import worst_nodes
 
@@ -26,7 +26,7 @@ class Try:
     """One way to int8, and what it cost."""
 
     kind: str
-    """dynamic, static or trained (dynamic int8 of weights that were trained for it)."""
+    """dynamic, blockwise, static or trained (dynamic int8 of weights that were trained for it)."""
     excluded: tuple[str, ...]
     """The nodes that stayed float."""
     score: float
@@ -86,6 +86,7 @@ def _ways(
         excluded = tuple(worst[:count])
         yield "dynamic", excluded, partial(quantize_dynamic_int8, source, target, excluded)
         count *= 2
+    yield "blockwise", (), partial(quantize_blockwise_int8, source, target)
     yield "static", (), partial(quantize_static_int8, source, target, feeds, method)
     yield "static", excluded, partial(quantize_static_int8, source, target, feeds, method, excluded)
     if trained is not None:

@@ -41,7 +41,7 @@ class Quantization(Config):
     """How the fixed scales of static int8 are found."""
     allowed_loss: float | None = Field(None, ge=0)
     """Points of the score on the validation split that `dynamic` may cost against float. Beyond it the nodes that int8 hurts
-    most stay float, then static int8 is tried, then training for int8 with the settings of heal."""
+    most stay float, then int8 in blocks is tried, then static int8, then training for int8 with the settings of heal."""
     batching: Literal["free", "same"] = "free"
     """same: answers are the same alone and in a batch to 0.001 in probability; dynamic int8 then runs texts one at a time."""
 

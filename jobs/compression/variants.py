@@ -67,7 +67,7 @@ def write_variants(
             tries = _within(config.allowed_loss, directory, target, config, material)
             if not tries[-1].kept:
                 continue
-            moves = tries[-1].kind != "static"
+            moves = tries[-1].kind not in ("blockwise", "static")
         else:
             quantize(kind, directory / SOURCE, target, material.feeds, config)
         made[name] = variant.model_copy(update={"batching": "alone" if moves and config.batching == "same" else "free"})
