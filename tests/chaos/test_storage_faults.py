@@ -103,10 +103,10 @@ def test_half_a_minute_of_errors(faulty: Proxy, s3_uri: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
+    """A file system of 16 MB: what a search keeps of its trials fits, a ballast fills the rest."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.decode()}")
     yield place
