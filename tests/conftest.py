@@ -135,3 +135,19 @@ def _working_directory_stays() -> Iterator[None]:
     before = os.getcwd()
     yield
     os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_stays() -> Iterator[None]:
+    """A process that is connected to a cluster is ended by Ray, without a word, a minute after that cluster has ended."""
+    before = _is_connected()
+    yield
+    if not before and _is_connected():
+        import ray
+
+        ray.shutdown()
+        raise AssertionError("this test left the process connected to a cluster: call ray.shutdown() whatever happens")
+
+
+def _is_connected() -> bool:
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ BASE |= {"resources": {"workers": 2, "cpus": 1.5, "max_failures": 3}}
 class World:
     """The cluster of two nodes, a recipe, and the run that nothing happened to."""
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, later: ExitStack) -> None:
         self.cluster, self.directory = cluster, directory
+        self.later = later
+        """Holds the nodes that come later, until all tests are over."""
         self.file = write_recipe(directory / "tiny.yaml", recipe(write_world(directory), base=BASE))
         self.prepared, self.whole = directory / "prepared", directory / "whole"
         ran = run_job(cluster, "jobs.prepare", self.file, "--step", "corpus", "--storage", str(self.prepared))
@@ -115,14 +118,13 @@ class Fault(threading.Thread):
 def nodes(ray_cluster: Cluster) -> Iterator[list[Node]]:
     """The second node, and those that come after it."""
     with second_node(ray_cluster, cpus=2) as node:
-        running = [node]
-        yield running
-        running[-1].close()
+        yield [node]
 
 
 @pytest.fixture(scope="module")
-def world(ray_cluster: Cluster, nodes: list[Node], tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(ray_cluster, tmp_path_factory.mktemp("world"))
+def world(ray_cluster: Cluster, nodes: list[Node], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with ExitStack() as later:
+        yield World(ray_cluster, tmp_path_factory.mktemp("world"), later)
 
 
 @pytest.mark.parametrize("number", range(ROUNDS))
@@ -154,15 +156,14 @@ def test_the_steps_driver(world: World, number: int) -> None:
     world.same(storage)
 
 
-def replaced(world: World, nodes: list[Node], fault: Fault) -> list[Any]:
+def replaced(world: World, nodes: list[Node], fault: Fault) -> list[Node]:
     """Another node as soon as the fault has struck; a list that then is not empty."""
-    came: list[Any] = []
+    came: list[Node] = []
 
     def replace() -> None:
         wait(lambda: fault.struck)
-        entering = second_node(world.cluster, cpus=2)
-        nodes.append(entering.__enter__())
-        came.append(entering)
+        came.append(world.later.enter_context(second_node(world.cluster, cpus=2)))
+        nodes.extend(came)
 
     threading.Thread(target=replace, daemon=True).start()
     return came
@@ -186,8 +187,10 @@ def test_a_node_with_notice(world: World, nodes: list[Node], number: int) -> Non
     """A spot node that its cloud wants back: a checkpoint is written at once, and the run leaves before the node goes."""
     storage, leaving = world.fresh(world.directory / f"notice-{number}"), nodes[-1]
     ray.init(world.cluster.address, log_to_driver=False)
-    node = leaving.id
-    ray.shutdown()
+    try:
+        node = leaving.id
+    finally:
+        ray.shutdown()
 
     def strike() -> None:
         deadline, reason = int((time.time() + 60) * 1000), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
