@@ -74,12 +74,14 @@ def test_a_job_prints_and_its_own_exit_code_comes_back(ray_cluster: Cluster, wor
 
 
 def test_the_log_comes_while_the_job_runs_and_whole(ray_cluster: Cluster, work: Path) -> None:
-    (work / "slow.py").write_text("import time\nprint('early')\ntime.sleep(4)\nfor i in range(5000): print('line', i)\n")
+    code = "import pathlib, time\nprint('early')\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.1)\n"
+    (work / "slow.py").write_text(code.format(str(work / "go")) + "for i in range(5000): print('line', i)\n")
     client = ray_cluster.jobs()
     job_id = submit(client, "python slow.py", str(work))
     log = follow(client, job_id)
     assert any(line == "early" for line in log)
     assert not client.get_job_status(job_id).is_terminal()
+    (work / "go").touch()
     assert list(log) == [f"line {i}" for i in range(5000)]
     assert result(client, job_id).exit_code == 0
 
