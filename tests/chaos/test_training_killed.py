@@ -101,7 +101,7 @@ class Fault(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        wait(lambda: saved(self.storage) >= self.at)
+        wait(lambda: saved(self.storage) >= self.at, 600)
         before, began = saved(self.storage), time.monotonic()
         self.strike()
         self.struck = True
@@ -161,7 +161,7 @@ def replaced(world: World, nodes: list[Node], fault: Fault) -> list[Node]:
     came: list[Node] = []
 
     def replace() -> None:
-        wait(lambda: fault.struck)
+        wait(lambda: fault.struck, 600)
         came.append(world.later.enter_context(second_node(world.cluster, cpus=2)))
         nodes.extend(came)
 

@@ -82,7 +82,8 @@ def test_the_log_comes_while_the_job_runs_and_whole(ray_cluster: Cluster, work: 
     assert any(line == "early" for line in log)
     assert not client.get_job_status(job_id).is_terminal()
     (work / "go").touch()
-    assert list(log) == [f"line {i}" for i in range(5000)]
+    # On a busy machine Ray's own line may come behind the job's first one.
+    assert [line for line in log if not line.startswith("Running entrypoint")] == [f"line {i}" for i in range(5000)]
     assert result(client, job_id).exit_code == 0
 
 
