@@ -15,15 +15,11 @@ from jobs.compression.export import export_onnx, longest_text
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
-from jobs.compression.quantize import (
-    quantize_blockwise_int8,
-    quantize_dynamic_int8,
-    quantize_int4,
-    quantize_power_of_two,
-)
-from jobs.compression.settings import Quantization, QuantizeKind
+from jobs.compression.quantize import FROM_WEIGHTS
+from jobs.compression.settings import Quantization
 from jobs.compression.variants import NAMES, SOURCE
 from jobs.core.config import BadInput, Problem
+from jobs.core.search import QuantizeKind
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.objectives.architectures import AUTO_CLASSES
 from jobs.training.models import language_kind
@@ -35,13 +31,6 @@ if TYPE_CHECKING:
 
     from jobs.objectives.language import LanguageObjective
 
-KINDS = {
-    "dynamic": quantize_dynamic_int8,
-    "blockwise": quantize_blockwise_int8,
-    "int4": quantize_int4,
-    "power_of_two": quantize_power_of_two,
-}
-"""The kinds whose scales come from the weights alone."""
 LONGEST = 512
 """Tokens of a prompt where neither model nor tokenizer says how many."""
 CORRUPTED = 0.15
@@ -53,8 +42,8 @@ def check_language(config: Quantization, inputs: Inputs) -> list[Problem]:
     problems = [
         Problem("quantize", kind, "its scales come from labelled examples, which a language model has none of", remedy)
         for kind in config.quantize
-        if kind not in KINDS
-        for remedy in [f"Use {', '.join(KINDS)}."]
+        if kind not in FROM_WEIGHTS
+        for remedy in [f"Use {', '.join(FROM_WEIGHTS)}."]
     ]
     reason, remedy = "it is trained and judged on labelled examples", "Leave it out for a language model."
     if config.allowed_loss is not None:
@@ -145,7 +134,7 @@ def _quantize(kind: QuantizeKind, source: Path) -> tuple[Path, str]:
     made = []
     for graph, quantised in ((source, target), (encoder_of(source), encoder_of(target))):
         if graph.exists():
-            KINDS[kind](graph, quantised)
+            FROM_WEIGHTS[kind](graph, quantised)
             made.append(quantised)
     share_weights(made, data_of(target))
     return target, "int4" if kind == "int4" else "int8"

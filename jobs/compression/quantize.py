@@ -11,7 +11,7 @@ K rows and N columns of a matrix.
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -31,6 +31,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from jobs.compression.graph import fold_turned, is_large, save
 from jobs.compression.settings import Method
+from jobs.core.search import QuantizeKind
 
 Feeds = Mapping[str, np.ndarray]
 """Inputs of a graph by name, one batch."""
@@ -55,15 +56,7 @@ def quantize_dynamic_int8(source: Path, target: Path, exclude: Sequence[str] = (
     `exclude` stay float.
     """
     with _plain(source) as plain:
-        quantize_dynamic(
-            plain,
-            target,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=QUANTIZED,
-            nodes_to_exclude=_and_parts(exclude),
-            use_external_data_format=is_large(onnx.load(str(plain))),
-        )
+        _quantize_dynamic(plain, target, QUANTIZED, exclude)
 
 
 def quantize_static_int8(
@@ -102,14 +95,7 @@ def quantize_blockwise_int8(source: Path, target: Path) -> None:
     """
     with _plain(source) as plain:
         looked_up = plain.with_name("looked_up.onnx")
-        quantize_dynamic(
-            plain,
-            looked_up,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=["Gather"],
-            use_external_data_format=is_large(onnx.load(str(plain))),
-        )
+        _quantize_dynamic(plain, looked_up, ["Gather"])
         _to_blocks(looked_up, target, 8, ("MatMul",))
 
 
@@ -121,6 +107,18 @@ def quantize_int4(source: Path, target: Path) -> None:
     """
     with _plain(source) as plain:
         _to_blocks(plain, target, 4, ("MatMul", "Gather"))
+
+
+def _quantize_dynamic(plain: Path, target: Path, kinds: list[str], exclude: Sequence[str] = ()) -> None:
+    quantize_dynamic(
+        plain,
+        target,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=kinds,
+        nodes_to_exclude=_and_parts(exclude),
+        use_external_data_format=is_large(onnx.load(str(plain))),
+    )
 
 
 def _to_blocks(source: Path, target: Path, bits: int, kinds: tuple[str, ...]) -> None:
@@ -157,6 +155,15 @@ def quantize_power_of_two(source: Path, target: Path) -> None:
         rounded = Path(directory) / "rounded.onnx"
         save(model, rounded)
         quantize_dynamic_int8(rounded, target)
+
+
+FROM_WEIGHTS: dict[QuantizeKind, Callable[[Path, Path], None]] = {
+    "dynamic": quantize_dynamic_int8,
+    "blockwise": quantize_blockwise_int8,
+    "int4": quantize_int4,
+    "power_of_two": quantize_power_of_two,
+}
+"""The kinds that need nothing but the weights: no examples."""
 
 
 def to_powers_of_two(weight_KN: np.ndarray, axis: int = 0) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from jobs.core.config import Config
+from jobs.core.search import QuantizeKind
 from jobs.losses.settings import Mix
 from jobs.training.settings import Optimizer, Training
 
-QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
 Method = Literal["minmax", "entropy", "percentile"]
 
 

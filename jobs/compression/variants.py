@@ -17,15 +17,9 @@ from transformers import PreTrainedModel
 
 from jobs.compression.accuracy import Try, int8_within
 from jobs.compression.export import export_onnx
-from jobs.compression.quantize import (
-    Feeds,
-    quantize_blockwise_int8,
-    quantize_dynamic_int8,
-    quantize_int4,
-    quantize_power_of_two,
-    quantize_static_int8,
-)
-from jobs.compression.settings import Quantization, QuantizeKind
+from jobs.compression.quantize import FROM_WEIGHTS, Feeds, quantize_static_int8
+from jobs.compression.settings import Quantization
+from jobs.core.search import QuantizeKind
 from serve.card import Card, Variant, read_card, write_card
 from serve.engine import Engine, load_engine
 
@@ -36,6 +30,8 @@ NAMES: dict[QuantizeKind, str] = {
     "int4": "int4",
     "power_of_two": "pow2",
 }
+ONE_SCALE = ("dynamic", "trained", "power_of_two")
+"""Ways to int8 that scale the activations of a whole batch alike, so that batch mates move an answer."""
 SOURCE = "onnx/model.onnx"
 
 
@@ -62,15 +58,17 @@ def write_variants(
         name, precision = NAMES[kind], "int4" if kind == "int4" else "int8"
         file = f"onnx/model.{name}.onnx"
         variant = Variant(backend="onnx", file=file, precision=precision, hidden_states=config.embeddings)
-        target, moves = directory / variant.file, kind in ("dynamic", "power_of_two")
+        target, way = directory / variant.file, str(kind)
         if kind == "dynamic" and config.allowed_loss is not None:
             tries = _within(config.allowed_loss, directory, target, config, material)
             if not tries[-1].kept:
                 continue
-            moves = tries[-1].kind not in ("blockwise", "static")
+            way = tries[-1].kind
         else:
             quantize(kind, directory / SOURCE, target, material.feeds, config)
-        made[name] = variant.model_copy(update={"batching": "alone" if moves and config.batching == "same" else "free"})
+        made[name] = variant.model_copy(
+            update={"batching": "alone" if way in ONE_SCALE and config.batching == "same" else "free"}
+        )
         if kind == "power_of_two":
             figures[f"{name}_deflated_bytes"] = float(len(zlib.compress(target.read_bytes())))
     card = read_card(directory)
@@ -84,13 +82,7 @@ def quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Fee
     if kind == "static":
         quantize_static_int8(source, target, feeds, config.calibration.method)
         return
-    from_weights = {
-        "dynamic": quantize_dynamic_int8,
-        "blockwise": quantize_blockwise_int8,
-        "int4": quantize_int4,
-        "power_of_two": quantize_power_of_two,
-    }
-    from_weights[kind](source, target)
+    FROM_WEIGHTS[kind](source, target)
 
 
 def _within(allowed: float, directory: Path, target: Path, config: Quantization, material: Material) -> list[Try]:

@@ -19,6 +19,8 @@ from jobs.core.config import Config, Problem
 SHAPE = "shape"
 """The space that stands for several, once the shapes that are too slow are gone."""
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
+QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
+"""What quantises a file; jobs/compression/settings.py says what each is."""
 
 
 class Budget(Config):
@@ -27,7 +29,7 @@ class Budget(Config):
 
     maximum_p95_ms: float = Field(gt=0)
     """Highest p95 latency of a single text."""
-    quantize: Literal["none", "dynamic", "static", "blockwise", "int4", "power_of_two"] = "dynamic"
+    quantize: Literal["none", QuantizeKind] = "dynamic"
     """What will be deployed: none is the ONNX variant in float, the others as in compress."""
     threads: int = Field(1, ge=1)
     """CPU threads of the engine."""

@@ -9,7 +9,6 @@ Its data: labelled.py.
 import json
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,13 @@ from statistics import median
 from typing import Any
 
 from cluster.artifact import Artifact
-from cluster.connect import attach_or_start
 from jobs.core.execute import execute
 from jobs.core.recipe import Recipe, load_recipe
+from jobs.evaluate import read_report
 from tests.benchmarks import teacher_inside
-from tests.benchmarks.labelled import FILES, MORE, write_data
+from tests.benchmarks.labelled import CPUS, MORE, line, on_labelled_texts, source
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
-CPUS = 2
 PAIRS, PER_PAIR = 5, 60
 FASTER = (10, 20, 30)
 CONTROLS = {
@@ -34,39 +32,23 @@ CONTROLS = {
     "smaller": "2 whole layers in place of 3 with half of their neurons: as many multiplications",
 }
 """Each differs from `pruned` (3 layers, half of their neurons, distilled) in this alone."""
-
-
 INT8 = {"int8_alone": "int8", "int8_blockwise_alone": "int8_block"}
 """Variants of the teacher, as their figures are named."""
 
 
 def measures() -> Iterator[dict[str, Any]]:
     """The winner, int8 alone, the front, the search, each control."""
-    with tempfile.TemporaryDirectory() as place:
-        yield from measures_at(Path(place))
+    yield from on_labelled_texts(_measures)
 
 
-def measures_at(place: Path, int8_alone: bool = False) -> Iterator[dict[str, Any]]:
-    """The same in a directory that stays: what is done there is not done again."""
-    import ray
-
-    name = write_data(place)
-    data = [f"steps.texts.source={{{', '.join(f'{file}: {place}/{file}.jsonl' for file in FILES)}}}"]
-    with attach_or_start("local", cpus=CPUS) as cluster:
-        ray.init(cluster.address, log_to_driver=False)
-        try:
-            yield from (_int8_measures if int8_alone else _measures)(name, str(place), data)
-        finally:
-            ray.shutdown()
-
-
-def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]]:
+def _measures(name: str, place: str) -> Iterator[dict[str, Any]]:
+    data = [f"steps.texts.source={source(place)}"]
     recipe = load_recipe(RECIPE, data)
     search = {step: execute(recipe, step, place) for step in ("texts", "teacher", "soft", "searched")}
     inside = teacher_inside.recipe(recipe, "searched")
     recipe = load_recipe(RECIPE, [*data, *_found(search["searched"], _budget(search["teacher"], search["texts"]))])
     made = {step: execute(recipe, step, place) for step in recipe.steps if step != "winner"}
-    report = json.loads((made["judged"].local() / "report.json").read_text())
+    report = read_report(made["judged"])
     yield from _int8(name, made, report, Path(place))
     yield from _winner(name, made, report, recipe, place)
     yield from _front(name, report)
@@ -74,10 +56,10 @@ def _measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]
     yield _search(name, search, execute(inside, teacher_inside.STEP, place))
 
 
-def _int8_measures(name: str, place: str, data: list[str]) -> Iterator[dict[str, Any]]:
-    recipe = load_recipe(RECIPE, [*data, "steps.judged.inputs.candidates=[int8]"])
+def _int8_measures(name: str, place: str) -> Iterator[dict[str, Any]]:
+    recipe = load_recipe(RECIPE, [f"steps.texts.source={source(place)}", "steps.judged.inputs.candidates=[int8]"])
     made = {step: execute(recipe, step, place) for step in ("texts", "teacher", "int8", "judged")}
-    yield from _int8(name, made, json.loads((made["judged"].local() / "report.json").read_text()), Path(place))
+    yield from _int8(name, made, read_report(made["judged"]), Path(place))
 
 
 def _search(name: str, made: Mapping[str, Artifact], inside: Artifact) -> dict[str, Any]:
@@ -96,7 +78,7 @@ def _search(name: str, made: Mapping[str, Artifact], inside: Artifact) -> dict[s
         "points_allowed": 0.5,
     }
     share = (seconds["soft_labels"] + seconds["search"]) / seconds["teacher_inside"]
-    return _line("search_time_against_teacher_inside", share, 0.25, "share of the wall time", detail, better="lower")
+    return line("search_time_against_teacher_inside", share, 0.25, "share of the wall time", detail, better="lower")
 
 
 def _found(searched: Artifact, budget: float) -> list[str]:
@@ -156,7 +138,7 @@ def _winner(
     try:
         chosen = execute(recipe, "winner", place).manifest.details["winner"]
     except Refused as refused:
-        yield _line("winner", 0.0, 0.97, "share of the teacher's accuracy kept", {"data": name, "refused": str(refused)})
+        yield line("winner", 0.0, 0.97, "share of the teacher's accuracy kept", {"data": name, "refused": str(refused)})
         return
     row = _row(report, chosen)
     detail = {
@@ -168,9 +150,9 @@ def _winner(
         "interval": [round(bound, 4) for bound in row["interval"]],
         "test_texts": report["examples"],
     }
-    yield _line("winner_kept", row["kept"], 0.97, "share of the teacher's accuracy", detail)
+    yield line("winner_kept", row["kept"], 0.97, "share of the teacher's accuracy", detail)
     yield _faster("winner", open_artifact(row["uri"]), row["variant"], made, FASTER[0], {"data": name})
-    yield _line(
+    yield line(
         "winner_smaller", row["size_ratio"], 8, "times fewer bytes than the teacher", {"data": name, "bytes": row["bytes"]}
     )
 
@@ -185,7 +167,7 @@ def _front(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             detail |= {key: best[key] for key in ("candidate", "shape", "made", "bytes")} | {
                 "speedup": round(best["speedup"], 1)
             }
-        yield _line(f"front_at_{times}x", best["kept"] if best else 0.0, None, "share of the teacher's accuracy", detail)
+        yield line(f"front_at_{times}x", best["kept"] if best else 0.0, None, "share of the teacher's accuracy", detail)
 
 
 def _controls(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -200,7 +182,7 @@ def _controls(name: str, report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         lost = 100 * (pruned["accuracy"] - row["accuracy"])
         if control == "smaller":
             detail["pruning"] = "pays" if lost > 0 else "does not pay here: the smaller student is as good or better"
-        yield _line(f"control_{control}", lost, None, "points of accuracy that the control loses", detail)
+        yield line(f"control_{control}", lost, None, "points of accuracy that the control loses", detail)
 
 
 def _row(report: Mapping[str, Any], candidate: str) -> dict[str, Any]:
@@ -218,7 +200,7 @@ def _faster(
     pairs = [(median(one) * 1e3, median(other) * 1e3) for one, other in zip(slow, fast, strict=True)]
     detail = {**detail, "pairs_p50_ms": [[round(figure, 2) for figure in pair] for pair in pairs]}
     ratio = median(one / other for one, other in pairs)
-    return _line(f"{name}_faster", ratio, goal, "ratio of p50 latency, batch 1", detail)
+    return line(f"{name}_faster", ratio, goal, "ratio of p50 latency, batch 1", detail)
 
 
 def _engine(artifact: Artifact, variant: str) -> Callable[[str], Any]:
@@ -243,20 +225,13 @@ def _turns(engines: Sequence[Callable[[str], Any]], texts: Sequence[str]) -> lis
     return seconds
 
 
-def _line(
-    name: str, value: float, goal: float | None, unit: str, detail: dict[str, Any], better: str = "higher"
-) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 3), "goal": goal, "better": better, "unit": unit, "detail": detail}
-
-
 def main() -> int:
     """Print the lines of int8 alone."""
     if sys.argv[1:] != ["int8"]:
         print("usage: python -m tests.benchmarks.compress int8; all the rest is make bench BENCH=compress", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as place:
-        for measure in measures_at(Path(place), int8_alone=True):
-            print(json.dumps(measure), flush=True)
+    for measure in on_labelled_texts(_int8_measures):
+        print(json.dumps(measure), flush=True)
     return 0
 
 

@@ -8,7 +8,12 @@ import gzip
 import json
 import os
 import random
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from cluster.connect import attach_or_start
 
 LABELLED = 2000
 UNLABELLED = {"Reuters R8": 3000, "SST-2": 8000}
@@ -21,7 +26,38 @@ MORE = "unlabelled-labels"
 """The labels of the unlabelled texts, which no step reads: what int8 costs is less a matter of chance over so many more."""
 
 
-def write_data(place: Path) -> str:
+CPUS = 2
+Measure = Callable[[str, str], Iterator[dict[str, Any]]]
+"""Of the data's name and the directory that it is in, which is the storage too."""
+
+
+def on_labelled_texts(measure: Measure) -> Iterator[dict[str, Any]]:
+    """The lines of a measure over the data, with this process connected to a cluster of its own."""
+    import ray
+
+    with tempfile.TemporaryDirectory() as place:
+        name = _write_data(Path(place))
+        with attach_or_start("local", cpus=CPUS) as cluster:
+            ray.init(cluster.address, log_to_driver=False)
+            try:
+                yield from measure(name, place)
+            finally:
+                ray.shutdown()
+
+
+def source(place: str, *files: str) -> str:
+    """The data as a recipe's source: all files, or those named."""
+    return f"{{{', '.join(f'{file}: {place}/{file}.jsonl' for file in files or FILES)}}}"
+
+
+def line(
+    name: str, value: float, goal: float | None, unit: str, detail: dict[str, Any], better: str = "higher"
+) -> dict[str, Any]:
+    """A figure as it is printed."""
+    return {"name": name, "value": round(value, 3), "goal": goal, "better": better, "unit": unit, "detail": detail}
+
+
+def _write_data(place: Path) -> str:
     """train.jsonl, unlabelled.jsonl and test.jsonl; returns the data's name."""
     directory = os.environ.get("DATA")
     name = "SST-2" if directory else "Reuters R8"

@@ -5,18 +5,16 @@ copies of them, some from those and other texts of the same kind; each once as l
 weights. Its data: labelled.py.
 """
 
-import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cluster.artifact import Artifact
-from cluster.connect import attach_or_start
 from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
-from tests.benchmarks.compress import CPUS
-from tests.benchmarks.labelled import FILES, write_data
+from jobs.data.loader import read_examples
+from jobs.evaluate import read_report
+from tests.benchmarks.labelled import line, on_labelled_texts, source
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))
 EPOCHS = 12
@@ -27,33 +25,18 @@ FURTHER = ("augmented", "more")
 
 def measures() -> Iterator[dict[str, Any]]:
     """The points of accuracy that either kind of further texts brings."""
-    with tempfile.TemporaryDirectory() as place:
-        yield from measures_at(Path(place))
-
-
-def measures_at(place: Path) -> Iterator[dict[str, Any]]:
-    """The same in a directory that stays: what is done there is not done again."""
-    import ray
-
-    name = write_data(place)
-    with attach_or_start("local", cpus=CPUS) as cluster:
-        ray.init(cluster.address, log_to_driver=False)
-        try:
-            yield from _measures(name, str(place))
-        finally:
-            ray.shutdown()
+    yield from on_labelled_texts(_measures)
 
 
 def _measures(name: str, place: str) -> Iterator[dict[str, Any]]:
-    train, unlabelled, test = (f"{file}: {place}/{file}.jsonl" for file in FILES)
-    given = [f"steps.{step}.source={{{train}, {test}}}" for step in ("texts", "augmented")]
-    given.append(f"steps.more.source={{{train}, {unlabelled}, {test}}}")
+    given = [f"steps.{step}.source={source(place, 'train', 'test')}" for step in ("texts", "augmented")]
+    given.append(f"steps.more.source={source(place)}")
     recipe = load_recipe(RECIPE, given)
     texts = {step: _texts(execute(recipe, step, place)) for step in ("texts", *FURTHER)}
     given += [f"steps.{start}from_{step}.epochs={EPOCHS * texts['texts'] / texts[step]}" for start in STARTS for step in texts]
     recipe = load_recipe(RECIPE, given)
     made = {step: execute(recipe, step, place) for step in recipe.steps}
-    report = json.loads((made["judged"].local() / "report.json").read_text())
+    report = read_report(made["judged"])
     accuracy = {row["candidate"].split(":")[0]: row["accuracy"] for row in report["rows"]}
     for start in STARTS:
         for step in FURTHER:
@@ -61,19 +44,12 @@ def _measures(name: str, place: str) -> Iterator[dict[str, Any]]:
 
 
 def _texts(artifact: Artifact) -> int:
-    from jobs.data.loader import read_examples
-
     return read_examples(artifact, "train").num_rows
 
 
 def _line(start: str, step: str, accuracy: dict[str, float], detail: dict[str, Any]) -> dict[str, Any]:
     alone, student = f"{start}from_texts", f"{start}from_{step}"
     chosen = {key: round(accuracy[key], 4) for key in ("teacher", alone, student)}
-    return {
-        "name": f"unlabelled_{student}",
-        "value": round(100 * (accuracy[student] - accuracy[alone]), 2),
-        "goal": None,
-        "better": "higher",
-        "unit": "points of accuracy more than from the labelled texts alone",
-        "detail": {**detail, "student": STARTS[start], "accuracy": chosen},
-    }
+    points = round(100 * (accuracy[student] - accuracy[alone]), 2)
+    unit = "points of accuracy more than from the labelled texts alone"
+    return line(f"unlabelled_{student}", points, None, unit, {**detail, "student": STARTS[start], "accuracy": chosen})
