@@ -7,8 +7,6 @@ whatever else the machine does falls on all alike.
 """
 
 import json
-import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -19,6 +17,7 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.controls import made_with
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.front import front_of, pareto_front
+from serve import processor
 
 if TYPE_CHECKING:
     from jobs.judging import Candidate
@@ -97,7 +96,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     context.report(state="measuring latency")
     measure_latency(candidates, texts, config.latency_texts, ROUNDS)
     measure_throughput(candidates, texts, config.batch_size[0], ROUNDS)
-    rows = [candidate.row(candidates[0]) | _origin(candidate.artifact) for candidate in candidates]
+    rows = [candidate.row(candidates[0]) | _origin(candidate.artifact) | _products(candidate) for candidate in candidates]
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
         best = pareto_front(rows)
@@ -113,7 +112,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "labels": list(candidates[0].engine.card.labels),
         "split": config.split,
         "examples": len(texts),
-        "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": cpu_name()},
+        "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
         "rows": rows,
     }
 
@@ -152,13 +151,10 @@ def _origin(artifact: Artifact) -> dict[str, Any]:
     return {"shape": shape if neurons is None else f"{shape}, {neurons} neurons", "made": sorted(made_with(artifact))}
 
 
-def cpu_name() -> str:
-    """The processor as the operating system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _products(candidate: "Candidate") -> dict[str, str]:
+    """Of an int8 variant: in which form its products ran here."""
+    precision = candidate.engine.card.variants[candidate.variant].precision
+    return {"int8_products": processor.int8_products()} if precision == "int8" else {}
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:

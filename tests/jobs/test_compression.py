@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -14,6 +13,7 @@ from jobs.compression.export import ExportError, check_parity, export_onnx
 from jobs.compression.prune import Pruner
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.removal import Prune
+from serve.backends import open_session
 from tests.jobs.small_models import SQUARES
 from tests.jobs.tiny import random_ids, tiny_classifier
 
@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel,
 
 
 def answer(file: Path, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = open_session(file, 1, "cpu")
     return session.run(["logits"], {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()})[0]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -21,6 +20,7 @@ from jobs.tasks.classification import Classification, save_classifier
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
 from jobs.training.settings import Optimizer, Training
+from serve.backends import open_session
 from serve.card import Variant, read_card, write_card
 from serve.engine import load_engine
 from tests.jobs.test_quantize import TEXTS, feeds_of
@@ -133,7 +133,7 @@ def int8_accuracy(model: PreTrainedModel, classification: Classification, place:
     """On all validation texts, each alone, through the exported and quantised file."""
     export_onnx(model, place / "model.onnx")
     quantize_dynamic_int8(place / "model.onnx", place / "int8.onnx")
-    session = onnxruntime.InferenceSession(str(place / "int8.onnx"), providers=["CPUExecutionProvider"])
+    session = open_session(place / "int8.onnx", 1, "cpu")
     right = []
     for number in range(classification.validation_size):
         batch = classification.validation.batch(np.array([number]))
