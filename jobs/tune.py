@@ -7,15 +7,16 @@ The training loop runs inside the trial's own process, so a trial starts in seco
 goes on when its step is run again: trials that have ended are not repeated.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from cluster.storage import delete, filesystem, is_local
 from jobs.core.recipe import Step
 from jobs.core.search import count_trials
 from jobs.core.stage import Context, Inputs, Outcome
 
-KEPT_STATES = 3
-"""pbt, halving: states kept of each trial. One that is taken over must be there until its taker has had a place to start."""
+if TYPE_CHECKING:
+    from jobs.search.records import Record
 
 
 class SearchFailed(Exception):
@@ -27,6 +28,7 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     from ray import tune
 
     from jobs.search.plan import demand
+    from jobs.search.records import records, trials_place
     from jobs.search.resume import apply_settings, place_of, restored
     from jobs.search.shapes import within_budget
     from jobs.search.trial import trial_function
@@ -35,16 +37,22 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     apply_settings()
     step, timed = within_budget(step, inputs, context)
     trainable = tune.with_resources(trial_function(step, inputs, context), demand(step.resources))
-    tuner = restored(trainable, context)
-    if tuner is not None:
+    asked, known = count_trials(step.tune, step.spaces)[1], records(context)
+    tuner = restored(trainable, context, known)
+    if tuner is not None or known:
         print(f"{step.name}: going on with the search that was stopped", flush=True)
-    results = (tuner or _new_tuner(trainable, step, context)).fit()
-    asked = count_trials(step.tune, step.spaces)[1]
+    results = (tuner or _new_tuner(trainable, step, context, known)).fit()
+    if tuner is not None and len(results) != asked:
+        # Its snapshot was of two moments: what was drawn in between is in neither of them.
+        delete(place_of(context))
+        results = _new_tuner(trainable, step, context, records(context)).fit()
     trials = table(step, results, context)
     kept = kept_of(step, trials)
     if not kept or len(trials) != asked:
-        # Whoever runs the step again has changed something: then all is tried again.
+        # Whoever runs the step again has changed something: then all is tried again, but for what has come to an end.
         delete(place_of(context))
+    if not kept:
+        delete(trials_place(context))
     if len(trials) != asked:
         raise SearchFailed(f"{len(trials)} trials were run where {asked} were asked for; run the step again")
     if not kept:
@@ -52,15 +60,16 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     return adopt(step, kept, trials, context, {"shapes": timed} if timed else {})
 
 
-def _new_tuner(trainable: Any, step: Step, context: Context) -> Any:
+def _new_tuner(trainable: Any, step: Step, context: Context, known: "Sequence[Record]") -> Any:
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
     from jobs.search.plan import trials_at_once, tune_config
     from jobs.search.resume import NAME, Remember
+    from jobs.search.trial import KEPT_STATES
 
     remote = not is_local(context.scratch)
-    config = tune_config(step, trials_at_once(step))
+    config = tune_config(step, trials_at_once(step), known)
     remembered = [Remember(config.scheduler)] if step.tune.scheduler == "asha" and config.scheduler else []
     return tune.Tuner(
         trainable,

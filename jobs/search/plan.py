@@ -6,18 +6,19 @@ Time is counted in evaluations, as a share of the trial's own: it goes on where 
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
-from ray.tune.search.optuna import OptunaSearch
 
+from cluster.artifact import digest
 from jobs.core.recipe import Step
 from jobs.core.search import SHAPE, Space, count_trials, shape_spaces
 from jobs.core.stage import Resources
+from jobs.search.records import DrawnBefore, Record
 from jobs.search.rungs import Halving, ShapeWise
 
 if TYPE_CHECKING:
@@ -59,17 +60,14 @@ def _holds(has: Mapping[str, float], each: Mapping[str, float]) -> int:
     return min(int(has.get(name, 0) / amount + 1e-9) for name, amount in each.items())
 
 
-def tune_config(step: Step, at_once: int) -> "TuneConfig":
-    """Algorithm and scheduler, as the step's settings say."""
+def tune_config(step: Step, at_once: int, known: Sequence[Record] = ()) -> "TuneConfig":
+    """Algorithm and scheduler, as the step's settings say; trials that have begun before are the first to be drawn again."""
     settings, stage = step.tune, step.stage
     plain = settings.in_turns or settings.algorithm == "random" or any(space.kind == "grid" for space in step.spaces.values())
     return tune.TuneConfig(
         metric=stage.score,
         mode=stage.mode,
-        # Those that are compared with each other must all be there; they train in turns.
-        search_alg=BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
-        if plain
-        else _optuna(step),
+        search_alg=_plain(step, at_once) if plain else _optuna(step, known),
         scheduler=_scheduler(step),
         num_samples=count_trials(settings, step.spaces)[0],
         max_concurrent_trials=None if settings.in_turns else at_once,
@@ -83,14 +81,24 @@ def _name(trial: Any) -> str:
     return str(trial.trial_id)
 
 
-def _optuna(step: Step) -> OptunaSearch:
+def _plain(step: Step, at_once: int) -> BasicVariantGenerator:
+    settings = step.tune
+    # Those that are compared with each other must all be there; they train in turns.
+    generator = BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
+    # Ray would name the trials of each search otherwise; by their own names they find what they have left before.
+    generator._uuid_prefix = digest({"step": step.name, "config": step.resolved()})[:5] + "_"
+    return generator
+
+
+def _optuna(step: Step, known: Sequence[Record]) -> DrawnBefore:
     """TPE (Bergstra et al. 2011)."""
     from optuna import logging
     from optuna.samplers import TPESampler
 
     logging.set_verbosity(logging.WARNING)
     settings = step.tune
-    return OptunaSearch(sampler=TPESampler(seed=settings.seed, n_startup_trials=min(MOST_RANDOM, -(-settings.trials // 3))))
+    sampler = TPESampler(seed=settings.seed, n_startup_trials=min(MOST_RANDOM, -(-settings.trials // 3)))
+    return DrawnBefore(known, step.spaces, sampler=sampler)
 
 
 def _scheduler(step: Step) -> TrialScheduler | None:

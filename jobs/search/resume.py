@@ -2,17 +2,24 @@
 
 Finished and stopped trials stay as they are; unfinished ones go on, and failed ones too: they failed often enough within
 one run to be given up, but a new run may find a mended cluster. The algorithm and the scheduler go on with what they knew.
+
+A snapshot is written now and then, and not in the moment of a kill. Where there is none, or it is cut off, or lacks a trial
+that has begun, the search begins anew from the trials' own records (records.py): each trial goes on from what it left.
 """
 
 import json
 import os
+import pickle
+from collections.abc import Sequence
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.schedulers import TrialScheduler
 
 from cluster.storage import delete, filesystem, is_local, join, list_files, read_bytes
 from jobs.core.stage import Context
+from jobs.search.records import NAME as TRIAL_NAME
+from jobs.search.records import Record
 
 NAME = "tune"
 TUNER = "tuner.pkl"
@@ -57,10 +64,11 @@ def place_of(context: Context) -> str:
     return join(context.scratch, NAME)
 
 
-def restored(trainable: Any, context: Context) -> tune.Tuner | None:
-    """The search that was stopped, ready to go on; None where there is none, or none that can be read."""
+def restored(trainable: Any, context: Context, known: Sequence[Record]) -> tune.Tuner | None:
+    """The search that was stopped, ready to go on; None where there is no whole snapshot that has all of these trials."""
     place = place_of(context)
-    if not _is_whole(place):
+    names = _trials(place)
+    if not names or not names >= {record.name for record in known}:
         delete(place)
         return None
     path = filesystem(place)[1]
@@ -68,16 +76,27 @@ def restored(trainable: Any, context: Context) -> tune.Tuner | None:
     return tune.Tuner.restore(path, trainable, resume_unfinished=True, resume_errored=True, storage_filesystem=system)
 
 
-def _is_whole(place: str) -> bool:
-    """Whether the newest snapshot can be read and holds trials.
+def _trials(place: str) -> set[str]:
+    """The trials in the newest snapshot; none where a file of it cannot be read.
 
-    Tune would else begin anew with a single trial and say so only in its log.
+    Tune copies a snapshot over the one before, file by file: a kill may leave any of them cut off. It would then fail, or
+    begin anew with a single trial and say so only in its log.
     """
-    names = [stat.path for stat in list_files(place) if "/" not in stat.path]
-    states = [name for name in names if name.startswith(STATES)]
-    if TUNER not in names or not states:
-        return False
+    files = {stat.path: read_bytes(join(place, stat.path)) for stat in list_files(place) if "/" not in stat.path}
+    states = [name for name in files if name.startswith(STATES)]
+    if TUNER not in files or not states or not all(_is_whole(content) for content in files.values()):
+        return set()
+    trials = [json.loads(trial) for trial, _ in json.loads(files[max(states)])["trial_data"]]
+    return {trial["config"].get(TRIAL_NAME, trial["trial_id"]) for trial in trials}
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether it is JSON, or what Tune has pickled here before."""
     try:
-        return bool(json.loads(read_bytes(join(place, max(states))))["trial_data"])
+        json.loads(content)
     except ValueError:
-        return False  # cut off in the middle of writing
+        try:
+            cloudpickle.loads(content)
+        except (EOFError, pickle.UnpicklingError):
+            return False
+    return True

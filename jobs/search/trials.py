@@ -14,7 +14,8 @@ from cluster.storage import FileStat, copy_file, exists, join, list_files, read_
 from jobs.core.recipe import Step
 from jobs.core.search import shape_spaces
 from jobs.core.stage import Context, Outcome
-from jobs.search.trial import MODEL, OUTCOME, read_record, trial_place
+from jobs.search.records import NAME, read_record
+from jobs.search.trial import MODEL, OUTCOME, trial_place
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
@@ -27,7 +28,8 @@ def table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str,
     """
     rows = []
     for result in (results[number] for number in range(len(results))):
-        name, error = PurePosixPath(result.path).name, str(result.error) if result.error else None
+        name = (result.config or {}).get(NAME) or PurePosixPath(result.path).name
+        error = str(result.error) if result.error else None
         record = read_record(trial_place(context, name))
         rows.append((record.get("born", math.inf), _row(step, name, record, error, context)))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]

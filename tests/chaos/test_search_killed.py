@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,11 +63,43 @@ def rows(artifact: Artifact) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key not in ("name", "seconds")} for row in made]
 
 
-def test_a_killed_search_goes_on_as_if_nothing_had_been(ray_driver: Cluster, tmp_path: Path) -> None:
-    """TPE and asha one trial at a time, so that the whole search is a function of its seed."""
-    settings = {"trials": 6, "max_concurrent": 1, "reduction_factor": 2}
-    calm = climb(str(tmp_path / "calm"), settings, evaluations=4)
+TPE_IN_A_ROW: dict[str, Any] = {"trials": 6, "max_concurrent": 1, "reduction_factor": 2}
+"""TPE and asha one trial at a time, so that the whole search is a function of its seed."""
 
+
+@pytest.fixture(scope="module")
+def calm(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The search that nothing happens to."""
+    ray.init(ray_cluster.address, log_to_driver=False)
+    try:
+        return climb(str(tmp_path_factory.mktemp("calm")), TPE_IN_A_ROW, evaluations=4)
+    finally:
+        ray.shutdown()
+
+
+def lose_nothing(storage: str) -> None:
+    """Tune had written what it knew."""
+
+
+def lose_snapshot(storage: str) -> None:
+    """The kill came before Tune had written anything."""
+    for place in Path(storage, ".scratch").glob("*/*/tune"):
+        shutil.rmtree(place)
+
+
+def cut_snapshot(storage: str) -> None:
+    """The kill came while Tune was writing."""
+    files = [file for place in Path(storage, ".scratch").glob("*/*/tune") for file in place.glob("search*")]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot, cut_snapshot])
+def test_a_killed_search_goes_on_as_if_nothing_had_been(
+    ray_driver: Cluster, tmp_path: Path, calm: Artifact, lose: Callable[[str], None]
+) -> None:
+    settings = TPE_IN_A_ROW
     (tmp_path / "marks").mkdir()
     storage, asked = str(tmp_path / "runs"), {"evaluations": 4, "pause": 0.5, "marks": str(tmp_path / "marks")}
     job = start(ray_driver, storage, {"tune": settings, "config": asked}, PROMPTLY)
@@ -77,6 +110,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(ray_driver: Cluster, tmp
     wait(lambda: not any(psutil.pid_exists(mark["pid"]) for mark in before), 20)  # no trial outlives its search
     assert result(ray_driver.jobs(), job).exit_code != 0
     assert done, "the kill came too early"
+    lose(storage)
 
     said = run(ray_driver, storage, {"tune": settings, "config": asked}, PROMPTLY)
     assert "going on with the search that was stopped" in said
@@ -199,13 +233,15 @@ def test_a_stopped_search_in_an_object_store_goes_on(s3_cluster: Cluster, s3_uri
     found(s3_uri).verify()
 
 
-def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot])
+def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path, lose: Callable[[str], None]) -> None:
     """Four trials on two CPUs."""
     (tmp_path / "marks").mkdir()
     given: dict[str, Any] = {"evaluations": 5, "pause": 0.3, "marks": str(tmp_path / "marks")}
     asked: dict[str, Any] = {"tune": {"trials": 4, "scheduler": "pbt", "resample_probability": 0.0}, "config": given}
     storage = str(tmp_path / "runs")
     kill_beside(ray_driver, storage, asked, lambda: len(marks(tmp_path / "marks")) >= 9)
+    lose(storage)
     before = marks(tmp_path / "marks")
     artifact = climb(storage, asked["tune"], **given)
     assert len({mark["trial"] for mark in before}) == 4 == len({mark["trial"] for mark in marks(tmp_path / "marks")})
@@ -223,13 +259,15 @@ def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_pa
     assert not Path(storage, ".scratch", "hill").exists() or not list(Path(storage, ".scratch", "hill").iterdir())
 
 
-def test_a_killed_halving_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot])
+def test_a_killed_halving_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path, lose: Callable[[str], None]) -> None:
     """Four trials on two CPUs, killed when all have been at the first rung and one goes on."""
     (tmp_path / "marks").mkdir()
     given: dict[str, Any] = {"evaluations": 6, "pause": 0.3, "marks": str(tmp_path / "marks")}
     asked: dict[str, Any] = {"tune": {"trials": 4, "scheduler": "halving", "reduction_factor": 2}, "config": given}
     storage = str(tmp_path / "runs")
     kill_beside(ray_driver, storage, asked, lambda: len(marks(tmp_path / "marks")) >= 5)
+    lose(storage)
     before = {mark["trial"] for mark in marks(tmp_path / "marks")}
     artifact = climb(storage, asked["tune"], **given)
     trials = artifact.manifest.details["trials"]
