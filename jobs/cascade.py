@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from jobs.judging import Candidate, score_of
+from jobs.figures import score_of
+from jobs.judging import Candidate, columns_of
 from serve.answers import softmax
 from serve.rollout.cascade import unsure
 
@@ -58,20 +58,18 @@ def cascades_of(
 
 def answers_of(candidate: Candidate, texts: Sequence[str], order: Sequence[str]) -> Answers:
     """Its probabilities as it serves them, of the labels in this order, and the median latency that was measured of it."""
-    columns = [candidate.engine.card.labels.index(label) for label in order]
-    probabilities_NC = softmax(candidate.engine.scaled_logits(texts))[:, columns]
+    probabilities_NC = softmax(candidate.engine.scaled_logits(texts))[:, columns_of(candidate, order)]
     return Answers(probabilities_NC, 1e3 * float(np.median(candidate.seconds)))
 
 
 def curve(small: Answers, large: Answers, truth_N: np.ndarray, metric: str, thresholds: Sequence[float]) -> list[Point]:
     """The point of each threshold."""
     own_N, other_N = small.probabilities_NC.argmax(-1), large.probabilities_NC.argmax(-1)
-    classes = range(small.probabilities_NC.shape[1])
     points = []
     for threshold in thresholds:
         asked_N = unsure(small.probabilities_NC, threshold)
         predicted_N = np.where(asked_N, other_N, own_N)
-        score = float(score_of(confusion_matrix(truth_N, predicted_N, labels=classes), metric))
+        score = score_of(metric, truth_N, predicted_N)
         asked = float(asked_N.mean())
         points.append({"threshold": threshold, "asked": asked, "score": score, "ms": small.p50_ms + asked * large.p50_ms})
     return points

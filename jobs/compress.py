@@ -204,7 +204,7 @@ def _export(
     from jobs.calibration import calibrate_variants
     from jobs.compression.variants import Material, write_variants
     from jobs.data.loader import read_examples, shuffled
-    from jobs.judging import macro_f1
+    from jobs.judging import macro_f1_of
 
     assert isinstance(model, PreTrainedModel)
 
@@ -219,7 +219,7 @@ def _export(
     batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
     feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
     validation = read_examples(inputs.one("examples"), "validation")
-    judge = partial(macro_f1, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
+    judge = partial(macro_f1_of, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
     figures, details = write_variants(model, context.directory, config, Material(feeds, judge, trained))
     made = [name for name in read_card(context.directory).variants if name != "torch"]  # that one is calibrated as it is saved
     texts, labels = validation["text"].to_pylist(), validation["label"].to_pylist()
@@ -238,7 +238,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },
     output=Kind.MODEL,
-    version=4,
+    version=5,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

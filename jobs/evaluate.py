@@ -7,6 +7,7 @@ whatever else the machine does falls on all alike.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -83,7 +84,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     if not texts:
         remedy = "Give prepare a test split (split.test, or a source for test)."
         raise BadInput([Problem("split", config.split, "the examples have no such split", remedy)])
-    candidates = _candidates(config, inputs)
+    candidates = _candidates(config, inputs, labels)
     for candidate in candidates:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples, columns)
@@ -130,15 +131,17 @@ def _cascades(config: EvaluateConfig, kept: float, inputs: Inputs, candidates: "
     return cascades_of(candidates, splits, config.metric, kept)
 
 
-def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
+def _candidates(config: EvaluateConfig, inputs: Inputs, labels: Sequence[str]) -> "list[Candidate]":
     """The teacher as it was trained (torch, fp32), which is the yardstick; then every variant of the others."""
-    from jobs.judging import Candidate
+    from jobs.judging import Candidate, check_labels
     from serve.card import read_card
 
     teacher = inputs.one("teacher")
     named = [(teacher, "torch")]
     named += [(one, name) for one in inputs.get("candidates", []) for name in read_card(one.local()).variants]
-    return [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for artifact, name in named]
+    found = [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for artifact, name in named]
+    check_labels(found, labels)
+    return found
 
 
 def _origin(artifact: Artifact) -> dict[str, Any]:
@@ -173,7 +176,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=3,
+    version=4,
 )
 
 if __name__ == "__main__":

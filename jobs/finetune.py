@@ -141,7 +141,7 @@ STAGE = Stage(
         "auxiliary": Input(Kind.EXAMPLES, "other tasks that train the same encoder", many=True, optional=True),
     },
     output=Kind.MODEL,
-    version=3,
+    version=4,
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,

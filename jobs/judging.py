@@ -7,6 +7,7 @@ N texts, C classes, R resamples.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +15,12 @@ from sklearn.metrics import confusion_matrix
 
 from cluster.artifact import Artifact
 from jobs.calibration import calibration_error
+from jobs.core.config import BadInput, Problem
+from jobs.figures import bootstrap, interval, score_of
 from jobs.slices import accuracies, slices_of
 from serve.answers import softmax
 from serve.card import variant_files
 from serve.engine import Engine, load_engine
-
-INTERVAL = (2.5, 97.5)
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Candidate:
     predicted: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     shares_NC: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     """The softmax of its logits, before the temperature: what an export must keep."""
+    drawn_R: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Its score over the resamples, which are the same for all candidates."""
     figures: dict[str, Any] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -57,7 +60,6 @@ class Candidate:
             "uri": self.artifact.uri,
             "fingerprint": self.artifact.fingerprint,
             **self.figures,
-            "kept": self.figures["score"] / teacher.figures["score"] if teacher.figures["score"] else 0.0,
             "latency_p50_ms": float(p50) * 1e3,
             "latency_p95_ms": float(p95) * 1e3,
             "texts_per_second": float(np.median(self.rates)),
@@ -79,70 +81,59 @@ def judge_quality(
 ) -> None:
     """Score, intervals, confusion, agreement and slices of a candidate over the whole split; the teacher is judged first.
 
-    `columns` are those by whose values texts are looked at apart, besides label and length.
+    Labels are numbered as the teacher's are. `columns` are those by whose values texts are looked at apart, besides label
+    and length.
     """
-    classes = len(candidate.engine.card.labels)
-    numbers = {label: number for number, label in enumerate(candidate.engine.card.labels)}
-    truth_N = np.array([numbers[label] for label in labels])
-    logits_NC = candidate.engine.logits(texts)
+    order = teacher.engine.card.labels
+    truth_N = _numbers(labels, order)
+    logits_NC = candidate.engine.logits(texts)[:, columns_of(candidate, order)]
     probabilities_NC = softmax(logits_NC / candidate.engine.temperature)
     candidate.predicted, candidate.shares_NC = probabilities_NC.argmax(-1), softmax(logits_NC)
-    confusion_CC = confusion_matrix(truth_N, candidate.predicted, labels=range(classes))
-    spread = bootstrap(truth_N, candidate.predicted, classes, metric, resamples)
-    kept = bootstrap_kept(truth_N, candidate.predicted, teacher.predicted, classes, metric, resamples)
-    accuracy, macro_f1 = (float(score_of(confusion_CC, name)) for name in ("accuracy", "macro_f1"))
+    scores = {name: score_of(name, truth_N, candidate.predicted) for name in ("accuracy", "macro_f1")}
+    candidate.drawn_R = bootstrap(partial(score_of, metric, truth_N, candidate.predicted), len(truth_N), resamples)
+    kept_R = np.divide(candidate.drawn_R, teacher.drawn_R, out=np.zeros(resamples), where=teacher.drawn_R > 0)
     candidate.figures = {
-        "score": accuracy if metric == "accuracy" else macro_f1,
-        "interval": [float(bound) for bound in np.percentile(spread, INTERVAL)],
-        "kept_interval": [float(bound) for bound in np.percentile(kept, INTERVAL)],
-        "accuracy": accuracy,
-        "macro_f1": macro_f1,
+        "score": scores[metric],
+        "interval": interval(candidate.drawn_R, scores[metric], highest=1.0),
+        **scores,
         "agreement": float((candidate.predicted == teacher.predicted).mean()),
         "slices": accuracies(slices_of(texts, labels, columns), candidate.predicted == truth_N),
         "calibration_error": calibration_error(probabilities_NC, truth_N),
         "calibration_error_unscaled": calibration_error(candidate.shares_NC, truth_N),
-        "confusion": confusion_CC.tolist(),
+        "confusion": confusion_matrix(truth_N, candidate.predicted, labels=range(len(order))).tolist(),
     }
+    candidate.figures["kept"] = scores[metric] / teacher.figures["score"] if teacher.figures["score"] else 0.0
+    candidate.figures["kept_interval"] = interval(kept_R, candidate.figures["kept"])
 
 
-def score_of(confusion: np.ndarray, metric: str) -> np.ndarray:
-    """Accuracy or macro-F1 of confusion matrices (…, true, predicted)."""
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    if metric == "accuracy":
-        return right.sum(-1) / confusion.sum((-2, -1))
-    both = confusion.sum(-1) + confusion.sum(-2)
-    return (2 * right / np.maximum(both, 1)).mean(-1)
+def check_labels(candidates: Sequence[Candidate], labels: Sequence[str]) -> None:
+    """BadInput unless all candidates have the labels of the first one, the teacher, in whatever order, and it has these."""
+    order, problems = candidates[0].engine.card.labels, []
+    if unknown := sorted(set(labels) - set(order)):
+        reason = f"the teacher, {candidates[0].name}, has no label {unknown[0]!r}, which some of the texts have"
+        problems.append(Problem("inputs.examples", unknown[0], reason, f"Its labels: {', '.join(order)}."))
+    for candidate in candidates[1:]:
+        if apart := sorted(set(candidate.engine.card.labels) ^ set(order)):
+            whose = "the teacher" if apart[0] in order else candidate.name
+            reason = f"only {whose} has the label {apart[0]!r}, so that their answers cannot be compared"
+            problems.append(Problem("inputs.candidates", candidate.name, reason, "Judge models of one task."))
+    if problems:
+        raise BadInput(problems)
 
 
-def macro_f1(engine: Engine, texts: Sequence[str], labels: Sequence[str]) -> float:
+def columns_of(candidate: Candidate, order: Sequence[str]) -> list[int]:
+    """Where these labels stand among the candidate's outputs: two models of one task may number them differently."""
+    return [candidate.engine.card.labels.index(label) for label in order]
+
+
+def macro_f1_of(engine: Engine, texts: Sequence[str], labels: Sequence[str]) -> float:
     """The macro-F1 of an engine over these texts."""
-    predicted = [engine.card.labels[number] for number in engine.logits(texts).argmax(-1)]
-    return float(score_of(confusion_matrix(labels, predicted, labels=engine.card.labels), "macro_f1"))
+    return score_of("macro_f1", _numbers(labels, engine.card.labels), engine.logits(texts).argmax(-1))
 
 
-def bootstrap(truth_N: np.ndarray, predicted_N: np.ndarray, classes: int, metric: str, resamples: int) -> np.ndarray:
-    """scores_R over resamples of the texts (Efron 1979)."""
-    counts_CC = np.bincount(truth_N * classes + predicted_N, minlength=classes**2)
-    # Drawing N texts with replacement is drawing their cells of the confusion matrix from a multinomial.
-    drawn = np.random.default_rng(0).multinomial(len(truth_N), counts_CC / len(truth_N), size=resamples)
-    return score_of(drawn.reshape(resamples, classes, classes), metric)
-
-
-def bootstrap_kept(
-    truth_N: np.ndarray, predicted_N: np.ndarray, teacher_N: np.ndarray, classes: int, metric: str, resamples: int
-) -> np.ndarray:
-    """The share of the teacher's score that is kept, over the same resamples of the texts for both.
-
-    What makes a resample hard is hard for both, so this is narrower than what two intervals would say.
-    """
-    answers = np.stack([truth_N * classes + predicted_N, truth_N * classes + teacher_N])
-    (cells_U, theirs_U), counts_U = np.unique(answers, axis=1, return_counts=True)
-    drawn_RU = np.random.default_rng(0).multinomial(len(truth_N), counts_U / len(truth_N), size=resamples)
-    scores = []
-    for cells in (cells_U, theirs_U):
-        confusion = np.stack([np.bincount(cells, weights=row_U, minlength=classes**2) for row_U in drawn_RU])
-        scores.append(score_of(confusion.reshape(resamples, classes, classes), metric))
-    return scores[0] / np.maximum(scores[1], np.finfo(np.float64).tiny)
+def _numbers(labels: Sequence[str], order: Sequence[str]) -> np.ndarray:
+    numbers = {label: number for number, label in enumerate(order)}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 
 def measure_parity(candidates: Sequence[Candidate]) -> None:

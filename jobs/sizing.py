@@ -6,12 +6,17 @@ demands["teacher"].memory
 Models are sized from their shapes alone: nothing is fetched and no weights are loaded.
 """
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.plan import Demand
+from jobs.compression.removal import kept_neurons
 from jobs.core.config import Config
 from jobs.core.memory import (
     CONTEXT_BYTES,
@@ -23,7 +28,7 @@ from jobs.core.memory import (
     training_memory,
 )
 from jobs.core.recipe import Recipe, Step
-from jobs.core.search import count_trials
+from jobs.core.search import count_trials, shape_spaces
 from jobs.training.settings import Training
 
 BERT_BASE = ModelShape(12, 768, 12, 3072, 30522)
@@ -36,7 +41,7 @@ KNOWN = {
     "distilbert/distilbert-base-uncased": ModelShape(6, 768, 12, 3072, 30522),
     "FacebookAI/roberta-base": ModelShape(12, 768, 12, 3072, 50265, 514),
     "FacebookAI/roberta-large": ModelShape(24, 1024, 16, 4096, 50265, 514),
-    "answerdotai/ModernBERT-base": ModelShape(22, 768, 12, 1152, 50368, 8192),
+    "answerdotai/ModernBERT-base": ModelShape(22, 768, 12, 1152, 50368, 0, gated=True),
     "openai-community/gpt2": ModelShape(12, 768, 12, 3072, 50257, 1024),
 }
 """Shapes of models that recipes often name, so that a plan needs no hub."""
@@ -47,8 +52,16 @@ KEYS = {
     "feed_forward": ("intermediate_size", "n_inner", "hidden_dim", "d_ff"),
     "vocabulary": ("vocab_size",),
     "positions": ("max_position_embeddings", "n_positions"),
+    "decoder": ("num_decoder_layers", "decoder_layers"),
+    "embedding": ("embedding_size",),
+    "head_size": ("head_dim", "d_kv"),
+    "key_value_heads": ("num_key_value_heads",),
 }
 """What the architectures of transformers call these sizes."""
+ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "modernbert")
+"""Architectures that turn queries and keys by their positions, of which they have no table, and gate their neurons."""
+SHAPED_BY = ("model", "base", "student")
+"""The keys that say what a model's shape is."""
 LENGTH = 128
 ADAPTED = 0.02
 """Share of the weights that learn with adapters."""
@@ -61,9 +74,23 @@ def recipe_demands(recipe: Recipe) -> dict[str, Demand]:
 
 def shape_of_config(settings: Mapping[str, Any]) -> ModelShape | None:
     """A model's shape from its config.json; None where that does not say it."""
-    found = {name: next((int(settings[key]) for key in keys if settings.get(key)), 0) for name, keys in KEYS.items()}
-    shape = ModelShape(**found | {"feed_forward": found["feed_forward"] or 4 * found["hidden"]})
-    return shape if min(shape.layers, shape.hidden, shape.heads, shape.vocabulary) > 0 else None
+    found = {name: next((settings[key] for key in keys if settings.get(key)), 0) for name, keys in KEYS.items()}
+    if not all(isinstance(size, int) for size in found.values()):
+        return None  # A list has a size for each layer.
+    layers, hidden, heads = found["layers"], found["hidden"], found["heads"]
+    if min(layers, hidden, heads, found["vocabulary"]) <= 0:
+        return None
+    size, rotary = found["head_size"] or hidden // heads, settings.get("model_type") in ROTARY
+    sharing, embedding = found["key_value_heads"] or heads, found["embedding"] or hidden
+    return ModelShape(
+        *(layers, hidden, heads, found["feed_forward"] or 4 * hidden, found["vocabulary"]),
+        positions=0 if rotary else found["positions"],
+        decoder=(found["decoder"] or layers) if settings.get("is_encoder_decoder") else 0,
+        gated=rotary or str(settings.get("feed_forward_proj")).startswith("gated"),
+        queries=heads * size if heads * size != hidden else None,
+        keys=sharing * size if sharing != heads else None,
+        embedding=embedding if embedding != hidden else None,
+    )
 
 
 def _demand(recipe: Recipe, step: Step) -> Demand:
@@ -131,18 +158,41 @@ def _teacher(recipe: Recipe, step: Step, training: Training) -> int:
 
 
 def model_shape(recipe: Recipe, step: Step) -> ModelShape | None:
-    """The shape of the model that a step trains or asks, by its config or by the steps that make it."""
-    values = step.config.model_dump()
+    """The shape of the model that a step trains or asks, by its config or by the steps that make it.
+
+    The largest where it is searched, or where there are several.
+    """
+    return _largest_shape(_shape(recipe, step, config.model_dump()) for config in _shaping(step))
+
+
+def _shaping(step: Step) -> Iterator[Config]:
+    """The configs of a step that differ in what makes a model's shape."""
+    first = {path: space.examples()[0] for path, space in step.spaces.items()}
+    spaces = shape_spaces(step.spaces, SHAPED_BY)
+    for values in itertools.product(*(space.examples() for space in spaces.values())):
+        try:
+            yield step.configure({**first, **dict(zip(spaces, values, strict=True))})
+        except ValidationError:
+            continue  # Of keys that are searched by themselves not all values go together; no trial can have these.
+
+
+def _largest_shape(shapes: Iterable[ModelShape | None]) -> ModelShape | None:
+    """None where one of them is not known."""
+    found = list(shapes)
+    known = [shape for shape in found if shape is not None]
+    return max(known, key=lambda shape: shape.parameters) if known and len(known) == len(found) else None
+
+
+def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape | None:
     named = values.get("model") or values.get("base")
     if isinstance(named, Mapping):
         return _new_shape(recipe, step, named)
     if isinstance(named, str):
         return _shortened(_named_shape(named), values.get("student"))
-    parents = [name for key in ("init", "model", "teacher", "candidates") for name in step.inputs.get(key, ())]
-    shapes = [shape for name in parents if (shape := model_shape(recipe, recipe.steps[name])) is not None]
-    if step.stage.name != "evaluate":
-        shapes = shapes[:1]
-    return _shortened(max(shapes, key=lambda shape: shape.parameters, default=None), values.get("student"))
+    given = [step.inputs[key] for key in ("init", "model", "teacher", "candidates") if key in step.inputs]
+    asked = itertools.chain(*(given if step.stage.name == "evaluate" else given[:1]))
+    shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked)
+    return _shortened(shape, values.get("student"))
 
 
 def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelShape | None:
@@ -152,8 +202,14 @@ def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelSha
     vocabulary = taken.vocabulary if taken else tokenizer.get("vocab_size")
     if not vocabulary:
         return None
-    width = model["feed_forward"] or 4 * model["hidden"]
-    return ModelShape(model["layers"], model["hidden"], model["heads"], width, vocabulary, tokens["max_length"])
+    width, layers = model["feed_forward"] or 4 * model["hidden"], model["layers"]
+    rotary, decodes = model["architecture"] in ROTARY, model["architecture"] == "t5"
+    return ModelShape(
+        *(layers, model["hidden"], model["heads"], width, vocabulary),
+        positions=0 if rotary or decodes else tokens["max_length"],
+        decoder=layers if decodes else 0,
+        gated=rotary,
+    )
 
 
 def _named_shape(name: str) -> ModelShape | None:
@@ -163,8 +219,12 @@ def _named_shape(name: str) -> ModelShape | None:
     place = Path(name).expanduser() / "config.json"
     if not place.is_file():
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = None if name.startswith((".", "/", "sample:")) else try_to_load_from_cache(name, "config.json")
+        try:
+            cached = try_to_load_from_cache(name, "config.json")
+        except HFValidationError:
+            return None  # No hub's name but a path, and nothing is there: the step's own check says so.
         if not isinstance(cached, str):
             return None
         place = Path(cached)
@@ -172,15 +232,22 @@ def _named_shape(name: str) -> ModelShape | None:
 
 
 def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
+    """What training/shorten.py and prune make of it."""
     if shape is None or not student:
         return shape
-    layers = len(student["layers"]) if student.get("layers") else -(-shape.layers // student["every"])
-    return ModelShape(layers, shape.hidden, shape.heads, shape.feed_forward, shape.vocabulary, shape.positions)
+
+    def kept(depth: int) -> int:
+        if student["layers"] is not None:
+            return sum(layer < depth for layer in student["layers"])
+        return depth if student["every"] is None else -(-depth // student["every"])
+
+    width = kept_neurons(shape.feed_forward, student["feed_forward"]) if student["feed_forward"] else shape.feed_forward
+    return replace(shape, layers=kept(shape.layers), decoder=kept(shape.decoder), feed_forward=width)
 
 
 def _length(recipe: Recipe, step: Step) -> int:
     """The tokens of an example at the most."""
-    own = step.config.model_dump().get("max_length")
+    own = step.config.model_dump().get("max_length") and _largest(step, "max_length", LENGTH)
     parents = [name for key in ("tokens", "model", "teacher") for name in step.inputs.get(key, ())]
     return int(own) if own else _length(recipe, recipe.steps[parents[0]]) if parents else LENGTH
 

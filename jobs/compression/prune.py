@@ -26,14 +26,11 @@ from jobs.compression.layout import (
     set_config,
     stacks_of,
 )
-from jobs.compression.removal import Prune
+from jobs.compression.removal import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.compression.units import Site, feed_forward_sites, head_sites
 from jobs.core.config import BadInput, Problem
 from jobs.training.objective import Batch, Objective
-
-ROUNDED_TO = 16
-"""Kept neurons are a multiple of this: matrix kernels work in blocks."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,6 @@ class Goal:
     def like(self, other: "Goal") -> bool:
         """Whether the same units are left."""
         return replace(self, zeros=other.zeros) == other
-
-
-def kept_neurons(width: int, share_removed: float) -> int:
-    """How many of a layer's neurons stay."""
-    return min(width, max(ROUNDED_TO, round(width * (1 - share_removed) / ROUNDED_TO) * ROUNDED_TO))
 
 
 def kept_groups(model: PreTrainedModel, layout: Layout, groups: int, share_removed: float) -> int:

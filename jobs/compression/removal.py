@@ -12,6 +12,13 @@ from pydantic import Field, field_validator, model_validator
 from jobs.core.config import Config
 
 Measure = Literal["taylor", "magnitude"]
+ROUNDED_TO = 16
+"""Kept neurons are a multiple of this: matrix kernels work in blocks."""
+
+
+def kept_neurons(width: int, share_removed: float) -> int:
+    """How many of a layer's neurons stay."""
+    return min(width, max(ROUNDED_TO, round(width * (1 - share_removed) / ROUNDED_TO) * ROUNDED_TO))
 
 
 class Prune(Config):

@@ -33,12 +33,26 @@ class ModelShape:
     feed_forward: int
     vocabulary: int
     positions: int = 512
+    decoder: int = 0
+    """Layers of a decoder that attends to the encoder's too."""
+    gated: bool = False
+    """Whether a third matrix gates the feed-forward layer."""
+    queries: int | None = None
+    """Width of all heads together, where it is not the hidden width."""
+    keys: int | None = None
+    """The same of the keys, and of the values, where heads share them."""
+    embedding: int | None = None
+    """Width of the embeddings, where it is not the hidden width."""
 
     @property
     def parameters(self) -> int:
         """Weights of its layers and embeddings; heads, norms and biases are small beside them."""
-        layer = 4 * self.hidden**2 + 2 * self.hidden * self.feed_forward
-        return self.layers * layer + (self.vocabulary + self.positions) * self.hidden
+        queries, embedding = self.queries or self.hidden, self.embedding or self.hidden
+        attention = 2 * self.hidden * (queries + (self.keys or queries))
+        neurons = (2 + self.gated) * self.hidden * self.feed_forward
+        layers = self.layers * (attention + neurons) + self.decoder * (2 * attention + neurons)
+        widened = embedding * self.hidden if embedding != self.hidden else 0
+        return layers + (self.vocabulary + self.positions) * embedding + widened
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,11 @@ def inference_memory(shape: ModelShape, batch: int, tokens: int) -> int:
 def _activations(shape: ModelShape, load: Load, half: int) -> int:
     seen = load.batch * load.tokens
     # Kept in the step's precision: what goes into each matrix; in single precision: what goes into the norms and residuals.
-    matrices = 5 * shape.hidden + 2 * shape.feed_forward
+    matrices = 5 * shape.hidden + (2 + shape.gated) * shape.feed_forward
     scores = 0 if load.fused_attention else SCORES * shape.heads * load.tokens
     layer = seen * ((matrices + scores) * half + RESIDUALS * shape.hidden * FLOAT)
+    depth = shape.layers + shape.decoder
     # The backward pass works on one layer more.
-    kept = shape.layers * seen * shape.hidden * FLOAT + 2 * layer if load.checkpointing else (shape.layers + 1) * layer
+    kept = depth * seen * shape.hidden * FLOAT + 2 * layer if load.checkpointing else (depth + 1) * layer
     # Scores over the vocabulary, their softmax and its gradient, in single precision.
     return int(kept + seen * load.predicted * shape.vocabulary * 3 * FLOAT)

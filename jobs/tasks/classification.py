@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +19,7 @@ from cluster.artifact import Artifact
 from jobs.calibration import calibrated
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
+from jobs.figures import accuracy, macro_f1
 from jobs.losses.answers import UNLABELLED
 from jobs.training.adapter import merged
 from jobs.training.objective import Batch, Objective
@@ -126,7 +126,7 @@ class Classification(Objective):
         logits_BC = np.concatenate([part[0] for part in parts])
         labels_B = np.concatenate([part[1] for part in parts])
         loss = functional.cross_entropy(torch.from_numpy(logits_BC), torch.from_numpy(labels_B))
-        return {**scores(logits_BC.argmax(-1), labels_B, len(self.names)), "validation_loss": float(loss)}
+        return {**scores(logits_BC.argmax(-1), labels_B), "validation_loss": float(loss)}
 
     def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
         """Write weights, config, tokenizer and card."""
@@ -166,10 +166,9 @@ def _weights(
     return torch.tensor([asked.get(label, 1.0) for label in labels])
 
 
-def scores(predicted_B: np.ndarray, labels_B: np.ndarray, classes: int) -> dict[str, float]:
-    """Accuracy and macro-F1 over all classes; a class that is never right counts 0."""
-    macro_f1 = f1_score(labels_B, predicted_B, labels=range(classes), average="macro", zero_division=0.0)
-    return {"macro_f1": float(macro_f1), "accuracy": float(accuracy_score(labels_B, predicted_B))}
+def scores(predicted_B: np.ndarray, labels_B: np.ndarray) -> dict[str, float]:
+    """Macro-F1 and accuracy."""
+    return {"macro_f1": macro_f1(labels_B, predicted_B), "accuracy": accuracy(labels_B, predicted_B)}
 
 
 def save_classifier(

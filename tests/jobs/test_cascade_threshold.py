@@ -78,3 +78,16 @@ def test_evaluate_fits_it_on_validation_and_deploy_puts_the_teacher_behind(ray_d
     assert (arguments["others"]["teacher"].model, arguments["others"]["teacher"].variant) == (models[0].uri, "torch")
     with pytest.raises(BadInput, match="evaluate has fitted no threshold"):
         behind(teacher, teacher, DeployConfig(cascade=True))
+
+
+def test_evaluate_refuses_a_model_of_other_labels_before_it_measures(ray_driver: Cluster, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    models = []
+    for labels, name in ((LABELS, "teacher"), (("ham", "junk"), "student")):
+        save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, labels, MAX_LENGTH, tmp_path / name)
+        models.append(publish_directory(tmp_path / name, tmp_path / f"{name}-made", Kind.MODEL, name))
+    examples = publish_examples(tmp_path, {"test": MESSAGES})
+    inputs = Inputs(examples=[examples], teacher=models[:1], candidates=models[1:])
+    context = Context(str(tmp_path), "tiny", "judged", str(tmp_path / "unused"), "1", directory=tmp_path)
+    with pytest.raises(BadInput, match="inputs.candidates = 'student': only student has the label 'junk'"):
+        run(EvaluateConfig(latency_texts=20, resamples=100), inputs, context)

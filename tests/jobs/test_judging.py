@@ -1,29 +1,32 @@
 """Judging and choosing: scores, intervals, figures of candidates, the budget. `pytest tests/jobs/test_judging.py`"""
 
 import json
+import tracemalloc
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster.artifact import Artifact, Kind
 from cluster.registry import RegistryError, read, verdicts
 from jobs.calibration import calibration_error
+from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused
+from jobs.figures import accuracy, bootstrap, interval, macro_f1, score_of
 from jobs.judging import (
-    INTERVAL,
     Candidate,
-    bootstrap,
-    bootstrap_kept,
+    check_labels,
     judge_quality,
-    macro_f1,
+    macro_f1_of,
     measure_latency,
     measure_parity,
     measure_throughput,
-    score_of,
 )
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
 from jobs.tasks.classification import save_classifier, scores
@@ -32,34 +35,113 @@ from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, tin
 TEXTS, TRUTH = [text for text, _ in MESSAGES], [label for _, label in MESSAGES]
 
 
-def test_scores_of_confusions_are_those_of_scikit_learn() -> None:
+def test_scores_are_those_of_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     for classes in (2, 5):
         for _ in range(20):
             truth, predicted = generator.integers(classes, size=(2, 30))
             truth[truth == classes - 1] = 0  # a class that is in no text
             predicted[predicted == 1] = 0  # and one that is never answered
-            confusion_CC = np.zeros((classes, classes), dtype=int)
-            np.add.at(confusion_CC, (truth, predicted), 1)
-            macro = f1_score(truth, predicted, labels=range(classes), average="macro", zero_division=0.0)
-            assert score_of(confusion_CC, "macro_f1") == pytest.approx(macro)
-            assert score_of(confusion_CC, "accuracy") == pytest.approx(accuracy_score(truth, predicted))
-            found = scores(predicted, truth, classes)
-            assert found["macro_f1"] == pytest.approx(macro), "training and judging must reckon alike"
+            there = np.union1d(truth, predicted)
+            macro = f1_score(truth, predicted, labels=there, average="macro", zero_division=0.0)
+            assert macro_f1(truth, predicted) == score_of("macro_f1", truth, predicted) == pytest.approx(macro)
+            assert score_of("accuracy", truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
+            found = scores(predicted, truth)
+            assert found == {"macro_f1": macro_f1(truth, predicted), "accuracy": accuracy(truth, predicted)}, (
+                "training and judging must reckon alike"
+            )
+            # A weight is how often a text is there.
+            weights = generator.integers(3, size=30)
+            drawn = np.repeat(truth, weights), np.repeat(predicted, weights)
+            for metric in ("accuracy", "macro_f1"):
+                assert score_of(metric, truth, predicted, weights) == pytest.approx(score_of(metric, *drawn))
 
 
-@pytest.mark.parametrize(("metric", "truth_is"), [("accuracy", 0.85), ("macro_f1", 0.84878)])
-def test_the_interval_covers_the_true_score_about_as_often_as_it_says(metric: str, truth_is: float) -> None:
-    """A classifier with known error rates: of 95 % intervals from 200 samples, about 95 % hold its true score."""
-    # F1 of class 0: 2 · 0.38 / (0.40 + 0.51), of class 1: 2 · 0.47 / (0.60 + 0.49).
-    joint_CC = np.array([[0.38, 0.02], [0.13, 0.47]])
-    assert score_of(joint_CC * 1e6, metric) == pytest.approx(truth_is, abs=1e-4)
-    generator, covered = np.random.default_rng(0), 0
-    for _ in range(200):
-        cells = generator.choice(4, size=400, p=joint_CC.reshape(-1))
-        low, high = np.percentile(bootstrap(cells // 2, cells % 2, 2, metric, 300), INTERVAL)
-        covered += low <= truth_is <= high
-    assert 0.89 <= covered / 200 <= 0.99
+def test_labels_that_no_text_has_or_was_given_do_not_count() -> None:
+    """Right throughout is 1, whatever other labels the model knows; one that was only given wrongly counts as 0."""
+    truth = np.array([0, 0, 3, 3])
+    assert macro_f1(truth, truth) == scores(truth, truth)["macro_f1"] == 1.0
+    assert macro_f1(truth, np.array([0, 0, 3, 1])) == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert macro_f1(truth[:0], truth[:0]) == 0.0
+
+
+def answers_of(recall_C: np.ndarray, share_C: np.ndarray, texts: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of labels by their shares, and what a classifier says of them: right as often as each recall, else any other."""
+    generator, classes = np.random.default_rng(seed), len(share_C)
+    truth = generator.choice(classes, texts, p=share_C)
+    other = (truth + generator.integers(1, classes, texts)) % classes
+    return truth, np.where(generator.random(texts) < recall_C[truth], truth, other)
+
+
+def old_interval(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """As it was: labels that a resample has lost count as 0, and nothing is moved."""
+    counts = np.bincount(truth * classes + predicted, minlength=classes**2)
+    drawn = np.random.default_rng(0).multinomial(len(truth), counts / len(truth), size=300).reshape(300, classes, classes)
+    both = drawn.sum(-1) + drawn.sum(-2)
+    f1 = 2 * np.diagonal(drawn, axis1=1, axis2=2) / np.maximum(both, 1)
+    return np.percentile(f1.mean(-1), (2.5, 97.5))
+
+
+EVEN_2, EVEN_20, EVEN_50 = (np.full(classes, 1 / classes) for classes in (2, 20, 50))
+FEW_OF_TWO = np.array([0.6, 0.37, 0.02, 0.01])
+FALLING_20 = 1 / np.arange(1, 21) / (1 / np.arange(1, 21)).sum()
+
+
+@pytest.mark.parametrize(
+    ("share", "recall", "texts", "wanted", "before"),
+    [
+        pytest.param(EVEN_2, [0.95, 0.8], 400, (0.91, 0.99), 1.0, id="two labels of 200 texts"),
+        pytest.param(EVEN_20, [0.95, 0.7], 200, (0.91, 0.99), 1.0, id="20 labels of 10 texts"),
+        pytest.param(EVEN_20, [0.95, 0.7], 100, (0.89, 0.98), 0.85, id="20 labels of 5 texts"),
+        pytest.param(FALLING_20, [0.95, 0.6], 400, (0.89, 0.98), 1.0, id="20 labels of 111 to 6 texts"),
+        pytest.param(FEW_OF_TWO, [0.95, 0.7], 300, (0.86, 0.97), 1.0, id="two of 4 labels rare, 6 and 3 texts"),
+        pytest.param(EVEN_50, [0.95, 0.7], 100, (0.65, 0.85), 0.02, id="50 labels of 2 texts: too few to tell"),
+    ],
+)
+def test_the_interval_holds_the_true_macro_f1_about_as_often_as_it_says(
+    share: np.ndarray, recall: list[float], texts: int, wanted: tuple[float, float], before: float
+) -> None:
+    """A classifier with known error rates: of the 95 % intervals from 200 samples so many hold its true score.
+
+    `before` is the most that intervals held which counted labels that a resample lost as 0.
+    """
+    recall_C = np.linspace(recall[0], recall[1], len(share))
+    true_score = macro_f1(*answers_of(recall_C, share, 2_000_000, seed=1))
+    covered, covered_before = 0, 0
+    for seed in range(200):
+        truth, predicted = answers_of(recall_C, share, texts, seed)
+        low, high = interval(*_resampled("macro_f1", truth, predicted, 300))
+        covered += low <= true_score <= high
+        low, high = old_interval(truth, predicted, len(share))
+        covered_before += low <= true_score <= high
+    assert wanted[0] <= covered / 200 <= wanted[1]
+    assert covered_before / 200 <= before
+
+
+def _resampled(metric: str, truth: np.ndarray, predicted: np.ndarray, resamples: int) -> tuple[np.ndarray, float]:
+    drawn = bootstrap(partial(score_of, metric, truth, predicted), len(truth), resamples)
+    return drawn, score_of(metric, truth, predicted)
+
+
+def test_the_interval_of_an_accuracy_holds_the_true_one() -> None:
+    covered = 0
+    for seed in range(200):
+        answers = answers_of(np.array([0.95, 0.75]), EVEN_2, 400, seed)
+        low, high = interval(*_resampled("accuracy", *answers, 300))
+        covered += low <= 0.85 <= high
+    assert 0.91 <= covered / 200 <= 0.99
+
+
+def test_rare_labels_do_not_pull_the_interval_down() -> None:
+    """Two texts a label: every seventh resample lacks one of them, which is no error of the classifier."""
+    truth = np.arange(8) // 2
+    drawn, score = _resampled("macro_f1", truth, truth, 1000)
+    assert score == 1.0 and drawn.mean() == 1.0 and interval(drawn, score, highest=1.0) == [1.0, 1.0]
+    truth, predicted = answers_of(np.full(20, 0.9), EVEN_20, 100, seed=0)
+    drawn, score = _resampled("macro_f1", truth, predicted, 1000)
+    low, high = interval(drawn, score, highest=1.0)
+    assert low < score < high <= 1.0 and score - low == pytest.approx(high - score, rel=0.35)
+    assert drawn.mean() == pytest.approx(score, abs=0.02)
 
 
 def test_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
@@ -79,11 +161,39 @@ def test_resamples_are_the_same_each_time_and_narrow_with_more_texts() -> None:
     predicted = np.where(np.arange(400) % 10 == 0, 1 - truth, truth)
     widths = []
     for size in (40, 400):
-        drawn = bootstrap(truth[:size], predicted[:size], 2, "accuracy", 500)
-        assert (drawn == bootstrap(truth[:size], predicted[:size], 2, "accuracy", 500)).all()
+        drawn, score = _resampled("accuracy", truth[:size], predicted[:size], 500)
+        assert (drawn == _resampled("accuracy", truth[:size], predicted[:size], 500)[0]).all()
         assert drawn.mean() == pytest.approx(0.9, abs=0.02)
-        widths.append(np.subtract(*np.percentile(drawn, INTERVAL[::-1])))
+        low, high = interval(drawn, score)
+        widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(10**0.5, rel=0.3)
+
+
+class Told:
+    """An engine that answers each text, a number, with the label of that place in a list."""
+
+    temperature = 1.0
+
+    def __init__(self, labels: tuple[str, ...], predicted_N: np.ndarray) -> None:
+        self.card, self.predicted_N = SimpleNamespace(labels=labels), predicted_N
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        logits_NC = np.zeros((len(texts), len(self.card.labels)), dtype=np.float32)
+        logits_NC[np.arange(len(texts)), self.predicted_N[[int(text) for text in texts]]] = 5.0
+        return logits_NC
+
+
+def told(labels: tuple[str, ...], predicted_N: np.ndarray) -> Candidate:
+    return Candidate("told", cast(Any, None), "torch", cast(Any, Told(labels, predicted_N)), 0)
+
+
+def judged(labels: tuple[str, ...], truth_N: np.ndarray, metric: str, *answers: np.ndarray) -> list[dict[str, Any]]:
+    """The figures of candidates that answer so; the first is the teacher."""
+    candidates = [told(labels, predicted_N) for predicted_N in answers]
+    for candidate in candidates:
+        texts, named = [str(number) for number in range(len(truth_N))], [labels[number] for number in truth_N]
+        judge_quality(candidate, texts, named, candidates[0], metric, 1000)
+    return [candidate.figures for candidate in candidates]
 
 
 def test_the_share_that_is_kept_is_measured_on_the_same_resamples() -> None:
@@ -91,11 +201,32 @@ def test_the_share_that_is_kept_is_measured_on_the_same_resamples() -> None:
     truth_N = np.arange(400) % 2
     teacher_N = np.where(np.arange(400) % 5 == 0, 1 - truth_N, truth_N)
     student_N = np.where(np.arange(400) % 20 == 1, 1 - truth_N, teacher_N)
-    low, high = np.percentile(bootstrap_kept(truth_N, student_N, teacher_N, 2, "accuracy", 500), INTERVAL)
-    assert low < 0.75 / 0.8 < high and high - low < 0.06
-    apart = bootstrap(truth_N, student_N, 2, "accuracy", 500) / 0.8
-    assert high - low < np.subtract(*np.percentile(apart, INTERVAL[::-1])), "narrower than the student's own interval"
-    assert (bootstrap_kept(truth_N, teacher_N, teacher_N, 2, "macro_f1", 50) == 1).all()
+    teacher, student = judged(LABELS, truth_N, "accuracy", teacher_N, student_N)
+    low, high = student["kept_interval"]
+    assert low < student["kept"] == 0.75 / 0.8 < high and high - low < 0.06
+    alone = student["interval"]
+    assert high - low < (alone[1] - alone[0]) / 0.8, "narrower than the student's own interval"
+    assert teacher["kept_interval"] == [1, 1]
+
+
+def test_a_perfect_model_has_a_perfect_score_whatever_labels_the_split_has() -> None:
+    (figures,) = judged(("a", "b", "c"), np.arange(4) % 2, "macro_f1", np.arange(4) % 2)
+    assert (figures["score"], figures["interval"], figures["kept_interval"]) == (1.0, [1.0, 1.0], [1.0, 1.0])
+    assert figures["confusion"] == [[2, 0, 0], [0, 2, 0], [0, 0, 0]]
+
+
+def test_a_thousand_labels_are_judged_within_a_gigabyte() -> None:
+    labels = tuple(f"label {number}" for number in range(1000))
+    truth_N, predicted_N = answers_of(np.full(1000, 0.9), np.full(1000, 1 / 1000), 20_000, seed=0)
+    tracemalloc.start()
+    try:
+        _, student = judged(labels, truth_N, "macro_f1", truth_N, predicted_N)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1e9, f"{peak:,} bytes"
+    low, high = student["interval"]
+    assert low < student["score"] < high and high - low < 0.02
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +265,7 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     assert row["kept_interval"][0] <= row["kept"] <= row["kept_interval"][1]
     assert np.sum(row["confusion"]) == len(TEXTS)
     assert np.sum(row["confusion"], axis=1).tolist() == [40, 40], "rows of the confusion are the true labels"
-    assert macro_f1(student.engine, TEXTS, TRUTH) == pytest.approx(wanted)
+    assert macro_f1_of(student.engine, TEXTS, TRUTH) == pytest.approx(wanted)
     assert 0 <= row["calibration_error"] <= 1
     assert 0 < row["agreement"] == np.mean(student.predicted == teacher.predicted) < 1
     assert row["kept"] == pytest.approx(row["score"] / yardstick["score"])
@@ -148,6 +279,37 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     served = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "raystill.json")
     assert row["bytes"] == sum((directory / name).stat().st_size for name in served), "what serving needs, no more"
     json.dumps(row)
+
+
+def test_models_that_number_their_labels_differently_are_compared_by_name(
+    candidates: tuple[Candidate, Candidate], tmp_path: Path
+) -> None:
+    """The student again, with its two outputs the other way round, is the student."""
+    teacher, student = candidates
+    directory = student.artifact.local()
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
+    with torch.no_grad():
+        for weight in (model.classifier.weight, model.classifier.bias):
+            weight.copy_(weight.flip(0))
+    save_classifier(model, AutoTokenizer.from_pretrained(directory), LABELS[::-1], MAX_LENGTH, tmp_path / "turned")
+    artifact = publish_directory(tmp_path / "turned", tmp_path / "made", Kind.MODEL, "turned")
+    turned = Candidate.load(artifact, "torch", threads=1, batch_size=8)
+    for candidate in (teacher, student, turned):
+        judge_quality(candidate, TEXTS, TRUTH, teacher, "macro_f1", 200)
+    for key in ("score", "agreement", "kept", "interval", "kept_interval", "calibration_error"):
+        assert turned.figures[key] == pytest.approx(student.figures[key]), key
+    assert turned.figures["confusion"] == student.figures["confusion"]
+    check_labels([teacher, turned], TRUTH)
+
+
+def test_models_of_other_labels_and_texts_of_other_labels_are_refused_by_name() -> None:
+    teacher, other = told(("ham", "spam"), np.zeros(1)), told(("ham", "junk"), np.zeros(1))
+    other.name = "small"
+    with pytest.raises(BadInput) as caught:
+        check_labels([teacher, other], ["ham", "news"])
+    texts, models = (str(problem) for problem in caught.value.problems)
+    assert "has no label 'news', which some of the texts have. Its labels: ham, spam" in texts
+    assert "inputs.candidates = 'small': only small has the label 'junk'" in models
 
 
 def test_a_split_of_few_texts_can_be_judged(candidates: tuple[Candidate, Candidate]) -> None:

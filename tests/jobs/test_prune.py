@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from jobs.compression import prune
 from jobs.compression.importance import gated, taylor
 from jobs.compression.layout import LAYOUTS, layout_of, stacks_of
-from jobs.compression.prune import Pruner, kept_neurons
-from jobs.compression.removal import Prune
+from jobs.compression.prune import Pruner
+from jobs.compression.removal import Prune, kept_neurons
 from jobs.compression.units import Site, feed_forward_sites, head_sites
 from tests.jobs.small_models import (
     HEAD,
