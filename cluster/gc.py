@@ -5,14 +5,15 @@
 
 Kept is what an alias points at (and what it pointed at before) with the models that its deployment's config names, what a
 recipe's newest runs and the kept ones made, all that these were made from, and whatever is younger than --days: a run may
-still be going on. A recipe without recorded runs (its steps were run one by one) keeps the newest output of each step. What is
-kept or goes is the whole directory of a step, with all its outputs. Aliases, verdicts and runs' records stay.
+still be going on. A recipe without recorded runs (its steps were run one by one) keeps the newest output of each step, as does
+one in which a run goes on: something younger is unfinished. What is kept or goes is a step's whole directory, with all its
+outputs. Aliases, verdicts and runs' records stay.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -86,8 +87,10 @@ class _Survey:
 def find_garbage(storage: str, keep: int, younger: timedelta, now: datetime) -> tuple[list[Garbage], dict[str, str]]:
     """What can go, and why each step's directory that stays does, by URI."""
     survey = _Survey(storage)
+    left = [*survey.unfinished, *_scratch(storage)]
+    going_on = {uri.rsplit("/", 2)[1] for uri in set(left) - {item.uri for item in _leftovers(left, younger, now)}}
     # After the survey: what is named meanwhile is known, and what is made meanwhile is not looked at.
-    kept = _kept(storage, survey, keep)
+    kept = _kept(storage, survey, keep, going_on)
     for uri, outputs in survey.made.items():
         if uri not in kept and now - _published(outputs[0]) < younger:
             kept[uri] = "young"
@@ -97,8 +100,7 @@ def find_garbage(storage: str, keep: int, younger: timedelta, now: datetime) -> 
         for uri, outputs in survey.made.items()
         if uri not in kept
     ]
-    unfinished = [uri for uri in survey.unfinished if uri not in kept] + list(_scratch(storage))
-    return garbage + list(_leftovers(unfinished, younger, now)), kept
+    return garbage + list(_leftovers([uri for uri in left if uri not in kept], younger, now)), kept
 
 
 def _published(artifact: Artifact) -> datetime:
@@ -121,7 +123,7 @@ def _scratch(storage: str) -> Iterator[str]:
         yield from (join(scratch, recipe, name) for name in list_directories(join(scratch, recipe)))
 
 
-def _kept(storage: str, survey: _Survey, keep: int) -> dict[str, str]:
+def _kept(storage: str, survey: _Survey, keep: int, going_on: Set[str]) -> dict[str, str]:
     """What aliases and runs name, with the reason."""
     kept: dict[str, str] = {}
 
@@ -140,8 +142,9 @@ def _kept(storage: str, survey: _Survey, keep: int) -> dict[str, str]:
     recorded = {run.recipe for run in runs}
     for artifact in _newest(outputs[0] for outputs in survey.made.values()):
         recipe = _recipe(artifact)
-        if recipe not in recorded:
-            kept.setdefault(artifact.uri, f"newest {artifact.manifest.step} of {recipe}, which has no recorded runs")
+        if recipe not in recorded or recipe in going_on:
+            why = "in which a run goes on" if recipe in going_on else "which has no recorded runs"
+            kept.setdefault(artifact.uri, f"newest {artifact.manifest.step} of {recipe}, {why}")
     return kept
 
 

@@ -148,7 +148,7 @@ def needed(story: Story) -> set[int]:
         own = [run for run in story.runs if run[0] == recipe]
         newest = own[len(own) - min(story.keep, len(own)) :]
         found |= {index for run in [*newest, *(run for run in own if run[2])] for index in run[1]}
-        if not own:
+        if not own or any(young and place.split("/")[-2] == recipe for place, young in story.left):
             by_age = sorted((output.young, index) for index, output in enumerate(story.outputs) if output.recipe == recipe)
             found |= set({story.outputs[index].step: index for _, index in by_age}.values())
     while more := {parent for index in found for parent, _ in story.outputs[index].parents} - found:
@@ -239,6 +239,22 @@ def test_what_came_just_now_stays_though_it_was_made_long_ago(tmp_path: Path) ->
     (garbage, kept), later = find_garbage(storage, 1, WEEK, datetime.now(UTC)), datetime.now(UTC) + timedelta(days=8)
     assert (garbage, kept) == ([], {first.uri: "young"})
     assert [item.uri for item in find_garbage(storage, 1, WEEK, later)[0]] == [first.uri]
+
+
+def test_what_a_long_run_made_first_stays_while_it_makes_the_rest(tmp_path: Path) -> None:
+    """Its record comes at its end, and its first step may have ended more than a week ago."""
+    storage = str(tmp_path)
+    (before,), (base,) = (
+        put(storage, "base", name, [name], created=LONG_AGO + timedelta(days=n)) for n, name in enumerate("ab")
+    )
+    record_run(storage, "spam", {}, 1.0, {})
+    assert [item.uri for item in find_garbage(storage, 1, WEEK, NOW)[0]] == [before.uri, base.uri]
+    checkpoint = tmp_path / ".scratch" / "spam" / "teacher-cccccccc" / "1.bin"
+    write_bytes(str(checkpoint), b"half")
+    os.utime(checkpoint, ((NOW - timedelta(hours=1)).timestamp(),) * 2)
+    garbage, kept = find_garbage(storage, 1, WEEK, NOW)
+    assert [item.uri for item in garbage] == [before.uri]
+    assert kept == {base.uri: "newest base of spam, in which a run goes on"}
 
 
 def test_a_directory_that_a_run_has_just_made_stays_and_an_old_empty_one_goes(tmp_path: Path) -> None:
