@@ -187,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_run(storage, find_run(storage, options.run).model_copy(update={"kept": options.command == "keep"}))
         elif options.command == "export":
             count, total = export_run(storage, find_run(storage, options.run), options.file)
-            print(f"{options.file}: the outputs of {count} steps, {size(total)}")
+            print(f"{options.file}: the outputs of {count} step(s), {size(total)}")
         else:
             run, made = import_run(options.file, storage)
-            print(f"{run.name}: the outputs of {made} steps were new to {storage}")
+            print(f"{run.name}: the outputs of {made} step(s) were new to {storage}")
     except (ArchiveError, ArtifactError, RunError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
