@@ -129,7 +129,7 @@ def _places(storage: str, name: str) -> tuple[str, str]:
 def _verdicts(storage: str, name: str) -> list[str]:
     """The URIs of an alias's verdicts, the oldest first: those from before they had a root of their own are older."""
     directories = join(storage, EARLIER_REGISTRY, name, "verdicts"), join(storage, VERDICTS, name)
-    return [join(directory, path) for directory in directories for path in _paths(directory)]
+    return [join(directory, path) for directory in directories for path in _paths(directory) if "/" not in path]
 
 
 def _paths(directory: str) -> list[str]:

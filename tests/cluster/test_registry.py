@@ -26,6 +26,7 @@ def test_aliases_and_verdicts_have_roots_of_their_own(storage_uri: str) -> None:
     paths = [stat.path for stat in list_files(storage_uri)]
     assert paths == [f".aliases/{NAME}.json", place.removeprefix(storage_uri).lstrip("/")]
     assert paths[1].startswith(f".verdicts/{NAME}/")
+    assert verdicts(storage_uri, "reviews") == [], "a verdict on reviews/production is none on reviews"
 
 
 def test_an_alias_of_an_earlier_version_is_read_and_goes_on(storage_uri: str) -> None:
