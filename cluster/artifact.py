@@ -10,21 +10,26 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cluster import storage
 
 MANIFEST = "manifest.json"
 OTHERS = "others"
 """In a manifest's details: how many further outputs the step has; and the directory in which they are."""
+EARLIER_REGISTRY = "registry"
+"""Below a storage: where aliases and verdicts lay before they had roots of their own, see cluster.registry."""
+RESERVED = (EARLIER_REGISTRY, OTHERS)
+"""No recipe may have these names. Other control files lie under roots that begin with a dot, which no name can."""
+NUMBER = re.compile(r"[1-9][0-9]*")
 
 
 class ArtifactError(Exception):
@@ -74,15 +79,18 @@ class Manifest(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     seconds: float
-    created: datetime
+    created: AwareDatetime
 
     @field_validator("files")
     @classmethod
     def _stay_inside(cls, files: dict[str, File]) -> dict[str, File]:
         """Paths come from outside and become paths on this host."""
         for path in files:
-            if path.startswith("/") or ".." in path.split("/"):
-                raise ValueError(f"file {path!r} would lie outside of the artifact")
+            parts = path.split("/")
+            if {"", ".", ".."} & set(parts) or "\\" in path or any(character < " " for character in path):
+                raise ValueError(f"file {path!r} would lie outside of the artifact, or is no plain path")
+            if _is_own(parts[0]):
+                raise ValueError(f"file {path!r} would be read as the artifact's own {parts[0].lower()}")
         return files
 
     @property
@@ -181,10 +189,37 @@ def other_place(uri: str, number: int) -> str:
     return storage.join(uri, OTHERS, str(number))
 
 
+def first_place(uri: str) -> str:
+    """The URI of the step's first output, in whose directory its further ones are, for the URI of any of them."""
+    first, between, number = uri.rpartition(f"/{OTHERS}/")
+    return first if between and NUMBER.fullmatch(number) else uri
+
+
+def split_place(uri: str) -> tuple[str, str]:
+    """The storage that an artifact is in, and its place there: recipe/step, for a further output with /others/2 after it."""
+    *above, recipe, step = ["", "", *first_place(uri).rsplit("/", 2)]
+    return above[-1], f"{recipe}/{step}{uri.removeprefix(first_place(uri))}"
+
+
+def sibling(uri: str, other: str) -> str:
+    """Another artifact's URI beside this one's: what came from another storage still names its old one."""
+    moved = storage.join(split_place(uri)[0], split_place(other)[1])
+    return moved if storage.exists(moved) else other
+
+
 def with_others(artifact: Artifact) -> list[Artifact]:
     """An artifact and the further outputs of its step, the best first."""
-    count = int(artifact.manifest.details.get(OTHERS, 0))
+    count = artifact.manifest.details.get(OTHERS, 0)
+    if not isinstance(count, int):
+        raise ArtifactError(f"{artifact.uri}: its details name {count!r} further outputs, which is no number; make it again")
     return [artifact, *(open_artifact(other_place(artifact.uri, number)) for number in range(2, count + 2))]
+
+
+def find_outputs(uri: str) -> list[Artifact]:
+    """What is there of a step's outputs, the first one's place given: the further ones alone where it has not ended."""
+    numbers = [name for name in storage.list_directories(storage.join(uri, OTHERS)) if NUMBER.fullmatch(name)]
+    places = [uri, *(other_place(uri, number) for number in sorted(map(int, numbers)))]
+    return [artifact for place in places if (artifact := find_artifact(place)) is not None]
 
 
 def publish(directory: Path, uri: str, record: Mapping[str, Any], already: Mapping[str, File] | None = None) -> Artifact:
@@ -196,8 +231,8 @@ def publish(directory: Path, uri: str, record: Mapping[str, Any], already: Mappi
     other = find_artifact(uri)
     if other is not None:
         return other
-    if (directory / MANIFEST).exists():
-        raise ArtifactError(f"{directory} has a {MANIFEST} of its own, which would be read as this artifact's; leave it out")
+    if own := [path.name for path in directory.iterdir() if _is_own(path.name)]:
+        raise ArtifactError(f"{directory} has a {own[0]} of its own, which would be read as this artifact's; leave it out")
     files = {**(already or {}), **upload(directory, uri)}
     manifest = Manifest(files=dict(sorted(files.items())), **record)
     storage.write_bytes(storage.join(uri, MANIFEST), manifest.model_dump_json(indent=1).encode())
@@ -228,6 +263,11 @@ def cache_directory() -> Path:
     """Where this host keeps remote artifacts' files: RAYSTILL_CACHE, or a place of one's own among temporary files."""
     default = Path(tempfile.gettempdir()) / f"raystill-cache-{os.getuid()}"
     return Path(os.environ.get("RAYSTILL_CACHE", default))
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name at an artifact's top is kept for itself; some file systems do not tell capitals apart."""
+    return name.casefold() in (MANIFEST, OTHERS)
 
 
 def _check(uri: str, path: str, file: File, found: str) -> None:

@@ -3,27 +3,36 @@
     python -m cluster.gc STORAGE                lists what would go, and why
     python -m cluster.gc STORAGE --delete       deletes it
 
-Kept is what an alias points at (and what it pointed at before), what a recipe's newest runs and the kept ones made, all that
-these were made from, and whatever is younger than --days: a run may still be going on. A recipe without recorded runs (its
-steps were run one by one) keeps the newest artifact of each step.
+Kept is what an alias points at (and what it pointed at before) with the models that its deployment's config names, what a
+recipe's newest runs and the kept ones made, all that these were made from, and whatever is younger than --days: a run may
+still be going on. A recipe without recorded runs (its steps were run one by one) keeps the newest output of each step, as does
+one in which a run goes on: something younger is unfinished. What is kept or goes is a step's whole directory, with all its
+outputs. Aliases, verdicts and runs' records stay.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cluster.artifact import MANIFEST, Artifact, ArtifactError, find_artifact
+from cluster.artifact import (
+    EARLIER_REGISTRY,
+    MANIFEST,
+    Artifact,
+    ArtifactError,
+    find_outputs,
+    first_place,
+    split_place,
+)
 from cluster.plan import size
-from cluster.registry import Alias
+from cluster.registry import RegistryError, aliases
 from cluster.runs import Run, RunError, artifact_size, list_runs
-from cluster.storage import StorageError, absolute, delete, exists, join, list_directories, list_files, read_bytes
+from cluster.storage import StorageError, absolute, delete, exists, join, list_directories, list_files, modified
 
 STEP = re.compile(r"^(?P<step>.+)-[0-9a-f]{8}$")
 SCRATCH = ".scratch"
-REGISTRY = "registry"
 ALIAS_DEPTH = 2
 """An alias keeps what it points at and the one before, so that it can be moved back."""
 
@@ -38,20 +47,66 @@ class Garbage:
     reason: str
 
 
+class _Survey:
+    """What steps have made in a storage, as far as it is there when this is looked at."""
+
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+        self.made: dict[str, list[Artifact]] = {}
+        """The outputs of each step that has ended, by the URI of its directory."""
+        self.unfinished: dict[str, list[Artifact]] = {}
+        """The further outputs, if any, in each directory of a step that has not."""
+        for recipe in list_directories(storage) if exists(storage) else []:
+            if not recipe.startswith(".") and recipe != EARLIER_REGISTRY:
+                for name in list_directories(join(storage, recipe)):
+                    self._look(join(storage, recipe, name), name)
+        everything = [artifact for outputs in (self.made | self.unfinished).values() for artifact in outputs]
+        self.by_uri = {artifact.uri: artifact for artifact in everything}
+        self.by_content = {artifact.fingerprint: artifact for artifact in reversed(everything)}
+
+    def _look(self, uri: str, name: str) -> None:
+        outputs = find_outputs(uri)
+        if outputs and outputs[0].uri == uri:
+            self.made[uri] = outputs
+        elif outputs or STEP.match(name):
+            self.unfinished[uri] = outputs
+
+    def outputs(self, directory: str) -> list[Artifact]:
+        return self.made[directory] if directory in self.made else self.unfinished[directory]
+
+    def directories(self, uri: str, fingerprint: str) -> set[str]:
+        """The directories that must stay where this artifact is needed.
+
+        What was moved to another storage is found by its place; what was made again since, or lies elsewhere, by its content.
+        """
+        placed = self.by_uri.get(uri) or self.by_uri.get(join(self.storage, split_place(uri)[1]))
+        same = placed if placed and placed.fingerprint == fingerprint else self.by_content.get(fingerprint)
+        return {first_place(artifact.uri) for artifact in (placed, same) if artifact is not None}
+
+
 def find_garbage(storage: str, keep: int, younger: timedelta, now: datetime) -> tuple[list[Garbage], dict[str, str]]:
-    """What can go, and why each artifact that stays does, by URI."""
-    artifacts, unfinished = _survey(storage)
-    kept = _kept(storage, artifacts, keep)
-    for artifact in artifacts.values():
-        if now - artifact.manifest.created < younger:
-            kept.setdefault(artifact.uri, "young")
-    _follow_parents(artifacts, kept)
+    """What can go, and why each step's directory that stays does, by URI."""
+    survey = _Survey(storage)
+    left = [*survey.unfinished, *_scratch(storage)]
+    going_on = {uri.rsplit("/", 2)[1] for uri in set(left) - {item.uri for item in _leftovers(left, younger, now)}}
+    # After the survey: what is named meanwhile is known, and what is made meanwhile is not looked at.
+    kept = _kept(storage, survey, keep, going_on)
+    for uri, outputs in survey.made.items():
+        if uri not in kept and now - _published(outputs[0]) < younger:
+            kept[uri] = "young"
+    _follow_parents(survey, kept)
     garbage = [
-        Garbage(uri, artifact_size(artifact), now - artifact.manifest.created, "no alias and no kept run needs it")
-        for uri, artifact in artifacts.items()
+        Garbage(uri, sum(map(artifact_size, outputs)), now - outputs[0].manifest.created, "no alias and no kept run needs it")
+        for uri, outputs in survey.made.items()
         if uri not in kept
     ]
-    return garbage + list(_leftovers(unfinished, younger, now)), kept
+    return garbage + list(_leftovers([uri for uri in left if uri not in kept], younger, now)), kept
+
+
+def _published(artifact: Artifact) -> datetime:
+    """When it came to lie here: an imported one was made long before, and its run's record comes last."""
+    here = modified(join(artifact.uri, MANIFEST)) or 0.0
+    return max(artifact.manifest.created, datetime.fromtimestamp(here, UTC))
 
 
 def remove(garbage: Garbage) -> None:
@@ -62,49 +117,39 @@ def remove(garbage: Garbage) -> None:
     delete(garbage.uri)
 
 
-def _survey(storage: str) -> tuple[dict[str, Artifact], list[str]]:
-    """All finished artifacts by URI, and the directories of unfinished ones and of scratch."""
-    artifacts, unfinished = {}, []
-    for recipe in list_directories(storage) if exists(storage) else []:
-        if recipe.startswith(".") or recipe == REGISTRY:
-            continue
-        for name in list_directories(join(storage, recipe)):
-            uri = join(storage, recipe, name)
-            artifact = find_artifact(uri)
-            if artifact is not None:
-                artifacts[uri] = artifact
-            elif STEP.match(name):
-                unfinished.append(uri)
+def _scratch(storage: str) -> Iterator[str]:
     scratch = join(storage, SCRATCH)
     for recipe in list_directories(scratch) if exists(scratch) else []:
-        unfinished += [join(scratch, recipe, name) for name in list_directories(join(scratch, recipe))]
-    return artifacts, unfinished
+        yield from (join(scratch, recipe, name) for name in list_directories(join(scratch, recipe)))
 
 
-def _kept(storage: str, artifacts: Mapping[str, Artifact], keep: int) -> dict[str, str]:
+def _kept(storage: str, survey: _Survey, keep: int, going_on: Set[str]) -> dict[str, str]:
     """What aliases and runs name, with the reason."""
     kept: dict[str, str] = {}
-    by_content = {artifact.fingerprint: uri for uri, artifact in artifacts.items()}
 
     def hold(uri: str, fingerprint: str, reason: str) -> None:
-        # What was moved to another storage is found by its content.
-        found = uri if uri in artifacts else by_content.get(fingerprint)
-        if found is not None:
-            kept.setdefault(found, reason)
+        for directory in survey.directories(uri, fingerprint):
+            kept.setdefault(directory, reason)
 
-    for alias in _aliases(storage):
+    for alias in aliases(storage):
         for target in alias.history[-ALIAS_DEPTH:]:
-            hold(target.uri, target.fingerprint, f"alias {alias.name}")
+            for uri, fingerprint in target.models():
+                hold(uri, fingerprint, f"alias {alias.name}")
     runs = list_runs(storage)
     for run in _kept_runs(runs, keep):
         for made in run.artifacts.values():
             hold(made.uri, made.fingerprint, f"run {run.name}")
     recorded = {run.recipe for run in runs}
-    for uri, artifact in _newest(artifacts).items():
-        recipe = uri.rsplit("/", 2)[1]
-        if recipe not in recorded:
-            kept.setdefault(uri, f"newest {artifact.manifest.step} of {recipe}, which has no recorded runs")
+    for artifact in _newest(outputs[0] for outputs in survey.made.values()):
+        recipe = _recipe(artifact)
+        if recipe not in recorded or recipe in going_on:
+            why = "in which a run goes on" if recipe in going_on else "which has no recorded runs"
+            kept.setdefault(artifact.uri, f"newest {artifact.manifest.step} of {recipe}, {why}")
     return kept
+
+
+def _recipe(artifact: Artifact) -> str:
+    return artifact.uri.rsplit("/", 2)[1]
 
 
 def _kept_runs(runs: Iterable[Run], keep: int) -> Iterator[Run]:
@@ -116,43 +161,31 @@ def _kept_runs(runs: Iterable[Run], keep: int) -> Iterator[Run]:
             yield run
 
 
-def _newest(artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+def _newest(artifacts: Iterable[Artifact]) -> list[Artifact]:
     newest: dict[tuple[str, str], Artifact] = {}
-    for uri, artifact in artifacts.items():
-        key = (uri.rsplit("/", 2)[1], artifact.manifest.step)
+    for artifact in artifacts:
+        key = (_recipe(artifact), artifact.manifest.step)
         if key not in newest or newest[key].manifest.created < artifact.manifest.created:
             newest[key] = artifact
-    return {artifact.uri: artifact for artifact in newest.values()}
+    return list(newest.values())
 
 
-def _aliases(storage: str) -> list[Alias]:
-    root = join(storage, REGISTRY)
-    if not exists(root):
-        return []
-    return [
-        Alias.model_validate_json(read_bytes(join(root, stat.path)))
-        for stat in list_files(root)
-        if stat.path.endswith(".json")
-    ]
-
-
-def _follow_parents(artifacts: Mapping[str, Artifact], kept: dict[str, str]) -> None:
-    by_content = {artifact.fingerprint: uri for uri, artifact in artifacts.items()}
+def _follow_parents(survey: _Survey, kept: dict[str, str]) -> None:
     waiting = list(kept)
     while waiting:
-        child = artifacts[waiting.pop()]
-        for parent in (parent for parents in child.manifest.parents.values() for parent in parents):
-            uri = parent.uri if parent.uri in artifacts else by_content.get(parent.fingerprint)
-            if uri is not None and uri not in kept:
-                kept[uri] = f"parent of {child.manifest.step}"
-                waiting.append(uri)
+        for child in survey.outputs(waiting.pop()):
+            for parent in (parent for parents in child.manifest.parents.values() for parent in parents):
+                for directory in survey.directories(parent.uri, parent.fingerprint) - kept.keys():
+                    kept[directory] = f"parent of {child.manifest.step}"
+                    waiting.append(directory)
 
 
 def _leftovers(directories: Iterable[str], younger: timedelta, now: datetime) -> Iterator[Garbage]:
     """Unfinished outputs and checkpoints that nothing has touched for long: no run goes on from them any more."""
     for uri in directories:
         files = list(list_files(uri))
-        touched = max((stat.modified for stat in files), default=0.0)
+        # A run that has just begun has directories before files.
+        touched = max([modified(uri) or 0.0, *(stat.modified for stat in files)])
         age = now - datetime.fromtimestamp(touched, UTC)
         if age > younger:
             yield Garbage(uri, sum(stat.size for stat in files), age, "left by a run that never ended")
@@ -172,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{size(item.size):>10}  {item.age.days:>4} days  {item.uri}  {item.reason}")
             if options.delete:
                 remove(item)
-    except (ArtifactError, RunError, StorageError) as error:
+    except (ArtifactError, RegistryError, RunError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     total = size(sum(item.size for item in garbage))

@@ -12,9 +12,18 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from cluster.artifact import Artifact, ArtifactError, Parent, find_artifact, open_artifact
+from cluster.artifact import (
+    Artifact,
+    ArtifactError,
+    Parent,
+    find_outputs,
+    first_place,
+    open_artifact,
+    sibling,
+    with_others,
+)
 from cluster.plan import size
 from cluster.storage import StorageError, absolute, exists, join, list_files, read_bytes, write_bytes
 
@@ -32,7 +41,7 @@ class Run(BaseModel):
     recipe: str
     name: str
     """Unique in its storage; sorts by time."""
-    ended: datetime
+    ended: AwareDatetime
     seconds: float
     artifacts: dict[str, Parent]
     """What every step made, or found made."""
@@ -63,6 +72,16 @@ def write_run(storage: str, run: Run) -> None:
     write_bytes(_place(storage, run.recipe, run.name), run.model_dump_json(indent=1).encode())
 
 
+def has_run(storage: str, run: Run) -> bool:
+    """Whether this very run is there, marked as kept or not; RunError where another one has its name."""
+    place = _place(storage, run.recipe, run.name)
+    if not exists(place):
+        return False
+    if _read(place).model_copy(update={"kept": run.kept}) != run:
+        raise RunError(f"{place} is there already and tells of another run; import into another storage")
+    return True
+
+
 def list_runs(storage: str) -> list[Run]:
     """All runs, the newest first."""
     root = join(storage, RUNS)
@@ -82,16 +101,19 @@ def find_run(storage: str, name: str) -> Run:
 
 
 def needed_artifacts(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
-    """These artifacts and all that they were made from, by URI, parents first; ArtifactError where one is missing."""
+    """These artifacts and all that they were made from, by URI; ArtifactError where one is missing.
+
+    Parents come first. A step's further outputs belong to it and come before its first one, as they are published.
+    """
     found: dict[str, Artifact] = {}
 
-    def visit(artifact: Artifact) -> None:
-        if artifact.uri in found:
+    def visit(first: Artifact) -> None:
+        if first.uri in found:
             return
-        for parents in artifact.manifest.parents.values():
-            for parent in parents:
-                visit(open_artifact(_sibling(artifact.uri, parent.uri)))
-        found[artifact.uri] = artifact
+        outputs = [*with_others(first)[1:], first]
+        for parent in (parent for output in outputs for parents in output.manifest.parents.values() for parent in parents):
+            visit(open_artifact(first_place(sibling(first.uri, parent.uri))))
+        found.update({output.uri: output for output in outputs})
 
     for artifact in artifacts:
         visit(artifact)
@@ -100,7 +122,7 @@ def needed_artifacts(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
 
 def run_artifacts(storage: str, run: Run) -> dict[str, Artifact]:
     """All that a run made or found made, by step; ArtifactError where one is missing."""
-    return {step: open_artifact(_sibling(join(storage, run.recipe, "x"), made.uri)) for step, made in run.artifacts.items()}
+    return {step: open_artifact(uri) for step, uri in _places(storage, run).items()}
 
 
 def artifact_size(artifact: Artifact) -> int:
@@ -108,11 +130,10 @@ def artifact_size(artifact: Artifact) -> int:
     return sum(file.size for file in artifact.manifest.files.values())
 
 
-def _sibling(uri: str, other: str) -> str:
-    """Another artifact's place beside this one's: what was imported from another storage still names its old one."""
-    root, (recipe, name) = uri.rsplit("/", 2)[0], other.rsplit("/", 2)[1:]
-    moved = join(root, recipe, name)
-    return moved if exists(moved) else other
+def _places(storage: str, run: Run) -> dict[str, str]:
+    """Where the first output of each of a run's steps is."""
+    beside = join(storage, run.recipe, "x")
+    return {step: first_place(sibling(beside, made.uri)) for step, made in run.artifacts.items()}
 
 
 def _place(storage: str, recipe: str, name: str) -> str:
@@ -130,12 +151,9 @@ def table(storage: str, runs: Sequence[Run]) -> list[str]:
     """A row for each run: when, how long, how large, how good."""
     rows = [("run", "ended", "took", "size", "kept", "scores")]
     for run in runs:
-        found = [
-            artifact
-            for made in run.artifacts.values()
-            if (artifact := find_artifact(_sibling(join(storage, run.recipe, "x"), made.uri)))
-        ]
-        missing = len(run.artifacts) - len(found)
+        places = list(_places(storage, run).values())
+        found = {artifact.uri: artifact for place in places for artifact in find_outputs(place)}
+        missing = sum(place not in found for place in places)
         scores = "  ".join(
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in run.scores.items()
         )
@@ -144,7 +162,7 @@ def table(storage: str, runs: Sequence[Run]) -> list[str]:
                 run.name,
                 f"{run.ended:%Y-%m-%d %H:%M}",
                 f"{run.seconds / 60:.0f} min" if run.seconds >= 90 else f"{run.seconds:.0f} s",
-                size(sum(artifact_size(artifact) for artifact in found)),
+                size(sum(artifact_size(artifact) for artifact in found.values())),
                 "kept" if run.kept else "",
                 scores + (f"  ({missing} of its artifacts are gone)" if missing else ""),
             )
@@ -169,10 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_run(storage, find_run(storage, options.run).model_copy(update={"kept": options.command == "keep"}))
         elif options.command == "export":
             count, total = export_run(storage, find_run(storage, options.run), options.file)
-            print(f"{options.file}: {count} artifacts, {size(total)}")
+            print(f"{options.file}: the outputs of {count} step(s), {size(total)}")
         else:
             run, made = import_run(options.file, storage)
-            print(f"{run.name}: {made} of {len(run.artifacts)} artifacts were new to {storage}")
+            print(f"{run.name}: the outputs of {made} step(s) were new to {storage}")
     except (ArchiveError, ArtifactError, RunError, StorageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -112,6 +112,14 @@ def is_directory(uri: str) -> bool:
         return system.get_file_info(path).type == fs.FileType.Directory
 
 
+def modified(uri: str) -> float | None:
+    """When a file or directory itself was last changed; None where none is there and for directories of object stores."""
+    system, path = filesystem(uri)
+    with _named(uri, "read"):
+        changed = system.get_file_info(path).mtime
+    return changed.timestamp() if changed else None
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content of a small file."""
     with open_input(uri) as stream:

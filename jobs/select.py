@@ -3,7 +3,7 @@
     ray job submit --working-dir . -- python -m jobs.select jobs/recipes/spam.yaml --step winner
 
 Where none qualifies, nothing moves, and the error says what each one misses and by how much. Either way the verdict is a
-file in the registry: {storage}/registry/{recipe}/winner/verdicts/.
+file in the registry: {storage}/.verdicts/{recipe}/winner/.
 """
 
 import json

@@ -7,7 +7,7 @@ missing_controls(recipe)         # what a recipe that searches for a front lacks
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.artifact import Artifact, open_artifact
+from cluster.artifact import Artifact, open_artifact, sibling
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import KINDS, fill
@@ -43,7 +43,7 @@ def made_with(artifact: Artifact) -> set[str]:
     own = manifest.details.get(MADE_FROM)
     for parent in (parent for key in BASES for parent in manifest.parents.get(key, [])):
         if own is None or parent.uri == own:
-            found |= made_with(open_artifact(parent.uri))
+            found |= made_with(open_artifact(sibling(artifact.uri, parent.uri)))
     return found
 
 

@@ -4,6 +4,7 @@ recipe = load_recipe("jobs/recipes/spam.yaml", ["steps.student.temperature=4"])
 recipe.steps["student"].inputs         # {"examples": ("messages",), …}
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.artifact import Kind
+from cluster.artifact import RESERVED, Kind
 from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
 from jobs.core.recipe_file import read_tree
 from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
@@ -21,7 +22,8 @@ from jobs.core.tracking import Tracking
 
 RECIPE_KEYS = ("name", "steps", "tracking")
 STEP_KEYS = ("stage", "inputs", "tune", "resources", "tracking")
-NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+NAME = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+NAME_RULE = "lower-case letters, digits, - and _, and does not begin with -"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     ]
     name = tree.get("name")
     if not _is_name(name):
-        problems.append(Problem("name", name, "a recipe's name is lower-case letters, digits, - and _", "Add a name."))
+        problems.append(Problem("name", name, f"a recipe's name is {NAME_RULE}", "Give it such a name."))
+    elif name in RESERVED:
+        problems.append(Problem("name", name, "storages keep this name for themselves", "Give the recipe another one."))
     raw_steps = tree.get("steps")
     if not isinstance(raw_steps, Mapping) or not raw_steps:
         raise BadInput([*problems, Problem("steps", raw_steps, "a recipe needs steps", "Add at least one step.")])
@@ -115,13 +119,13 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and set(value) <= NAME_CHARACTERS
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Problem]]:
     path = f"steps.{name}"
     if not _is_name(name):
-        return None, [Problem(path, None, "a step's name is lower-case letters, digits, - and _", "Rename it.")]
+        return None, [Problem(path, None, f"a step's name is {NAME_RULE}", "Rename it.")]
     if not isinstance(raw, Mapping):
         return None, [Problem(path, raw, "a step is a mapping with a stage and its settings", "Write {stage: …}.")]
     if raw.get("stage") not in STAGES:

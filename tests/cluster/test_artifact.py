@@ -19,8 +19,10 @@ from cluster.artifact import (
     digest,
     digest_each,
     find_artifact,
+    first_place,
     open_artifact,
     publish,
+    split_place,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -110,11 +112,36 @@ def test_a_manifest_cannot_reach_out_of_its_directory(published: Artifact, path:
         open_artifact(published.uri)
 
 
-def test_a_manifest_among_the_files_is_refused(directory: Path, tmp_path: Path) -> None:
-    (directory / MANIFEST).write_text("{}")
+@pytest.mark.parametrize("path", ["manifest.json", "Manifest.JSON", "manifest.json/a", "others/2/manifest.json", "OTHERS/2/a"])
+def test_a_file_cannot_stand_for_a_manifest_or_a_further_output(published: Artifact, path: str) -> None:
+    text = storage.read_bytes(storage.join(published.uri, MANIFEST)).decode()
+    storage.write_bytes(storage.join(published.uri, MANIFEST), text.replace("config.json", path).encode())
+    with pytest.raises(ArtifactError, match="would be read as the artifact's own (manifest.json|others)"):
+        open_artifact(published.uri)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "MANIFEST.json", "others/2/model.bin"])
+def test_a_manifest_among_the_files_is_refused(directory: Path, tmp_path: Path, name: str) -> None:
+    (directory / name).parent.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text("{}")
     with pytest.raises(ArtifactError, match="of its own"):
         publish(directory, str(tmp_path / "a"), record())
     assert not storage.exists(str(tmp_path / "a" / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "root", "place", "first"),
+    [
+        ("s3://b/runs/spam/small-1a2b3c4d", "s3://b/runs", "spam/small-1a2b3c4d", "s3://b/runs/spam/small-1a2b3c4d"),
+        ("/r/spam/small-1a2b3c4d/others/7", "/r", "spam/small-1a2b3c4d/others/7", "/r/spam/small-1a2b3c4d"),
+        ("/others/7/spam/small-1a2b3c4d", "/others/7", "spam/small-1a2b3c4d", "/others/7/spam/small-1a2b3c4d"),
+        ("/r/others/small-1a2b3c4d/others/2", "/r", "others/small-1a2b3c4d/others/2", "/r/others/small-1a2b3c4d"),
+        ("teacher", "", "/teacher", "teacher"),
+    ],
+)
+def test_a_place_is_told_from_its_storage(uri: str, root: str, place: str, first: str) -> None:
+    assert split_place(uri) == (root, place)
+    assert first_place(uri) == first
 
 
 KILLED = """

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from cluster.artifact import Artifact, Kind
+from cluster.artifact import Artifact, Kind, open_artifact
 from jobs.core.controls import MADE_FROM, made_with, missing_controls, traits
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs, Refused
@@ -233,3 +233,16 @@ def test_each_model_of_a_step_that_makes_several_has_its_own_origin(tmp_path: Pa
         details = {MADE_FROM: base.uri}
         small = made(f"small-{base.manifest.step}", "compress", unpruned, parents=parents, details=details)
         assert made_with(small) == wanted
+
+
+def test_where_a_model_came_from_is_known_also_of_one_that_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    first = tmp_path / "first" / "spam"
+    config = {"alpha": 0.0, "student": {"feed_forward": 0.5}}
+    base = publish_directory(tmp_path / "nothing", first / "base-1a2b3c4d", Kind.MODEL, "base", stage="distill", config=config)
+    parents = {"model": [base.as_parent()]}
+    unpruned = {"prune": {"feed_forward": 0.0}, "heal": {}}
+    place = first / "small-1a2b3c4d"
+    publish_directory(tmp_path / "nothing", place, Kind.MODEL, "small", stage="compress", config=unpruned, parents=parents)
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert made_with(open_artifact(str(tmp_path / "second" / "spam" / "small-1a2b3c4d"))) == {"pruned"}

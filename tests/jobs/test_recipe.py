@@ -1,6 +1,8 @@
 """Recipes: what is right is read, everything that is wrong is told at once. `pytest tests/jobs/test_recipe.py`"""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,32 @@ def test_every_shipped_recipe_is_right(path: Path) -> None:
         assert {parent for names in step.inputs.values() for parent in names} <= seen, f"{step.name} comes before its inputs"
         json.dumps(step.resolved())
         seen.add(step.name)
+
+
+@pytest.mark.parametrize("name", ["registry", "others", ".runs", ".aliases", "-x", "", "a/b", "..", "Spam", "spam\n", None, 7])
+def test_a_name_that_storages_keep_or_that_is_none_is_told(name: Any) -> None:
+    (problem,) = problems(good_steps(), name=name).values()
+    rule = "a recipe's name is lower-case letters, digits, - and _, and does not begin with -"
+    kept = "storages keep this name for themselves"
+    assert (problem.path, problem.reason) == ("name", kept if name in ("registry", "others") else rule)
+
+
+def test_a_name_that_storages_keep_ends_a_job_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({"name": "registry", "steps": good_steps()}))
+    command = [sys.executable, "-m", "jobs.prepare", str(file), "--storage", str(tmp_path / "runs")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 2 and "name = 'registry': storages keep this name for themselves. Give" in ran.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_step_s_name_is_no_option_of_a_command_line() -> None:
+    assert list(problems(good_steps() | {"-x": good_steps()["rows"]})) == ["steps.-x"]
+
+
+@pytest.mark.parametrize("name", ["_x", "2024", "registry_2", "my-others", "x-"])
+def test_names_that_a_recipe_may_have(name: str) -> None:
+    assert parse(good_steps(), name).name == name
 
 
 def test_everything_wrong_with_a_recipe_is_told_at_once() -> None:

@@ -148,6 +148,12 @@ def test_the_report_and_the_lineage_are_there(story: Story) -> None:
     assert not list(Path(story.storage, ".scratch", "tiny").iterdir()), "trials and checkpoints go when a step is done"
 
 
+def test_nothing_of_the_run_is_garbage(story: Story) -> None:
+    command = [sys.executable, "-m", "cluster.gc", story.storage]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and ran.stdout.startswith("nothing to delete; "), ran.stdout + ran.stderr
+
+
 def test_a_second_run_finds_everything_complete(story: Story, serving_cluster: Cluster) -> None:
     ran = run_job(serving_cluster, "jobs.pipeline", story.file, "--storage", story.storage)
     assert ran.exit_code == 0, ran.text
