@@ -1,8 +1,6 @@
 """What runs in the replicas of an application: the default model with the HTTP face around it, and the other models."""
 
-import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from starlette.types import ASGIApp
 
 from serve.access_log import AccessLog
 from serve.auth import Guard, check_exposure
+from serve.chores import start_chore
 from serve.engine import load_engine
 from serve.explain import split, without
 from serve.face import build_face
@@ -37,7 +36,7 @@ from serve.spread import Bulk, Spread
 LOGGER = logging.getLogger("ray.serve")
 FLUSH_SECONDS = 1.0
 SLOW_SECONDS = 10.0
-"""How often what costs more is done: reading the keys again, counting over the window of drift."""
+"""How often what costs more is done: reading the keys again, counting over the window of drift, asking for replicas."""
 
 
 class ModelReplica:
@@ -47,7 +46,10 @@ class ModelReplica:
         self.model = load_local(settings, described)
         self.metrics = ModelMetrics(self.model)
         self._alarmed = False
-        self._chores = asyncio.get_running_loop().create_task(self._do_chores())
+        self._chores = [
+            start_chore("The metrics of the model", FLUSH_SECONDS, self.metrics.flush),
+            start_chore("Drift", SLOW_SECONDS, self._watch_drift, in_thread=True),
+        ]
 
     async def logits(self, texts: list[str]) -> tuple[np.ndarray, int]:
         """The outcome's values and how many requests shared a batch."""
@@ -63,25 +65,7 @@ class ModelReplica:
         """Called by Serve every few seconds; a replica that fails it is replaced."""
         await self.model.check()
 
-    async def _do_chores(self) -> None:
-        slow_at = time.monotonic()
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                self.flush()
-                if time.monotonic() >= slow_at:
-                    slow_at = time.monotonic() + SLOW_SECONDS
-                    await asyncio.to_thread(self.slow_chores)
-            except Exception:  # noqa: BLE001  a full disk stops the access log, and must not stop the answers
-                LOGGER.exception("Metrics, access log and keys of this replica are not up to date")
-                await asyncio.sleep(SLOW_SECONDS)
-
-    def flush(self) -> None:
-        """Make visible what was done since the last time."""
-        self.metrics.flush()
-
-    def slow_chores(self) -> None:
-        """In a thread: what may take a while."""
+    def _watch_drift(self) -> None:
         self.metrics.flush_drift()
         drift = self.model.watch.report()
         if drift.alarm and not self._alarmed:
@@ -136,6 +120,13 @@ class ModelServer(ModelReplica):
             )
             if one is not None
         ]
+        self._chores += [
+            start_chore("The metrics of requests", FLUSH_SECONDS, self._flush_requests),
+            start_chore("The API keys", SLOW_SECONDS, self.guard.reload, in_thread=True),
+            start_chore("The number of replicas", SLOW_SECONDS, self._count_replicas, in_thread=True),
+        ]
+        if self.log is not None:
+            self._chores.append(start_chore(f"The access log {self.log.file}", FLUSH_SECONDS, self.log.flush))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
@@ -156,19 +147,12 @@ class ModelServer(ModelReplica):
             seen = replace(seen, compared_texts=self.shadow.counts.agreed + disagreed, disagreed_texts=disagreed)
         return serve.get_replica_context().replica_tag, seen
 
-    def flush(self) -> None:
-        """As above, and of requests."""
-        super().flush()
+    def _flush_requests(self) -> None:
         self.requests.flush()
         for metrics in self.second_models:
             metrics.flush()
-        if self.log is not None:
-            self.log.flush()
 
-    def slow_chores(self) -> None:
-        """As above, the keys, and how many replicas there are."""
-        super().slow_chores()
-        self.guard.reload()
+    def _count_replicas(self) -> None:
         self.replicas = max(1, _running_replicas())
 
     def __del__(self) -> None:
