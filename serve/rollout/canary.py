@@ -72,6 +72,11 @@ class Canary:
         """As Model.embeddings, of the stable version."""
         return await self.stable.embeddings(texts)
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers: the candidate first, where a request with this text alone is one of its share."""
+        stable = await self.stable.answerers(text)
+        return [self.candidate.model, *stable] if self._takes([text]) else stable
+
     def _takes(self, texts: Sequence[str]) -> bool:
         return chosen("\n".join(texts), self.settings.share, "canary") and self.candidate.there
 
