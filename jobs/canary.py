@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from jobs.core.config import Config
+from jobs.carry import CANDIDATE, IDENTITY, carry_over
+from jobs.core.config import BadInput, Config, Problem
 from jobs.rollout import ServeClient
 from serve.rollout.canary import Seen, Side
 from serve.settings import Arguments, CanarySettings, ModelSettings, ShadowSettings
 
-NAME = "candidate"
 POLL_SECONDS = 2.0
 ASKED_FOR_EACH_REPLICA = 4
 """A handle chooses the replica by itself; asked so often, none is missed for long."""
@@ -61,25 +61,37 @@ def try_out(
     config: CanaryConfig,
     report: Callable[[str], object],
 ) -> Decision:
-    """Run both versions until it is decided; whatever else than a promotion happens, the one before runs alone again."""
+    """Run both versions until it is decided; whatever else than a promotion happens, the one before runs alone again.
+
+    `before` is as the registry keeps it; what was set in the service by hand, before or meanwhile, stays.
+    """
     name, address = entry["name"], client.http_address()
+
+    def alone() -> dict[str, Any]:
+        return carry_over(before, client.entry(name), IDENTITY, recorded=before)[0]
+
+    both = beside(alone(), entry, config)
     promoted = False
     try:
-        client.apply(client.config_with(beside(before, entry, config), address), name, report)
+        client.apply(client.config_with(both, address), name, report)
         decision = _watch(name, config, report)
         promoted = decision.verdict == "promote"
         return decision
     finally:
         if not promoted:
-            client.apply(client.config_with(before, address), name, report)
+            client.apply(client.config_with(alone(), address), name, report)
 
 
 def beside(before: Mapping[str, Any], entry: Mapping[str, Any], config: CanaryConfig) -> dict[str, Any]:
-    """The version before with the new one as its candidate, and as its shadow."""
+    """The version before with the new one as its candidate, and as its shadow in the place of any other."""
+    others = before["args"].get("others", {})
+    if CANDIDATE in others:
+        remedy = f"Give the service's model {CANDIDATE} another name: this one is for the version that is tried."
+        raise BadInput([Problem("canary", CANDIDATE, "the service has a model of this name already", remedy)])
     new = {key: value for key, value in entry["args"].items() if key in ModelSettings.model_fields}
-    others = {**before["args"].get("others", {}), NAME: new}
-    canary = CanarySettings(model=NAME, share=config.share)
-    shadow = ShadowSettings(model=NAME, share=config.share)
+    others = {**others, CANDIDATE: new}
+    canary = CanarySettings(model=CANDIDATE, share=config.share, paused_shadow=before["args"].get("shadow"))
+    shadow = ShadowSettings(model=CANDIDATE, share=config.share)
     arguments = Arguments.model_validate({**before["args"], "others": others, "canary": canary, "shadow": shadow})
     return {**before, "args": arguments.model_dump(mode="json", exclude_none=True)}
 

@@ -8,15 +8,16 @@ registry keeps each version's entry beside the alias {recipe}/production (rollba
 """
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import requests
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cluster.artifact import Artifact, Kind
 from cluster.registry import has_alias, move, read, record_verdict
 from jobs.canary import CanaryConfig, try_out
+from jobs.carry import IDENTITY, carry_over, check_name, tell
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
@@ -46,6 +47,8 @@ class DeployConfig(Config):
     """Have the teacher answer where the winner is unsure, below the threshold that evaluate has fitted (its `cascade`)."""
     canary: CanaryConfig | None = None
     """Where another version runs: try this one on a share of the requests first, and go back unless it is as good."""
+    drop: tuple[Annotated[str, AfterValidator(check_name)], ...] = ()
+    """What was set in the running service by hand and is to go, such as [keys] or [others.large]; all else stays."""
     questions: int = Field(4, ge=0)
     """Texts of the test split that are asked at once, to see that it answers."""
 
@@ -71,20 +74,35 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         max_replicas=config.replicas,
         **(behind(row, verdict["teacher"], config) if config.cascade else {}),
     )
-    entry = deployment_config(context.recipe, arguments, config.route)
+    version = deployment_config(context.recipe, arguments, config.route)
     client = ServeClient()
+    before = _version_before(context)
     if config.canary is not None:
-        _try_out(client, entry, config.canary, context)
+        _try_out(client, before, version, config.canary, context)
+    entry, carried = carry_over(version, client.entry(context.recipe), named(config, row), config.drop, before)
+    tell(carried)
     address = client.http_address(config.host, config.port)
     wanted = client.config_with(entry, address)
     (context.directory / "serve.yaml").write_text(yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
     client.apply(wanted, context.recipe, lambda state: context.report(state=state))
-    url = f"http://{address[0]}:{address[1]}{config.route.rstrip('/')}/v1/predict"
+    url = f"http://{address[0]}:{address[1]}{entry['route_prefix'].rstrip('/')}/v1/predict"
     answers = _ask(url, inputs.maybe("examples"), config.questions)
-    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"], entry)
-    return Outcome(
-        metrics={"answered": float(len(answers))}, details={"url": url, "model": row["candidate"], "answers": answers}
-    )
+    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"], version)
+    details = {"url": url, "model": row["candidate"], "answers": answers, "carried_over": list(carried)}
+    return Outcome(metrics={"answered": float(len(answers))}, details=details)
+
+
+def named(config: DeployConfig, row: dict[str, Any]) -> frozenset[str]:
+    """The keys of the entry that the recipe or a measurement sets; of the others the step has only defaults."""
+    keys = set(IDENTITY)
+    if "points" in row:
+        keys |= {"threads", "max_batch_size", "max_ongoing_requests"}
+    for given, meant in (("threads", "threads"), ("cpus", "cpus"), ("route", "route_prefix")):
+        if given in config.model_fields_set:
+            keys.add(meant)
+    if "replicas" in config.model_fields_set:
+        keys |= {"min_replicas", "max_replicas"}
+    return frozenset(keys)
 
 
 def behind(row: dict[str, Any], teacher: dict[str, Any], config: DeployConfig) -> dict[str, Any]:
@@ -100,14 +118,19 @@ def behind(row: dict[str, Any], teacher: dict[str, Any], config: DeployConfig) -
     return {"others": {"teacher": large}, "cascade": CascadeSettings(model="teacher", threshold=row["cascade"]["threshold"])}
 
 
-def _try_out(client: ServeClient, entry: dict[str, Any], config: CanaryConfig, context: Context) -> None:
-    """Nothing where no other version runs; Refused, with the one before running alone again, where it is not as good."""
+def _version_before(context: Context) -> dict[str, Any] | None:
+    """The newest version that ran, as the registry keeps it."""
     name = f"{context.recipe}/production"
-    if client.entry(context.recipe) is None or not has_alias(context.storage, name):
+    return read(context.storage, name).target.config if has_alias(context.storage, name) else None
+
+
+def _try_out(
+    client: ServeClient, before: dict[str, Any] | None, entry: dict[str, Any], config: CanaryConfig, context: Context
+) -> None:
+    """Nothing where no other version runs; Refused, with the one before running alone again, where it is not as good."""
+    if before is None or client.entry(context.recipe) is None or before == entry:
         return
-    before = read(context.storage, name).target.config
-    if before is None or before == entry:
-        return
+    name = f"{context.recipe}/production"
     decision = try_out(client, before, entry, config, lambda state: context.report(state=state))
     told = {"winner": entry["args"]["model"] if decision.verdict == "promote" else None, "reasons": decision.reasons}
     place = record_verdict(context.storage, name, {**told, "canary": config.model_dump(), "before": before["args"]["model"]})

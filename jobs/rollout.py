@@ -2,6 +2,7 @@
 
 client = ServeClient()
 address = client.http_address("127.0.0.1", 8000)
+entry, carried = carry_over(entry, client.entry("spam"), named)      # what was set by hand stays
 client.apply(client.config_with(entry, address), "spam", print)      # DeployError is Serve's own message
 """
 
@@ -12,12 +13,12 @@ from typing import Any
 
 from cluster.connect import attach
 from cluster.submit import inherited_working_dir
+from jobs.carry import CODE_PACKAGE
 
 HOST, PORT = "127.0.0.1", 8000
 START_SECONDS = 180.0
 RUNNING = "RUNNING"
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
-CODE_PACKAGE = "gcs://"
 
 
 class DeployError(Exception):
@@ -53,14 +54,17 @@ class ServeClient:
     def config_with(self, entry: Mapping[str, Any], address: tuple[str, int]) -> dict[str, Any]:
         """A Serve config with this entry, run by this job's own code, beside the applications that run already.
 
-        A config replaces all of them, so they are named again. Serve takes code from remote packages only; where this job
-        came without one, the cluster's image has it.
+        A config replaces all of them, so they are named again, and so is what else was said of Serve as a whole. Serve takes
+        code from remote packages only; where this job came without one, the cluster's image has it.
         """
         others = [told for name in self._applications() if name != entry["name"] and (told := self.entry(name))]
         package = inherited_working_dir()
         code = {"working_dir": package} if package.startswith(CODE_PACKAGE) else {}
-        applications = [*others, {**entry, "runtime_env": code}]
-        return {"http_options": {"host": address[0], "port": address[1]}, "applications": applications}
+        applications = [*others, {**entry, "runtime_env": {**entry.get("runtime_env", {}), **code}}]
+        details = self._client.get_serve_details()
+        running = {key: details[key] for key in ("proxy_location", "grpc_options", "target_capacity") if details.get(key)}
+        http = {**(details.get("http_options") or {}), "host": address[0], "port": address[1]}
+        return {**running, "http_options": http, "applications": applications}
 
     def apply(self, config: dict[str, Any], name: str, report: Callable[[str], object]) -> None:
         """Give Serve the config and wait until the application runs; `report` is told its state meanwhile."""

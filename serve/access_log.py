@@ -9,6 +9,7 @@
 """
 
 import json
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,9 @@ from serve.exchange import Exchange
 
 MAX_BYTES = 100_000_000
 KEPT = 5
+MAX_WAITING = 10_000_000
+"""Characters of lines that wait where the file cannot be written; beyond that the oldest lines are lost, and counted."""
+LOGGER = logging.getLogger("ray.serve")
 
 
 class AccessLog:
@@ -26,6 +30,7 @@ class AccessLog:
         self.file, self.with_texts = file, with_texts
         file.parent.mkdir(parents=True, exist_ok=True)
         self._lines: list[str] = []
+        self._lost = 0
 
     def note(self, exchange: Exchange) -> None:
         """Take in a request that was answered."""
@@ -46,16 +51,45 @@ class AccessLog:
         self._lines.append(json.dumps(line, ensure_ascii=False))
 
     def flush(self) -> None:
-        """Write what came since the last time."""
+        """Write what came since the last time; where that fails (OSError) the lines wait for the next time."""
         if not self._lines:
             return
-        lines, self._lines = self._lines, []
-        with open(self.file, "a", encoding="utf-8", errors="backslashreplace") as target:
-            target.write("\n".join(lines) + "\n")
-            size = target.tell()
+        try:
+            size = self._write()
+        except OSError:
+            self._lose_what_is_too_much()
+            raise
+        self._lines = []
+        if self._lost:
+            LOGGER.error(f"{self._lost} lines of the access log {self.file} are lost: it could not be written for long")
+            self._lost = 0
         if size > MAX_BYTES:
             for number in range(KEPT - 1, 0, -1):
                 older = self.file.with_suffix(f".{number}.jsonl")
                 if older.exists():
                     os.replace(older, self.file.with_suffix(f".{number + 1}.jsonl"))
             os.replace(self.file, self.file.with_suffix(".1.jsonl"))
+
+    def _lose_what_is_too_much(self) -> None:
+        """The oldest lines go until the rest may wait."""
+        excess, lost = sum(map(len, self._lines)) - MAX_WAITING, 0
+        while excess > 0:
+            excess -= len(self._lines[lost])
+            lost += 1
+        self._lines = self._lines[lost:]
+        self._lost += lost
+
+    def _write(self) -> int:
+        """Append the lines, all or none; returns the size of the file."""
+        with open(self.file, "ab", buffering=0) as target:
+            before = target.tell()
+            data = ("\n".join(self._lines) + "\n").encode("utf-8", "backslashreplace")
+            written = 0
+            try:
+                while written < len(data):
+                    written += target.write(data[written:])
+            except OSError:
+                if written:
+                    target.truncate(before)
+                raise
+        return before + len(data)

@@ -57,7 +57,7 @@ def deployment_config(name: str, arguments: Arguments, route_prefix: str) -> dic
         "name": name,
         "route_prefix": route_prefix,
         "import_path": IMPORT_PATH,
-        "args": arguments.model_dump(mode="json", exclude_none=True),
+        "args": arguments.model_dump(mode="json", exclude_none=True, exclude={"by_step"}),
     }
 
 

@@ -35,15 +35,22 @@ class Guard:
         self.keys = Keys() if uri is None else read_keys(uri)
         self._shares = shares
         self._free_at: dict[str, float] = {}
+        self._failing = False
 
     def reload(self) -> None:
-        """Read the file again; where it cannot be read the keys stay as they were."""
+        """Read the file again; where it cannot be read the keys stay as they were, which is told once."""
         if self.uri is None:
             return
         try:
             self.keys = read_keys(self.uri)
         except KeysError as error:
-            LOGGER.error(f"The API keys stay as they were: {error}")
+            if not self._failing:
+                LOGGER.error(f"The API keys stay as they were until they can be read again: {error}")
+            self._failing = True
+            return
+        if self._failing:
+            LOGGER.warning(f"The API keys can be read again: {self.uri}")
+        self._failing = False
 
     def admit(self, headers: Mapping[bytes, bytes], path: str) -> str | None:
         """The name of the key that a request brings, None where none is needed; Refusal 401 or 429."""

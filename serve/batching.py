@@ -54,6 +54,8 @@ class _Request:
     """One call, and what it waits for."""
 
     rows: list[np.ndarray | None]
+    lengths: list[int]
+    """Of each text, in tokens."""
     done: "asyncio.Future[None]"
     missing: int = 0
     shared: int = 1
@@ -106,14 +108,12 @@ class Batcher:
         wait_seconds: float = 0.0,
         cache_texts: int = 0,
         max_waiting: int = 1 << 20,
-        observe: Callable[[list[int], np.ndarray], None] | None = None,
     ) -> None:
         self.tokenise, self.run, self.budget, self.executor = tokenise, run, budget, executor
         self.wait_seconds, self.cache_texts, self.max_waiting = wait_seconds, cache_texts, max_waiting
-        self.observe = observe
         self.counts = Counts()
         self._sizes: deque[int] = deque(maxlen=10_000)
-        self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[np.ndarray, int]] = OrderedDict()
         self._pending: dict[str, _Text] = {}
         self._numbers = count()
         self._running = False
@@ -136,23 +136,26 @@ class Batcher:
         self._sizes.clear()
         return sizes
 
-    async def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """One row a text, and how many requests at most shared a batch with it. Full when too many texts wait already."""
+    async def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, int, list[int]]:
+        """One row a text, how many requests at most shared a batch with it, and the texts' lengths in tokens.
+
+        Full when too many texts wait already.
+        """
         if len(self._pending) + len(texts) > self.max_waiting:
             raise Full
         loop = asyncio.get_running_loop()
-        request = _Request([None] * len(texts), loop.create_future())
+        request = _Request([None] * len(texts), [0] * len(texts), loop.create_future())
         for place, text in enumerate(texts):
             self._want(request, place, text)
         if request.missing:
             self._go_on(loop)
             await request.done
-        return np.stack([row for row in request.rows if row is not None]), request.shared
+        return np.stack([row for row in request.rows if row is not None]), request.shared, request.lengths
 
     def _want(self, request: _Request, place: int, text: str) -> None:
         if self.cache_texts and (known := self._cache.get(_key(text))) is not None:
             self._cache.move_to_end(_key(text))
-            request.rows[place] = known
+            request.rows[place], request.lengths[place] = known
             self.counts.cached += 1
             return
         waiting = self._pending.get(text)
@@ -238,7 +241,7 @@ class Batcher:
                 if step.values_BC is None:
                     request.done.set_exception(step.error or RuntimeError("a batch without a result"))
                     continue
-                request.rows[place] = step.values_BC[row]
+                request.rows[place], request.lengths[place] = step.values_BC[row], text.length
                 request.shared = max(request.shared, len(requests))
                 request.missing -= 1
                 if not request.missing:
@@ -255,11 +258,9 @@ class Batcher:
         self.counts.texts += len(batch)
         self.counts.tokens += sum(lengths)
         self.counts.padded_tokens += len(batch) * max(lengths)
-        if self.observe is not None:
-            self.observe(lengths, values_BC)
         if self.cache_texts:
             for text, row in zip(batch, values_BC, strict=True):
-                self._cache[_key(text.text)] = row.copy()
+                self._cache[_key(text.text)] = row.copy(), text.length
             while len(self._cache) > self.cache_texts:
                 self._cache.popitem(last=False)
 

@@ -3,19 +3,22 @@
     watch = Watch(card.labels, card.training)
     watch.note(lengths_B, logits_BC)
     watch.report().labels          # population stability index: below 0.1 alike, above 0.25 another population
+    note_asked({"spam": watch}, exchange)         # once a request is answered
 
+Each text that a client asked to classify counts once, whether it was run or known already; nothing else does that models run.
 The index is the sum of (now - then) · ln(now / then) over the bins (Siddiqi 2006). Shapes: B texts, C classes, K bins.
 """
 
 import math
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from serve.card import TrainingData
+from serve.exchange import Exchange
 
 WINDOW_TEXTS = 2000
 ENOUGH_TEXTS = 300
@@ -42,14 +45,14 @@ class Drift:
 
 
 class Watch:
-    """Labels and lengths of the texts that ran last."""
+    """Labels and lengths of the texts that were asked last."""
 
     def __init__(self, labels: Sequence[str], training: TrainingData | None) -> None:
         self.names, self.training = labels, training
         self._seen: deque[tuple[int, int]] = deque(maxlen=WINDOW_TEXTS)
 
     def note(self, lengths_B: Sequence[int], logits_BC: np.ndarray) -> None:
-        """Take in one batch."""
+        """Take in the texts of one request."""
         self._seen.extend(zip(logits_BC.argmax(axis=-1).tolist(), lengths_B, strict=True))
 
     def report(self) -> Drift:
@@ -68,6 +71,13 @@ class Watch:
             stability_index(by_label, [labels[column] for column in range(len(self.names))]),
             stability_index(self.training.length_shares, [bins[place] for place in range(len(edges) + 1)]),
         )
+
+
+def note_asked(watches: Mapping[str, Watch], exchange: Exchange) -> None:
+    """Take in a request, where it asked one of these models to classify, with the answers that it got."""
+    watch = watches.get(exchange.model or "")
+    if exchange.outcome is not None and watch is not None:
+        watch.note(exchange.outcome.lengths, exchange.outcome.values)
 
 
 def stability_index(then_K: Sequence[float], counts_K: Sequence[int]) -> float:

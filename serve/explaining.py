@@ -3,6 +3,8 @@
 face.include_router(explain_route(models, example.left_out))
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +15,15 @@ from starlette.responses import Response
 
 from serve.answers import softmax
 from serve.body import read_body
+from serve.deadline import left
 from serve.exchange import exchange_of
 from serve.explain import Span, evidence_of, split, without
-from serve.models import Models, Outcome
+from serve.models import Model, Models, Outcome
 from serve.problems import FieldError, Refusal
 from serve.routes import EXAMPLE_TEXTS, body_of, json_response, replies
 from serve.schema import ServedModel, Text, TextsRequest, parse_request
+
+LOGGER = logging.getLogger("ray.serve")
 
 
 class ExplainRequest(TextsRequest):
@@ -44,7 +49,7 @@ class Word(BaseModel):
 
 
 class Explanation(BaseModel):
-    """The model that answered, the label that is explained, and each word's part in it."""
+    """The model that explains its own answer, the label that is explained, and each word's part in it."""
 
     model: ServedModel
     label: str
@@ -70,10 +75,24 @@ def explain_route(models: Models, left_out: np.ndarray) -> APIRouter:
         exchange_of(request).note(model.served.name, wanted.texts)
         _check_label(wanted.label, model.labels)
         spans = split(wanted.inputs)
-        outcome = await model.logits([wanted.inputs, *without(wanted.inputs, spans)])
-        return json_response(explanation_of(wanted, spans, outcome, model.labels))
+        answerers = await model.answerers(wanted.inputs)
+        one, outcome = await _answers_of_one(answerers, [wanted.inputs, *without(wanted.inputs, spans)])
+        return json_response(explanation_of(wanted, spans, outcome, one.labels))
 
     return router
+
+
+async def _answers_of_one(answerers: Sequence[Model], texts: Sequence[str]) -> tuple[Model, Outcome]:
+    """All texts' logits by a single model, or they would not compare: the first one that answers, and which it is."""
+    *others, last = answerers
+    for model in others:
+        try:
+            # Where it gives no answer, the one after it needs time for its own.
+            async with asyncio.timeout(left() / 2):
+                return model, await model.logits(texts)
+        except Exception as error:  # noqa: BLE001  whatever it is, there is a model that can explain
+            LOGGER.warning(f"{model.served.name} does not explain its answer, {answerers[-1].served.name} may: {error!r}")
+    return last, await last.logits(texts)
 
 
 def explanation_of(wanted: ExplainRequest, spans: Sequence[Span], outcome: Outcome, labels: Sequence[str]) -> Explanation:

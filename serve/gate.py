@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.auth import Guard
+from serve.deadline import deadline_in
 from serve.exchange import KEY, Exchange
 from serve.problems import FieldError, Problem, Refusal, problem_response
 
@@ -59,8 +60,10 @@ class Gate:
 
         try:
             exchange.key = self.guard.admit(headers, exchange.path)
-            async with asyncio.timeout(self._seconds(headers)):
-                await self.inner(scope, receive, answer)
+            seconds = self._seconds(headers)
+            with deadline_in(seconds):
+                async with asyncio.timeout(seconds):
+                    await self.inner(scope, receive, answer)
         except Refusal as refusal:
             await problem_response(refusal.problem, refusal.headers)(scope, receive, answer)
         except TimeoutError:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from serve.batching import Batcher, Full
-from serve.drift import Watch
 from serve.engine import Engine
-from serve.models import Outcome
+from serve.models import Model, Outcome
 from serve.problems import FieldError, Refusal
 from serve.schema import ServedModel
 from serve.settings import ModelSettings
@@ -27,9 +26,8 @@ class LocalModel:
         self.embeds = engine.backend.embeds
         # One thread: a forward pass uses all the threads that it was given, and the event loop stays free meanwhile.
         self._executor = executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self.watch = Watch(self.labels, engine.card.training)
         waits = settings.batch_wait_seconds, settings.cache_texts, settings.max_waiting_texts
-        self.logits_batcher = Batcher(engine.tokenise, engine.scaled_forward, engine.budget, executor, *waits, self.watch.note)
+        self.logits_batcher = Batcher(engine.tokenise, engine.scaled_forward, engine.budget, executor, *waits)
         self.embeddings_batcher = Batcher(engine.tokenise, engine.embed, engine.budget, executor, *waits)
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
@@ -42,16 +40,20 @@ class LocalModel:
             raise no_embeddings(self.served)
         return await self._ask(self.embeddings_batcher, texts)
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers."""
+        return [self]
+
     async def check(self) -> None:
         """Run one text past everyone who waits, and leave no trace of it; raises what the engine raises."""
         await asyncio.get_running_loop().run_in_executor(self._executor, self.engine.logits, ["a"])
 
     async def _ask(self, batcher: Batcher, texts: Sequence[str]) -> Outcome:
         try:
-            values, requests = await batcher(texts)
+            values, requests, lengths = await batcher(texts)
         except Full:
             raise overloaded() from None
-        return Outcome(values, self.served, requests)
+        return Outcome(values, self.served, requests, lengths)
 
 
 def overloaded() -> Refusal:

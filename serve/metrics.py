@@ -8,18 +8,21 @@ Requests, their seconds, texts, batches, padding, what waits, the cache, and how
 cluster/dashboards/serve.json shows them in Grafana.
 """
 
+import logging
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve.batching import Batcher, Counts
+from serve.drift import Watch
 from serve.exchange import Exchange
 from serve.local import LocalModel
 from serve.rollout.cascade import Counts as CascadeCounts
 from serve.rollout.shadow import Counts as ShadowCounts
 
+LOGGER = logging.getLogger("ray.serve")
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift", "/v1/shadow"})
@@ -68,8 +71,6 @@ class ModelMetrics:
         self._counters = {name: Counter(f"raystill_{name}", about, ("model",)) for name, about in names}
         self._sizes = Histogram("raystill_batch_texts", "Texts in a forward pass.", BATCH_TEXTS, ("model",))
         self._waiting = Gauge("raystill_waiting_texts", "Texts that wait or are being run.", ("model",))
-        self._shares = Gauge("raystill_label_share", "Share of a label.", ("model", "label", "of"))  # type: ignore[arg-type]
-        self._drift = Gauge("raystill_drift", "Population stability index against training.", ("model", "what"))  # type: ignore[arg-type]
         self._before: dict[Batcher, Counts] = {}
 
     def flush(self) -> None:
@@ -86,16 +87,32 @@ class ModelMetrics:
                 self._sizes.observe(size, self._tags)
         self._waiting.set(waiting, self._tags)
 
-    def flush_drift(self) -> None:
+
+class DriftMetrics:
+    """How far what clients ask of the models is from training; where it is far, the log says so once."""
+
+    def __init__(self, watches: Mapping[str, Watch]) -> None:
+        self.watches, self._alarmed = watches, set[str]()
+        self._shares = Gauge("raystill_label_share", "Share of a label.", ("model", "label", "of"))  # type: ignore[arg-type]
+        self._drift = Gauge("raystill_drift", "Population stability index against training.", ("model", "what"))  # type: ignore[arg-type]
+
+    def flush(self) -> None:
         """Label shares and the indices; not every second, for it counts over the whole window."""
-        drift, training = self.model.watch.report(), self.model.watch.training
-        for label, share in drift.label_shares.items():
-            self._shares.set(share, {**self._tags, "label": tag(label), "of": "requests"})
-        for label, share in (training.labels if training else {}).items():
-            self._shares.set(share, {**self._tags, "label": tag(label), "of": "training"})
-        for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
-            if index is not None:
-                self._drift.set(index, {**self._tags, "what": what})
+        for name, watch in self.watches.items():
+            drift, tags = watch.report(), {"model": tag(name)}
+            for label, share in drift.label_shares.items():
+                self._shares.set(share, {**tags, "label": tag(label), "of": "requests"})
+            for label, share in (watch.training.labels if watch.training else {}).items():
+                self._shares.set(share, {**tags, "label": tag(label), "of": "training"})
+            for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
+                if index is not None:
+                    self._drift.set(index, {**tags, "what": what})
+            if drift.alarm and name not in self._alarmed:
+                LOGGER.warning(
+                    f"The texts asked of {name} are not like those that it was trained on: stability index {drift.labels:.2f} "
+                    f"of labels, {drift.lengths:.2f} of lengths, over the newest {drift.texts} texts"
+                )
+            (self._alarmed.add if drift.alarm else self._alarmed.discard)(name)
 
 
 class SecondMetrics:

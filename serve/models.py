@@ -26,6 +26,8 @@ class Outcome:
     """The model that answered."""
     batch_requests: int = 1
     """How many requests shared a forward pass with it, at most."""
+    lengths: Sequence[int] = ()
+    """Of each text in tokens, as the model read it."""
 
 
 class Model(Protocol):
@@ -48,6 +50,9 @@ class Model(Protocol):
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         """The mean of the last hidden states of each text's tokens, scaled to length 1."""
+
+    async def answerers(self, text: str) -> "Sequence[Model]":
+        """The single model whose answer to this text is given, and those that answer where it fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from serve.card import Card
+from serve.card import Card, TrainingData
 from serve.local import overloaded
-from serve.models import Outcome
+from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.schema import ServedModel
 
@@ -25,12 +25,14 @@ class Described:
     served: ServedModel
     labels: tuple[str, ...]
     embeds: bool
+    training: TrainingData | None = None
+    """What its training texts were like."""
 
     @classmethod
     def of(cls, name: str, fingerprint: str, variant: str, card: Card) -> Self:
         """From its card."""
         served = ServedModel(name=name, fingerprint=fingerprint, variant=variant)
-        return cls(served, card.labels, card.variants[variant].embeds)
+        return cls(served, card.labels, card.variants[variant].embeds, card.training)
 
 
 class RemoteModel:
@@ -48,13 +50,17 @@ class RemoteModel:
         """As Model.embeddings."""
         return await self._ask("embeddings", texts)
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers."""
+        return [self]
+
     async def _ask(self, method: str, texts: Sequence[str]) -> Outcome:
         try:
-            values, requests = await getattr(self._handle, method).remote(list(texts))
+            values, requests, lengths = await getattr(self._handle, method).remote(list(texts))
         except BackPressureError:
             raise overloaded() from None
         except RayTaskError as error:
             if isinstance(error.cause, Refusal):
                 raise error.cause from None
             raise
-        return Outcome(values, self.served, requests)
+        return Outcome(values, self.served, requests, lengths)

@@ -1,10 +1,8 @@
 """What runs in the replicas of an application: the default model with the HTTP face around it, and the other models."""
 
-import asyncio
-import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,15 @@ from starlette.types import ASGIApp
 
 from serve.access_log import AccessLog
 from serve.auth import Guard, check_exposure
+from serve.chores import start_chore
+from serve.drift import Watch, note_asked
 from serve.engine import load_engine
+from serve.exchange import Exchange
 from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
-from serve.metrics import ModelMetrics, RequestMetrics, SecondMetrics
+from serve.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 from serve.models import Model, Models
 from serve.published import find_model
 from serve.remote import Described, RemoteModel
@@ -34,10 +35,9 @@ from serve.schema import DEFAULT_TOP_K
 from serve.settings import Arguments, ModelSettings
 from serve.spread import Bulk, Spread
 
-LOGGER = logging.getLogger("ray.serve")
 FLUSH_SECONDS = 1.0
 SLOW_SECONDS = 10.0
-"""How often what costs more is done: reading the keys again, counting over the window of drift."""
+"""How often what costs more is done: reading the keys again, counting over the window of drift, asking for replicas."""
 
 
 class ModelReplica:
@@ -46,50 +46,21 @@ class ModelReplica:
     def __init__(self, settings: ModelSettings, described: Described) -> None:
         self.model = load_local(settings, described)
         self.metrics = ModelMetrics(self.model)
-        self._alarmed = False
-        self._chores = asyncio.get_running_loop().create_task(self._do_chores())
+        self._chores = [start_chore("The metrics of the model", FLUSH_SECONDS, self.metrics.flush)]
 
-    async def logits(self, texts: list[str]) -> tuple[np.ndarray, int]:
-        """The outcome's values and how many requests shared a batch."""
+    async def logits(self, texts: list[str]) -> tuple[np.ndarray, int, list[int]]:
+        """The outcome's values, how many requests shared a batch, and the texts' lengths in tokens."""
         outcome = await self.model.logits(texts)
-        return outcome.values, outcome.batch_requests
+        return outcome.values, outcome.batch_requests, list(outcome.lengths)
 
-    async def embeddings(self, texts: list[str]) -> tuple[np.ndarray, int]:
+    async def embeddings(self, texts: list[str]) -> tuple[np.ndarray, int, list[int]]:
         """The same for embeddings."""
         outcome = await self.model.embeddings(texts)
-        return outcome.values, outcome.batch_requests
+        return outcome.values, outcome.batch_requests, list(outcome.lengths)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; a replica that fails it is replaced."""
         await self.model.check()
-
-    async def _do_chores(self) -> None:
-        slow_at = time.monotonic()
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                self.flush()
-                if time.monotonic() >= slow_at:
-                    slow_at = time.monotonic() + SLOW_SECONDS
-                    await asyncio.to_thread(self.slow_chores)
-            except Exception:  # noqa: BLE001  a full disk stops the access log, and must not stop the answers
-                LOGGER.exception("Metrics, access log and keys of this replica are not up to date")
-                await asyncio.sleep(SLOW_SECONDS)
-
-    def flush(self) -> None:
-        """Make visible what was done since the last time."""
-        self.metrics.flush()
-
-    def slow_chores(self) -> None:
-        """In a thread: what may take a while."""
-        self.metrics.flush_drift()
-        drift = self.model.watch.report()
-        if drift.alarm and not self._alarmed:
-            LOGGER.warning(
-                f"The texts asked of {self.model.served.name} are not like those that it was trained on: stability index "
-                f"{drift.labels:.2f} of labels, {drift.lengths:.2f} of lengths, over {drift.texts} texts; see GET /v1/drift"
-            )
-        self._alarmed = drift.alarm
 
 
 class ModelServer(ModelReplica):
@@ -108,6 +79,8 @@ class ModelServer(ModelReplica):
         super().__init__(arguments, described)
         self.arguments = arguments
         self.requests = RequestMetrics()
+        known = {arguments.default_name: described, **{name: told for name, (told, _) in others.items()}}
+        self.watches = {name: Watch(told.labels, told.training) for name, told in known.items()}
         self.replicas = max(1, arguments.min_replicas)
         self.guard = Guard(arguments.keys, lambda: self.replicas)
         context = serve.get_replica_context()
@@ -136,6 +109,17 @@ class ModelServer(ModelReplica):
             )
             if one is not None
         ]
+        self._start_chores()
+
+    def _start_chores(self) -> None:
+        self._chores += [
+            start_chore("The metrics of requests", FLUSH_SECONDS, self._flush_requests),
+            start_chore("Drift", SLOW_SECONDS, DriftMetrics(self.watches).flush, in_thread=True),
+            start_chore("The API keys", SLOW_SECONDS, self.guard.reload, in_thread=True),
+            start_chore("The number of replicas", SLOW_SECONDS, self._count_replicas, in_thread=True),
+        ]
+        if self.log is not None:
+            self._chores.append(start_chore(f"The access log {self.log.file}", FLUSH_SECONDS, self.log.flush))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
@@ -144,8 +128,10 @@ class ModelServer(ModelReplica):
         text = EXAMPLE_TEXTS[0]
         left_out = engine.scaled_logits([text, *without(text, split(text))])
         example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
-        face = build_face(self.models, example, self.model.watch.report, self.shadow.report if self.shadow else None)
-        finished = [self.requests.note, *(one.note for one in (self.log, self.shadow) if one is not None)]
+        drift = self.watches[self.arguments.default_name].report
+        face = build_face(self.models, example, drift, self.shadow.report if self.shadow else None)
+        finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.watches)]
+        finished += [one.note for one in (self.log, self.shadow) if one is not None]
         return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
 
     async def seen(self) -> tuple[str, Seen]:
@@ -156,19 +142,12 @@ class ModelServer(ModelReplica):
             seen = replace(seen, compared_texts=self.shadow.counts.agreed + disagreed, disagreed_texts=disagreed)
         return serve.get_replica_context().replica_tag, seen
 
-    def flush(self) -> None:
-        """As above, and of requests."""
-        super().flush()
+    def _flush_requests(self) -> None:
         self.requests.flush()
         for metrics in self.second_models:
             metrics.flush()
-        if self.log is not None:
-            self.log.flush()
 
-    def slow_chores(self) -> None:
-        """As above, the keys, and how many replicas there are."""
-        super().slow_chores()
-        self.guard.reload()
+    def _count_replicas(self) -> None:
         self.replicas = max(1, _running_replicas())
 
     def __del__(self) -> None:

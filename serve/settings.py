@@ -114,6 +114,8 @@ class CanarySettings(Settings):
     """The share of the requests, chosen by the hash of their texts."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """A request that it has not answered by then is a failure of its, and is answered by the default model."""
+    paused_shadow: ShadowSettings | None = None
+    """A shadow that comes back once it is decided; until then the new version is the shadow."""
 
 
 class Arguments(ModelSettings):
@@ -141,6 +143,8 @@ class Arguments(ModelSettings):
     """Requests beyond those that wait for a replica before more are refused with 503; -1 for no limit."""
     request_timeout_seconds: float = Field(default=30.0, gt=0)
     """A request that takes longer is given up with 504; a client asks for less by the header X-Request-Timeout."""
+    by_step: dict[str, Any] = {}
+    """What jobs.deploy has put here; whatever else stands here was set by hand, and stays when it deploys again."""
 
     @property
     def default_name(self) -> str:

@@ -42,6 +42,10 @@ class Spread:
             else _joined(await asyncio.gather(self.here.embeddings(parts[0]), *map(self.siblings.embeddings, parts[1:])))
         )
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers."""
+        return [self]
+
     def _parts(self, texts: Sequence[str]) -> list[Sequence[str]]:
         """As many parts of like size as there are replicas, or fewer."""
         count = max(1, min(self.replicas(), len(texts) // PART_TEXTS))
@@ -64,10 +68,15 @@ class Bulk:
         """As Model.embeddings."""
         return await self._for(texts).embeddings(texts)
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers: of a single text never the other hardware, whose variant may be another one."""
+        return await self.usual.answerers(text)
+
     def _for(self, texts: Sequence[str]) -> Model:
         return self.bulk if len(texts) >= self.from_texts else self.usual
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
     values = np.concatenate([outcome.values for outcome in outcomes])
-    return Outcome(values, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes))
+    lengths = [length for outcome in outcomes for length in outcome.lengths]
+    return Outcome(values, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)

@@ -10,8 +10,9 @@ the stable version: vectors of two models do not compare. Shapes: B texts, C cla
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from serve.deadline import NEVER, left
 from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.rollout.second import Second
@@ -55,21 +56,34 @@ class Canary:
 
     async def logits(self, texts: Sequence[str]) -> Outcome:
         """As Model.logits; the outcome names the version that answered."""
-        if chosen("\n".join(texts), self.settings.share, "canary") and self.candidate.there:
+        if self._takes(texts):
             try:
-                outcome = await _timed(self.candidate.logits, self.seen.candidate, texts)
+                outcome = await _timed(self._ask_candidate, self.seen.candidate, texts)
             except Refusal as refusal:
                 if refusal.problem.status < SERVER_ERROR:
                     raise
             except Exception:  # noqa: BLE001  counted as failed; the request must not fail for it
                 pass
             else:
-                return Outcome(outcome.values[:, self._columns], outcome.model, outcome.batch_requests)
+                return replace(outcome, values=outcome.values[:, self._columns])
         return await _timed(self.stable.logits, self.seen.stable, texts)
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         """As Model.embeddings, of the stable version."""
         return await self.stable.embeddings(texts)
+
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers: the candidate first, where a request with this text alone is one of its share."""
+        stable = await self.stable.answerers(text)
+        return [self.candidate.model, *stable] if self._takes([text]) else stable
+
+    def _takes(self, texts: Sequence[str]) -> bool:
+        return chosen("\n".join(texts), self.settings.share, "canary") and self.candidate.there
+
+    async def _ask_candidate(self, texts: Sequence[str]) -> Outcome:
+        # Where it gives no answer, the stable version needs time for its own: as much as it has taken lately.
+        needed = max(self.seen.stable.seconds, default=NEVER)
+        return await self.candidate.logits(texts, spare=min(needed, left() / 2))
 
 
 async def _timed(ask: Callable[[Sequence[str]], Awaitable[Outcome]], side: Side, texts: Sequence[str]) -> Outcome:

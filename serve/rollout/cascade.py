@@ -9,7 +9,7 @@ Shapes: B texts, C classes, U unsure texts.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,11 +67,18 @@ class Cascade:
         self.counts.passed_on += len(unsure_U)
         values_BC = outcome.values.copy()
         values_BC[unsure_U] = better.values[:, self._columns]
-        return Outcome(values_BC, outcome.model, outcome.batch_requests)
+        return replace(outcome, values=values_BC)
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         """As Model.embeddings, of the small model."""
         return await self.small.embeddings(texts)
+
+    async def answerers(self, text: str) -> Sequence[Model]:
+        """As Model.answerers: the large model first, where the small one is unsure of the text."""
+        outcome = await self.small.logits([text])
+        small = await self.small.answerers(text)
+        goes_on = unsure(softmax(outcome.values), self.settings.threshold)[0] and self.large.there
+        return [self.large.model, *small] if goes_on else small
 
 
 def unsure(probabilities_BC: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A model beside the default one, asked only once it is there, and never for longer than so many seconds.
+"""A model beside the default one, asked only once it is there, and never for longer than so many seconds or the request has.
 
     second = Second(candidate, timeout_seconds=5)        # made on a running event loop
     if second.there:
@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
+from serve.deadline import left
 from serve.models import Model, Outcome
 
 PROBE = "."
@@ -23,7 +24,7 @@ class Second:
 
     def __init__(self, model: Model, timeout_seconds: float) -> None:
         self.model, self.timeout_seconds = model, timeout_seconds
-        self._there = False
+        self._there, self._answered_at = False, 0.0
         self._looking: asyncio.Task[None] | None = None
         self.look()
 
@@ -40,17 +41,25 @@ class Second:
             self._looking = asyncio.get_running_loop().create_task(self._look())
         return self._looking
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits; TimeoutError where it is too late."""
+    async def logits(self, texts: Sequence[str], spare: float = 0.0) -> Outcome:
+        """As Model.logits; TimeoutError where it is too late, be it that the request has only `spare` seconds left."""
+        seconds = min(self.timeout_seconds, left() - spare)
+        if seconds <= 0:
+            raise TimeoutError
         try:
-            async with asyncio.timeout(self.timeout_seconds):
-                return await self.model.logits(texts)
+            async with asyncio.timeout(seconds):
+                outcome = await self.model.logits(texts)
         except TimeoutError:
-            self._there = False
+            # A client in a hurry does not make it too late for the others.
+            silent = asyncio.get_running_loop().time() - self._answered_at
+            if max(seconds, silent) >= self.timeout_seconds:
+                self._there = False
             raise
+        self._answered_at = asyncio.get_running_loop().time()
+        return outcome
 
     async def _look(self) -> None:
         # Who asks it for an answer counts and logs what it fails.
         with contextlib.suppress(Exception):
             await self.model.logits([PROBE])
-        self._there = True
+        self._there, self._answered_at = True, asyncio.get_running_loop().time()

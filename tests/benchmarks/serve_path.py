@@ -11,13 +11,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message
 
 from serve.access_log import AccessLog
 from serve.auth import Guard
+from serve.drift import Watch, note_asked
+from serve.exchange import Exchange
 from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
@@ -56,8 +59,10 @@ def _application(directory: Path, logs: Path) -> ASGIApp:
     model = local_model(directory, "winner", "int8")
     text = EXAMPLE_TEXTS[0]
     left_out = model.engine.logits([text, *without(text, split(text))])
-    face = build_face(Models({"winner": model}, "winner"), Example([], [], left_out), model.watch.report)
-    return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(None), [AccessLog(logs / "access.jsonl").note])
+    watches = {"winner": Watch(model.labels, model.engine.card.training)}
+    face = build_face(Models({"winner": model}, "winner"), Example([], [], left_out), watches["winner"].report)
+    finished: list[Callable[[Exchange], None]] = [AccessLog(logs / "access.jsonl").note, partial(note_asked, watches)]
+    return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(None), finished)
 
 
 async def _drive(application: ASGIApp, bodies: Iterator[bytes], concurrency: int) -> None:

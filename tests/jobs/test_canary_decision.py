@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from jobs.canary import NAME, CanaryConfig, beside, decide, together
+from jobs.canary import CanaryConfig, beside, decide, together
+from jobs.carry import CANDIDATE
 from serve.rollout.canary import Seen, Side
 from serve.settings import Arguments
 
@@ -72,7 +73,7 @@ def test_the_version_before_answers_with_the_new_one_beside_it() -> None:
     )
     arguments = Arguments.model_validate(both["args"])
     assert (arguments.model, arguments.threads, arguments.cpus, arguments.access_log) == ("/runs/old", 2, 0.0, "on")
-    candidate = arguments.others[NAME]
+    candidate = arguments.others[CANDIDATE]
     assert (candidate.model, candidate.variant, candidate.threads) == ("/runs/new", "int8", 4)
     assert arguments.canary is not None and arguments.shadow is not None
-    assert (arguments.canary.model, arguments.canary.share, arguments.shadow.model) == (NAME, 0.2, NAME)
+    assert (arguments.canary.model, arguments.canary.share, arguments.shadow.model) == (CANDIDATE, 0.2, CANDIDATE)

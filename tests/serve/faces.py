@@ -4,15 +4,20 @@ with serving({"spam": LocalModel(…), "teacher": LocalModel(…)}) as url: requ
 """
 
 import contextlib
+import json
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.types import Message
 
 from serve.auth import Guard
+from serve.drift import Watch, note_asked
 from serve.engine import load_engine
 from serve.explain import split, without
 from serve.face import build_face
@@ -33,14 +38,47 @@ def local_model(directory: Path, name: str, variant: str) -> LocalModel:
     return LocalModel(engine, served, ModelSettings(model=str(directory), variant=variant))
 
 
-@contextlib.contextmanager
-def serving(models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None) -> Iterator[str]:
-    """The URL of the models; the first one is the default, whose engine is `engine_of`'s."""
+def face_of(
+    models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None, watches: Mapping[str, Watch] | None = None
+) -> Gate:
+    """The ASGI application of the models; the first one is the default, whose engine is `engine_of`'s."""
     text = EXAMPLE_TEXTS[0]
     left_out = engine_of.engine.logits([text, *without(text, split(text))])
     example = Example(engine_of.engine.predict(EXAMPLE_TEXTS), [], left_out)
-    face = build_face(Models(models, next(iter(models))), example, engine_of.watch.report)
-    application = Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1))
+    default, card = next(iter(models)), engine_of.engine.card
+    watches = watches or {name: Watch(model.labels, card.training) for name, model in models.items()}
+    face = build_face(Models(models, default), example, watches[default].report)
+    return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), [partial(note_asked, watches)])
+
+
+async def asked(application: Gate, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """The status and the JSON that it answers, in this very event loop."""
+    told: list[Message] = []
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET" if body is None else "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    await application(scope, receive, send)
+    return told[0]["status"], json.loads(b"".join(message["body"] for message in told[1:]))
+
+
+@contextlib.contextmanager
+def serving(models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None) -> Iterator[str]:
+    """The URL of the models; the first one is the default, whose engine is `engine_of`'s."""
+    application = face_of(models, engine_of, keys)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))

@@ -52,11 +52,11 @@ def test_batches_hold_every_text_once_within_the_budget_and_pad_little() -> None
 
 
 def test_rows_come_back_to_their_texts(engine: Engine) -> None:
-    async def ask() -> list[tuple[np.ndarray, int]]:
+    async def ask() -> list[tuple[np.ndarray, int, list[int]]]:
         batcher = Recorder(engine).batcher
         return await asyncio.gather(*(batcher(TEXTS[turn:] + TEXTS[:turn]) for turn in range(5)))
 
-    for turn, (values, _) in enumerate(asyncio.run(ask())):
+    for turn, (values, *_) in enumerate(asyncio.run(ask())):
         np.testing.assert_allclose(values, engine.logits(TEXTS[turn:] + TEXTS[:turn]), atol=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_the_same_text_in_flight_is_run_once_and_an_answer_may_be_kept(engine: E
         assert [sum(map(len, recorder.ran)), recorder.batcher.counts.joined] == [1, 15]
         await recorder.batcher(["see you"])
         await recorder.batcher(["at the station"])
-        values, _ = await recorder.batcher(["see you"])
+        values, *_ = await recorder.batcher(["see you"])
         np.testing.assert_allclose(values, engine.logits(["see you"]), atol=1e-4)
         return sum(map(len, recorder.ran)), recorder.batcher.counts.cached, recorder.batcher.waiting
 

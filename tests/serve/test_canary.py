@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.local import LocalModel
-from serve.models import Outcome
+from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.rollout.canary import Canary
 from serve.rollout.shares import chosen
@@ -39,6 +39,9 @@ class Candidate:
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         raise AssertionError("vectors of two models do not compare")
+
+    async def answerers(self, text: str) -> Sequence[Model]:
+        return [self]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from serve.answers import softmax
 from serve.local import LocalModel, overloaded
-from serve.models import Outcome
+from serve.models import Model, Outcome
 from serve.rollout.cascade import Cascade
 from serve.rollout.second import PROBE
 from serve.settings import CascadeSettings
@@ -38,6 +38,9 @@ class Large:
 
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         return await self.model.embeddings(texts)
+
+    async def answerers(self, text: str) -> Sequence[Model]:
+        return [self]
 
 
 @pytest.fixture(scope="module")

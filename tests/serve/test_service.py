@@ -1,6 +1,7 @@
 """The application around its models over real HTTP: names, embeddings, keys, deadlines, request ids, the access log."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -143,6 +144,61 @@ def test_a_revoked_key_is_refused_without_a_restart(server: Server, keys_file: P
     assert _eventually(server, made, 200)
     keys.revoke(str(keys_file), "leaving")
     assert _eventually(server, made, 401)
+
+
+def test_a_key_is_revoked_while_the_logs_disk_is_full_and_the_lines_are_written_later(
+    server: Server, key: str, keys_file: Path
+) -> None:
+    made = keys.add(str(keys_file), "full-disk", None)
+    assert _eventually(server, made, 200)
+    logs = list(Path(server.directory).glob("session_latest/logs/serve/access_guarded_*.jsonl"))
+    kept = [log.rename(log.with_suffix(".kept")) for log in logs]
+    try:
+        for log in logs:
+            log.symlink_to("/dev/full")
+        assert ask(server, key, PREDICT, {"inputs": "a"}, **{"x-request-id": "no-room"}).status_code == 200
+        time.sleep(3)
+        keys.revoke(str(keys_file), "full-disk")
+        assert _eventually(server, made, 401), "it stays good"
+    finally:
+        for log, before in zip(logs, kept, strict=True):
+            log.unlink()
+            before.rename(log)
+    assert _logged(server, "no-room")["status"] == 200
+
+
+def test_while_the_keys_cannot_be_read_there_is_a_log_and_there_are_metrics(
+    server: Server, key: str, keys_file: Path, tmp_path: Path
+) -> None:
+    pipe, kept = tmp_path / "pipe", tmp_path / "keys.json"
+    os.mkfifo(pipe)
+    # Reading a pipe that nobody writes to hangs, as a storage that does not answer.
+    content = keys_file.read_bytes()
+    kept.write_bytes(content)
+    os.rename(pipe, keys_file)
+    writes = os.open(keys_file, os.O_RDWR)
+    try:
+        time.sleep(15)
+        before = _answered(server)
+        assert ask(server, key, PREDICT, {"inputs": "a"}, **{"x-request-id": "no-keys"}).status_code == 200
+        assert _logged(server, "no-keys")["status"] == 200
+        deadline = time.monotonic() + 40
+        while _answered(server) <= before:
+            assert time.monotonic() < deadline, "the metrics stand still"
+            time.sleep(1)
+    finally:
+        os.rename(kept, keys_file)
+        os.close(writes)
+    made = keys.add(str(keys_file), "after", None)
+    assert _eventually(server, made, 200), "the keys are read again"
+
+
+def _answered(server: Server) -> float:
+    """Requests of the first application to classify, as its metrics have them."""
+    line = re.compile(
+        r'^ray_raystill_requests_total\{(?=.*application="guarded").*route="/v1/predict".*\} (\S+)$', re.MULTILINE
+    )
+    return sum(map(float, line.findall(requests.get(server.metrics, timeout=10).text)))
 
 
 def _eventually(server: Server, key: str, status: int) -> bool:

@@ -34,6 +34,9 @@ class Changed:
     async def embeddings(self, texts: Sequence[str]) -> Outcome:
         return await self.model.embeddings(texts)
 
+    async def answerers(self, text: str) -> Sequence[Model]:
+        return [self]
+
 
 @pytest.fixture(scope="module")
 def tiny(model_directory: Path) -> LocalModel:

@@ -1,0 +1,188 @@
+"""What a client asked, and what models run for it: an explanation rests on one model, drift counts each text asked once."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve.answers import softmax
+from serve.drift import Watch
+from serve.explain import evidence_of, split, without
+from serve.local import LocalModel
+from serve.models import Model, Outcome
+from serve.rollout.canary import Canary
+from serve.rollout.cascade import Cascade
+from serve.rollout.shares import chosen
+from serve.settings import CanarySettings, CascadeSettings, ModelSettings
+from serve.spread import Bulk, Spread
+from tests.serve.faces import asked, face_of, local_model
+from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny
+
+EXPLAIN, PREDICT = "/v1/explain", "/v1/predict"
+LONG = "Win a prize now, see you at the station, bring the keys"
+
+
+class Turned:
+    """A teacher: another model, with its labels in another order; it may fail or hang."""
+
+    def __init__(self, model: LocalModel) -> None:
+        self.model, self.error, self.wait = model, False, False
+        self.served, self.labels, self.embeds = model.served, LABELS[::-1], False
+
+    async def logits(self, texts: Sequence[str]) -> Outcome:
+        if self.error:
+            raise RuntimeError("no memory")
+        if self.wait:
+            await asyncio.sleep(60)
+        outcome = await self.model.logits(texts)
+        return Outcome(outcome.values[:, ::-1], self.served, 1, outcome.lengths)
+
+    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+        raise AssertionError("nobody asks for embeddings here")
+
+    async def answerers(self, text: str) -> Sequence[Model]:
+        return [self]
+
+
+@pytest.fixture(scope="module")
+def small(model_directory: Path) -> LocalModel:
+    return local_model(model_directory, "tiny", "onnx")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    directory = tmp_path_factory.mktemp("teacher") / "other"
+    publish_tiny(directory, seed=1)
+    return local_model(directory, "teacher", "onnx")
+
+
+async def attributions(model: LocalModel, text: str) -> tuple[str, list[float]]:
+    """The label that this model gives, and what it says of each word by itself."""
+    values = (await model.logits([text, *without(text, split(text))])).values
+    column = int(values[0].argmax())
+    return model.labels[column], [one.attribution for one in evidence_of(values, column)]
+
+
+def told(reply: dict[str, object]) -> tuple[object, list[float]]:
+    words = reply["words"]
+    assert isinstance(words, list)
+    return reply["label"], [word["attribution"] for word in words]
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:3], LONG])
+def test_an_explanation_through_a_cascade_rests_on_the_model_that_answers_the_text(
+    small: LocalModel, teacher: LocalModel, text: str
+) -> None:
+    async def run() -> None:
+        parts = softmax((await small.logits([text, *without(text, split(text))])).values).max(axis=-1)
+        if text == LONG:
+            assert (parts[1:] < parts[0] - 1e-3).any() and (parts[1:] > parts[0] + 1e-3).any(), "both would answer some"
+        for threshold in (parts[0] + 1e-3, parts[0] - 1e-3):
+            cascade = Cascade(small, Turned(teacher), CascadeSettings(model="teacher", threshold=float(threshold)))
+            await cascade.large.look()
+            status, reply = await asked(face_of({"tiny": cascade}, small), EXPLAIN, {"inputs": text})
+            one = teacher if threshold > parts[0] else small
+            assert (status, reply["model"]["name"]) == (200, one.served.name)
+            label, expected = await attributions(one, text)
+            given, found = told(reply)
+            assert given == label
+            np.testing.assert_allclose(found, expected, atol=1e-3)
+            assert cascade.counts.sure == cascade.counts.passed_on == cascade.counts.unanswered == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_where_the_teacher_does_not_explain_the_small_model_explains_all(
+    small: LocalModel, teacher: LocalModel, how: str
+) -> None:
+    async def run() -> None:
+        turned = Turned(teacher)
+        cascade = Cascade(small, turned, CascadeSettings(model="teacher", threshold=1.1))
+        await cascade.large.look()
+        turned.error, turned.wait = how == "fails", how == "hangs"
+        status, reply = await asked(face_of({"tiny": cascade}, small), EXPLAIN, {"inputs": LONG}, x_request_timeout="2")
+        assert (status, reply["model"]["name"]) == (200, "tiny")
+        label, expected = await attributions(small, LONG)
+        assert told(reply)[0] == label
+        np.testing.assert_allclose(told(reply)[1], expected, atol=1e-3)
+
+    asyncio.run(run())
+
+
+def test_the_version_that_a_canary_has_answer_a_text_explains_it(small: LocalModel, teacher: LocalModel) -> None:
+    async def run() -> None:
+        canary = Canary(small, Turned(teacher), CanarySettings(model="candidate", share=0.5))
+        await canary.candidate.look()
+        face = face_of({"tiny": canary}, small)
+        versions = set()
+        for text in [f"{TEXTS[0]} {number}" for number in range(12)]:
+            answered = (await asked(face, PREDICT, {"inputs": text}))[1]["model"]["name"]
+            _, reply = await asked(face, EXPLAIN, {"inputs": text})
+            assert answered == reply["model"]["name"] == ("teacher" if chosen(text, 0.5, "canary") else "tiny")
+            label, expected = await attributions(teacher if answered == "teacher" else small, text)
+            assert told(reply)[0] == label
+            np.testing.assert_allclose(told(reply)[1], expected, atol=1e-3)
+            versions.add(answered)
+        assert versions == {"tiny", "teacher"}
+        assert canary.seen.candidate.requests + canary.seen.stable.requests == 12, "explanations judge no version"
+
+    asyncio.run(run())
+
+
+def test_other_hardware_does_not_explain_what_the_usual_replicas_answered(small: LocalModel, teacher: LocalModel) -> None:
+    async def run() -> None:
+        bulk = Bulk(Spread(small, small, lambda: 1), teacher, from_texts=2)
+        status, reply = await asked(face_of({"tiny": bulk}, small), EXPLAIN, {"inputs": LONG})
+        assert (status, reply["model"]["name"]) == (200, "tiny")
+
+    asyncio.run(run())
+
+
+def test_each_text_that_was_asked_counts_once_for_drift_and_nothing_else_does(
+    model_directory: Path, teacher: LocalModel, tmp_path: Path
+) -> None:
+    publish_tiny(tmp_path / "cached")
+    settings = ModelSettings(model=str(tmp_path / "cached"), cache_texts=100)
+    plain = local_model(tmp_path / "cached", "tiny", "onnx")
+    cached = LocalModel(plain.engine, plain.served, settings)
+
+    async def run() -> None:
+        siblings = local_model(model_directory, "tiny", "onnx")
+        cascade = Cascade(
+            Spread(cached, siblings, lambda: 3), Turned(teacher), CascadeSettings(model="teacher", threshold=0.9)
+        )
+        await cascade.large.look()
+        watches = {"tiny": Watch(LABELS, None), "teacher": Watch(LABELS[::-1], None)}
+        face = face_of({"tiny": cascade, "teacher": Turned(teacher)}, plain, watches=watches)
+        given: list[str] = []
+
+        async def ask(inputs: str | list[str], **more: str) -> None:
+            status, reply = await asked(face, PREDICT, {"inputs": inputs, **more})
+            assert status == 200
+            if not more:
+                given.extend(answer["label"] for answer in reply["answers"])
+
+        await ask(TEXTS)
+        await ask(TEXTS)  # from the cache
+        await ask([TEXTS[0]] * 5)
+        await asyncio.gather(*(ask("the same in flight") for _ in range(10)))
+        await ask([f"{TEXTS[number % 7]} {number}" for number in range(100)])  # in three parts
+        for _ in range(3):
+            assert (await asked(face, EXPLAIN, {"inputs": LONG}))[0] == 200
+        report = watches["tiny"].report()
+        assert report.texts == len(given) == 2 * len(TEXTS) + 5 + 10 + 100
+        shares = {label: given.count(label) / len(given) for label in LABELS}
+        assert report.label_shares == pytest.approx(shares), "as they were answered"
+        lengths = [length for _, length in watches["tiny"]._seen]
+        own = [len(one) for one in plain.engine.tokenise(TEXTS)]
+        assert lengths[: 2 * len(TEXTS)] == own * 2, "those from the cache too"
+        assert min(lengths) > 0
+        assert watches["teacher"].report().texts == 0, "what was passed on was not asked of it"
+        await ask(TEXTS, model="teacher")
+        assert watches["teacher"].report().texts == len(TEXTS)
+        assert watches["tiny"].report().texts == len(given)
+
+    asyncio.run(run())
