@@ -82,10 +82,11 @@ class Multitask(Objective):
 
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
         """Each task's part."""
-        assert isinstance(model, MultitaskModel)
         bounds = zip(self.validation_starts, self.validation_starts[1:], strict=False)
         shares = [indices[(start <= indices) & (indices < end)] - start for start, end in bounds]
-        return [task.evaluate(own, mine, device) for task, own, mine in zip(self.tasks, model.tasks, shares, strict=True)]
+        # Through the whole model, not its parts: shards are gathered at its own forward pass.
+        whole = [cast(nn.Module, partial(model, number)) for number in range(len(self.tasks))]
+        return [task.evaluate(own, mine, device) for task, own, mine in zip(self.tasks, whole, shares, strict=True)]
 
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The main task's figures under their names, the others' with .TASK behind."""

@@ -167,13 +167,12 @@ class _Loop:
 
     def _backward(self, made: _Made) -> Tensor:
         """Gradients of the mean loss over all targets of the global batch; returns this worker's part of it."""
-        spread, parts = self.spread, self.settings.gradient_accumulation
-        mine = {key: value[spread.rank :: spread.world].to(spread.device) for key, value in made.batch.items()}
-        pieces = list(zip(*(value.chunk(parts) for value in mine.values()), strict=True))
+        spread = self.spread
+        pieces = spread.pieces(made.batch, self.settings.gradient_accumulation)
         total = torch.zeros((), device=spread.device)
-        for number, piece in enumerate(pieces, 1):
+        for number, (piece, counts) in enumerate(pieces, 1):
             with spread.accelerator.autocast(), spread.accumulating(self.model, number == len(pieces)):
-                loss = self.objective.loss(self.model, dict(zip(mine, piece, strict=True))) / made.targets
+                loss = self.objective.loss(self.model, piece) * counts / made.targets
                 # The gradients are averaged over workers; the loss is a mean over the targets of all of them.
                 spread.accelerator.backward(loss * spread.world)
             total += loss.detach()
