@@ -152,7 +152,7 @@ STAGE = Stage(
         "init": Input(Kind.MODEL, "the student's base, where model does not name one", optional=True),
     },
     output=Kind.MODEL,
-    version=3,
+    version=4,
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from jobs.tasks.classification import Classification
+from jobs.training.adapter import stock_of
 from jobs.training.objective import Batch, Objective
 
 
 class MultitaskModel(nn.Module):
-    """One encoder under the heads of several tasks."""
+    """One encoder, with the main task's adapters where it has some, under the heads of several tasks."""
 
-    def __init__(self, main: PreTrainedModel, others: Sequence[PreTrainedModel]) -> None:
+    def __init__(self, main: nn.Module, others: Sequence[PreTrainedModel]) -> None:
         super().__init__()
         for other in others:
-            setattr(other, other.base_model_prefix, main.base_model)
+            setattr(other, other.base_model_prefix, stock_of(main).base_model)
         self.tasks = nn.ModuleList([main, *others])
 
     def forward(self, task: int, **inputs: Tensor) -> Any:
@@ -44,7 +45,8 @@ class Multitask(Objective):
         self.chances = sizes ** (1 / temperature) / (sizes ** (1 / temperature)).sum()
         self.starts = np.concatenate([[0], np.cumsum([task.size for task in self.tasks])])
         self.validation_starts = np.concatenate([[0], np.cumsum([task.validation_size for task in self.tasks])])
-        self.size, self.validation_size = int(self.starts[-1]), int(self.validation_starts[-1])
+        # Which weights are best is the main task's to say: without rows to judge it on, nothing is judged.
+        self.size, self.validation_size = int(self.starts[-1]), int(self.validation_starts[-1]) if main.validation_size else 0
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """As many as the tasks' own epochs have together."""

@@ -181,9 +181,9 @@ def _numbered(model: nn.Module, optimizer: Any) -> Iterable[tuple[int, tuple[str
 
 def _cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut the matrices by transformers' own plan for the architecture; BadInput where it has none."""
-    transformer = _transformer(model)
-    if not transformer.tp_plan or isinstance(model, PeftModel):
-        what = "adapters" if isinstance(model, PeftModel) else type(transformer).__name__
+    transformer, adapters = _transformer(model), any(isinstance(part, PeftModel) for part in model.modules())
+    if not transformer.tp_plan or adapters:
+        what = "adapters" if adapters else type(transformer).__name__
         reason = f"transformers has no tensor-parallel plan for {what}"
         raise BadInput([Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp.")])
     plan = transformer._expand_parallel_plan(dict(transformer.tp_plan))

@@ -35,7 +35,7 @@ from tests.jobs.tiny import (
 from tests.jobs.training_runs import QUICK, Recorded
 from tests.jobs.two_workers import together
 
-What = Literal["classifier", "tasks", "matched", "language"]
+What = Literal["classifier", "tasks", "tasks_adapted", "matched", "language"]
 WORKERS = 3
 PLAIN: dict[str, Any] = {**QUICK, "max_steps": 6, "epochs": 9, "evaluations": 2, "schedule": {"warmup": 0}}
 # Adam divides by the gradient's size, so it makes much of rounding where a gradient is really zero.
@@ -45,6 +45,7 @@ RUNS: dict[What, dict[str, Any]] = {
     "classifier": {"batch_size": 32, "gradient_accumulation": 8},
     # The other task has two rows in all, so the third worker has none of them.
     "tasks": {"batch_size": 7, "gradient_accumulation": 3, "sampling_temperature": 9.0},
+    "tasks_adapted": {"batch_size": 7, "gradient_accumulation": 3, "sampling_temperature": 9.0, "adapter": {"rank": 2}},
     # 4, 3 and 3 rows.
     "matched": {"batch_size": 10, "gradient_accumulation": 8},
     "language": {"batch_size": 10, "gradient_accumulation": 3},
@@ -80,10 +81,13 @@ def made(root: Path, what: What) -> tuple[nn.Module, Objective, Training]:
     inputs = Inputs(examples=[open_artifact(str(root / "examples"))], init=[open_artifact(str(root / "base"))])
     settings |= {"max_length": MAX_LENGTH, "dropout": 0.0}
     if what == "matched":
-        inputs |= {"teacher": [open_artifact(str(root / "predictions"))], "teacher_model": [open_artifact(str(root / "teacher"))]}
+        inputs |= {
+            "teacher": [open_artifact(str(root / "predictions"))],
+            "teacher_model": [open_artifact(str(root / "teacher"))],
+        }
         settings |= {"match": {"last": {"what": "hidden", "student": 0}, "values": {"what": "value_relation"}}}
         return *build_student(config := DistillConfig.model_validate(settings), inputs), config
-    if what == "tasks":
+    if what.startswith("tasks"):
         inputs |= {"auxiliary": [open_artifact(str(root / "few" / "examples"))]}
     return *build_classifier(tuning := FinetuneConfig.model_validate(settings), inputs), tuning
 
@@ -129,7 +133,8 @@ def test_all_workers_have_as_many_parts_and_each_row_is_in_one(
     rows: int, workers: int, parts: int, wanted: list[list[int]]
 ) -> None:
     """Where rows divide, the parts are those that chunks make."""
-    spread, batch = Spread("ddp", Training(precision="fp32"), unused=False), {"x": torch.arange(rows), "y": torch.ones(rows, 2)}
+    spread = Spread("ddp", Training(precision="fp32"), unused=False)
+    batch = {"x": torch.arange(rows), "y": torch.ones(rows, 2)}
     spread.world, seen = workers, []
     for spread.rank in range(workers):
         pieces = spread.pieces(batch, parts)
