@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
+from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.training.models import check_length, check_model
-from jobs.training.settings import Adapter, Freeze, Training
+from jobs.training.settings import RULES, Adapter, Freeze, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +57,13 @@ class FinetuneConfig(TaskConfig):
     sampling_temperature: float = Field(2.0, ge=1)
     """With inputs.auxiliary: a task is drawn for each step with a chance that grows with its examples to the power of 1 /
     temperature (1: by size, high: all alike)."""
+
+
+TASK_RULES = (
+    *RULES,
+    Rule("model", (), lambda _, inputs: "init" not in inputs, "inputs.init names the base already", "Leave out one of them."),
+)
+"""What keys of `TaskConfig` need to do something."""
 
 
 def sources(config: TaskConfig) -> dict[str, str]:
@@ -163,6 +171,16 @@ STAGE = Stage(
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,
+    rules=(
+        *TASK_RULES,
+        Rule(
+            "sampling_temperature",
+            (),
+            lambda _, inputs: "auxiliary" in inputs,
+            "there is one task, which every step belongs to",
+            "Leave it out, or name others in inputs.auxiliary.",
+        ),
+    ),
     score="macro_f1",
     shaped_by=("model",),
     shape=shape,

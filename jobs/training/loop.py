@@ -76,6 +76,7 @@ def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks
 class _Loop:
     def __init__(self, model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy) -> None:
         self.settings, self.objective, self.hooks, self.inner = settings, objective, hooks, model
+        _check_judged(objective, settings)
         self.score, self.mode = _monitored(objective, settings.monitor)
         self.freezing = Freezing(model, settings.freeze)
         self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
@@ -287,6 +288,14 @@ class _Loop:
         metrics["waited_for_data"] = round(state.waited / max(state.seconds, 1e-9), 5)
         metrics["steps_skipped"] = len(self.guard.skipped)
         return Fitted(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
+
+
+def _check_judged(objective: Objective, settings: Training) -> None:
+    """BadInput where something hangs on evaluations, and there is nothing to evaluate on."""
+    reason, remedy = "there are no validation rows to judge the model on", "Give prepare a validation split, or leave it out."
+    given = {key: value for key in ("patience", "monitor") if (value := getattr(settings, key)) is not None}
+    if given and not objective.validation_size:
+        raise BadInput([Problem(key, value, reason, remedy) for key, value in given.items()])
 
 
 def _monitored(objective: Objective, name: str | None) -> tuple[str, str]:
