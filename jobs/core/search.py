@@ -20,7 +20,7 @@ from jobs.core.idle import Rule
 SHAPE = "shape"
 """The space that stands for several, once the shapes that are too slow are gone."""
 GOLDEN = (math.sqrt(5) - 1) / 2
-"""What lies so far between two whole numbers is none."""
+"""What lies so far between two whole numbers is no whole number."""
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
 """What quantises a file; jobs/compression/settings.py says what each is."""
@@ -119,11 +119,15 @@ class Space:
     values: tuple[Any, ...]
 
     def examples(self) -> tuple[Any, ...]:
-        """Values that must all be valid for the space to be: every choice; or both bounds, and a number with a fraction."""
+        """Values that must all be valid for the space to be: both bounds, or every choice."""
+        return self.values
+
+    def between(self) -> float | None:
+        """A number with a fraction that may be drawn; None where there is none."""
         if self.kind not in ("uniform", "loguniform"):
-            return self.values
+            return None
         low, high = self.values
-        return low, high, low + (high - low) * GOLDEN
+        return float(low + (high - low) * GOLDEN)
 
     def problem(self, path: str) -> Problem | None:
         """What is wrong with the space itself, if anything."""
