@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from cluster.artifact import Artifact, Kind, other_place, upload
 from jobs.compression.removal import Factorize, Prune
-from jobs.compression.settings import Heal, Quantization
+from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import MADE_FROM
@@ -239,6 +239,7 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=5,
+    rules=COMPRESS_RULES,
     headline=("feed_forward_kept", "macro_f1", "export_difference"),
 )
 

@@ -14,10 +14,11 @@ from pydantic import model_validator
 from cluster.artifact import Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
+from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
-from jobs.finetune import TaskConfig, adapted, base_model, check, labels_of, origin, sources
+from jobs.finetune import TASK_RULES, TaskConfig, adapted, base_model, check, labels_of, origin, sources
 from jobs.finetune import shape as shape_of_base
-from jobs.losses.settings import Match, Mix
+from jobs.losses.settings import MIX_RULES, Match, Mix
 from jobs.training.models import check_length
 from jobs.training.settings import Shorten
 
@@ -156,6 +157,31 @@ STAGE = Stage(
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,
+    rules=(
+        *TASK_RULES,
+        *MIX_RULES,
+        Rule(
+            "teacher_weights",
+            (),
+            lambda config, _: len(config.teacher_weights) > 1,
+            "one teacher's answers are all there are, whatever they count",
+            "Leave it out, or give one for each of several teachers.",
+        ),
+        Rule(
+            "match",
+            (),
+            lambda _, inputs: "teacher_model" in inputs,
+            "it looks into the teacher, and there is none",
+            "Name the teacher's step in inputs.teacher_model.",
+        ),
+        Rule(
+            "inputs.teacher_model",
+            ("match",),
+            lambda config, _: bool(config.match),
+            "nothing is to match, so the teacher itself would not be used",
+            "Leave it out, or add match.",
+        ),
+    ),
     score="macro_f1",
     shaped_by=("model", "student"),
     shape=shape,

@@ -14,10 +14,11 @@ from pydantic import Field, model_validator
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
+from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.training.models import check_length, check_model
-from jobs.training.settings import Adapter, Freeze, Training
+from jobs.training.settings import RULES, Adapter, Freeze, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,10 +52,18 @@ class FinetuneConfig(TaskConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread over all labels (Szegedy et al. 2016)."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
-    """What an example of a label counts; balanced: inversely to how often the label is there. Labels not named count 1."""
+    """What an example of a label counts; balanced: inversely to how often the label is there. Labels not named count 1. With
+    inputs.auxiliary a label counts so in each task that has it."""
     sampling_temperature: float = Field(2.0, ge=1)
     """With inputs.auxiliary: a task is drawn for each step with a chance that grows with its examples to the power of 1 /
     temperature (1: by size, high: all alike)."""
+
+
+TASK_RULES = (
+    *RULES,
+    Rule("model", (), lambda _, inputs: "init" not in inputs, "inputs.init names the base already", "Leave out one of them."),
+)
+"""What keys of `TaskConfig` need to do something."""
 
 
 def sources(config: TaskConfig) -> dict[str, str]:
@@ -102,8 +111,10 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     from jobs.tasks.multitask import Multitask, MultitaskModel
 
     def task(examples: Artifact) -> Classification:
-        labels = labels_of(examples)
-        return Classification(examples, tokenizer, labels, config.max_length, config.label_smoothing, config.class_weights)
+        labels, weights = labels_of(examples), config.class_weights
+        if isinstance(weights, dict):
+            weights = {label: weight for label, weight in weights.items() if label in labels} or None
+        return Classification(examples, tokenizer, labels, config.max_length, config.label_smoothing, weights)
 
     examples = inputs.one("examples")
     model, tokenizer = base_model(config, inputs, labels_of(examples))
@@ -112,7 +123,8 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
         return adapted(config, model), task(examples)
     heads = [base_model(config, inputs, labels_of(other))[0] for other in others]
     tasks = {other.manifest.step: task(other) for other in others}
-    return MultitaskModel(model, heads), Multitask(task(examples), tasks, config.sampling_temperature)
+    main = adapted(config, model)
+    return MultitaskModel(main, heads), Multitask(task(examples), tasks, config.sampling_temperature)
 
 
 def shape(config: TaskConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -127,7 +139,21 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     from jobs.training.worker import train
 
     check_length(origin(config, inputs), config.max_length)
+    _check_labels(config, inputs)
     return train(build, config, inputs, context)
+
+
+def _check_labels(config: FinetuneConfig, inputs: Inputs) -> None:
+    """BadInput with each label that has a weight and that no task has."""
+    if not isinstance(config.class_weights, dict):
+        return
+    known = {label for examples in [*inputs["examples"], *inputs.get("auxiliary", [])] for label in labels_of(examples)}
+    named, remedy = config.class_weights.items(), f"Labels: {', '.join(sorted(known))}."
+    problems = [
+        Problem(f"class_weights.{label}", weight, "no such label", remedy) for label, weight in named if label not in known
+    ]
+    if problems:
+        raise BadInput(problems)
 
 
 STAGE = Stage(
@@ -145,6 +171,16 @@ STAGE = Stage(
     headline=("macro_f1", "accuracy", "steps_per_second"),
     sources=sources,
     check=check,
+    rules=(
+        *TASK_RULES,
+        Rule(
+            "sampling_temperature",
+            (),
+            lambda _, inputs: "auxiliary" in inputs,
+            "there is one task, which every step belongs to",
+            "Leave it out, or name others in inputs.auxiliary.",
+        ),
+    ),
     score="macro_f1",
     shaped_by=("model",),
     shape=shape,

@@ -12,13 +12,14 @@ from pydantic import Field, model_validator
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
+from jobs.core.idle import Rule
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
 from jobs.objectives.architectures import FITTING, ObjectiveName, Shape
 from jobs.objectives.pretrained import PAIRED
 from jobs.training.models import check_model
-from jobs.training.settings import Stability, Training
+from jobs.training.settings import RULES, Stability, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
     from jobs.objectives.language import LanguageObjective
     from jobs.training.worker import Learner
+
+
+class PretrainStability(Stability):
+    """When a step is thrown away: here spikes too, unless spike is null."""
+
+    spike: float | None = Field(3.0, gt=1)
+    """Skip a step whose loss is more than so many times the running mean of the losses before."""
 
 
 class PretrainConfig(Training):
@@ -45,7 +53,7 @@ class PretrainConfig(Training):
 
     mix: TokenMix = TokenMix()
     """With inputs.teacher: what its answers count beside the text."""
-    stability: Stability = Stability(spike=3.0)
+    stability: PretrainStability = PretrainStability()
     """When a step is thrown away."""
 
     @model_validator(mode="after")
@@ -163,10 +171,38 @@ STAGE = Stage(
         "init": Input(Kind.MODEL, "the model to go on from, where base does not name one", optional=True),
     },
     output=Kind.MODEL,
-    version=2,
+    version=3,
     headline=("perplexity", "validation_loss", "pair_accuracy", "steps_per_second"),
     sources=sources,
     check=check,
+    rules=(
+        *RULES,
+        *(
+            Rule(key, (), lambda _, inputs: "init" not in inputs, "inputs.init names a base already", "Leave out one of them.")
+            for key in ("model", "base")
+        ),
+        Rule(
+            "mask_probability",
+            ("objective",),
+            lambda config, _: config.objective != "causal",
+            "causal hides nothing and predicts every token",
+            "Leave it out, or use another objective.",
+        ),
+        Rule(
+            "mix",
+            (),
+            lambda _, inputs: "teacher" in inputs,
+            "there is no teacher to weigh",
+            "Give inputs.teacher, or leave mix out.",
+        ),
+        Rule(
+            "mix.annealing",
+            ("mix.alpha_end",),
+            lambda config, _: config.mix.alpha_end is not None,
+            "alpha stays over the run",
+            "Give mix.alpha_end, or leave it out.",
+        ),
+    ),
     score="validation_loss",
     mode="min",
 )

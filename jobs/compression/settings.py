@@ -6,14 +6,16 @@ allowed_loss: 0.5
 heal: {epochs: 1, loss: reverse_kl, temperature: 4, temperature_end: 1}
 """
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from jobs.core.config import Config
+from jobs.core.idle import Rule
 from jobs.core.search import QuantizeKind
-from jobs.losses.settings import Mix
-from jobs.training.settings import Optimizer, Training
+from jobs.losses.settings import MIX_RULES, Mix
+from jobs.training.settings import RULES, Optimizer, Training
 
 Method = Literal["minmax", "entropy", "percentile"]
 
@@ -64,10 +66,71 @@ class Quantization(Config):
         return self
 
 
+class HealOptimizer(Optimizer):
+    """What moves the weights."""
+
+    learning_rate: float = Field(5e-5, gt=0, le=10)
+    """The highest rate, reached after warm-up."""
+
+
 class Heal(Mix, Training):
     """Training after each removal, to win back what was lost; from the teacher's soft labels where there are any."""
 
-    optimizer: Optimizer = Optimizer(learning_rate=5e-5)
+    optimizer: HealOptimizer = HealOptimizer()
     """What moves the weights."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the training split."""
+
+
+def _has_fixed_scales(config: Any, inputs: Collection[str]) -> bool:
+    return "static" in config.quantize or config.allowed_loss is not None
+
+
+def _prunes_units(config: Any, inputs: Collection[str]) -> bool:
+    return bool({"feed_forward", "heads", "layers"} & config.prune.model_fields_set)
+
+
+NO_LABELS = "without inputs.examples this is a language model, which is exported and quantised as it is"
+COMPRESS_RULES = (
+    *(rule.below("heal") for rule in (*RULES, *MIX_RULES)),
+    *(
+        Rule(
+            f"heal.{key}",
+            (),
+            lambda _, inputs: "teacher" in inputs,
+            "there are no soft labels to weigh: the labels alone heal",
+            "Give inputs.teacher, or leave it out.",
+        )
+        for key in Mix.model_fields
+    ),
+    *(
+        Rule(
+            f"calibration.{key}",
+            (),
+            _has_fixed_scales,
+            "only static int8 has fixed scales",
+            "Add static to quantize, or leave it out.",
+        )
+        for key in Calibration.model_fields
+    ),
+    Rule("prune.importance", (), _prunes_units, "single weights go by magnitude, and nothing else goes", "Leave it out."),
+    Rule(
+        "prune.calibration_batches",
+        (),
+        lambda config, inputs: _prunes_units(config, inputs) and config.prune.importance == "taylor",
+        "nothing that goes is measured over batches",
+        "Leave it out: it is for feed_forward, heads and layers by importance: taylor.",
+    ),
+    *(
+        Rule(key, (), lambda _, inputs: "examples" in inputs, NO_LABELS, "Leave it out, or name the labelled rows.")
+        for key in ("heal", "max_length")
+    ),
+    Rule(
+        "inputs.tokens",
+        (),
+        lambda _, inputs: "examples" not in inputs,
+        "a classifier is judged on its labelled rows",
+        "Leave it out: it is for language models, which have no inputs.examples.",
+    ),
+)
+"""What keys and inputs of compress need to do something."""

@@ -8,7 +8,9 @@ from cluster.storage import StorageError, check_writable, trouble
 from cluster.supply import CLUSTER_FILE, connected_supply
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import missing_controls
+from jobs.core.idle import idle_problems
 from jobs.core.recipe import Recipe, Step
+from jobs.core.search import TUNE_RULES
 from jobs.core.tracking import check as check_tracking
 from jobs.sizing import recipe_demands
 
@@ -36,8 +38,15 @@ def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
     problems: list[Problem] = []
     for step in steps:
         problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
+        problems += [_prefixed(step, problem) for problem in _idle(step)]
         problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
     return problems
+
+
+def _idle(step: Step) -> list[Problem]:
+    """What the step gives in vain."""
+    tuned = [replace(problem, path=f"tune.{problem.path}") for problem in idle_problems(step.tune, (), (), TUNE_RULES)]
+    return idle_problems(step.config, step.inputs, step.spaces, step.stage.rules) + tuned
 
 
 def placement_problem(placement: Placement) -> Problem:

@@ -186,12 +186,24 @@ def _check_settings(stage: Stage, settings: Mapping[str, Any], spaces: Mapping[s
     firsts = [space.examples()[0] for space in spaces.values()]
     for row in [*columns] or [()]:
         values = [first if value is None else value for value, first in zip(row, firsts, strict=True)]
-        filled = fill(settings, dict(zip(spaces, values, strict=True)))
-        try:
-            stage.config.model_validate(filled)
-        except ValidationError as error:
-            problems += problems_of(error, stage.config, path)
+        problems += _invalid(stage, settings, dict(zip(spaces, values, strict=True)), path)
+    if not problems:
+        # Bounds of a key that takes whole numbers may be whole, and what is drawn between them not.
+        drawn = [
+            first if (value := space.between()) is None else value
+            for space, first in zip(spaces.values(), firsts, strict=True)
+        ]
+        problems = _invalid(stage, settings, dict(zip(spaces, drawn, strict=True)), path)
     return list({str(problem): problem for problem in problems}.values())
+
+
+def _invalid(stage: Stage, settings: Mapping[str, Any], values: Mapping[str, Any], path: str) -> list[Problem]:
+    """What is wrong with the settings with these values in the place of their search spaces."""
+    try:
+        stage.config.model_validate(fill(settings, values))
+    except ValidationError as error:
+        return problems_of(error, stage.config, path)
+    return []
 
 
 def _parse_inputs(raw: Any, path: str) -> tuple[dict[str, tuple[str, ...]], list[Problem]]:

@@ -15,9 +15,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config, Problem
+from jobs.core.idle import Rule
 
 SHAPE = "shape"
 """The space that stands for several, once the shapes that are too slow are gone."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""What lies so far between two whole numbers is no whole number."""
 KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
 """What quantises a file; jobs/compression/settings.py says what each is."""
@@ -83,6 +86,31 @@ class Tune(Config):
         return self.scheduler in ("pbt", "halving")
 
 
+TUNE_RULES = (
+    *(
+        Rule(
+            key,
+            (),
+            lambda tune, _: tune.scheduler in ("asha", "halving"),
+            "only asha and halving stop trials at rungs",
+            "Leave it out, or use one of them.",
+        )
+        for key in ("grace_reports", "reduction_factor")
+    ),
+    *(
+        Rule(
+            key,
+            (),
+            lambda tune, _: tune.scheduler == "pbt",
+            "only pbt has trials take over others' weights",
+            "Leave it out, or use scheduler: pbt.",
+        )
+        for key in ("perturb_every", "quantile_fraction", "resample_probability")
+    ),
+)
+"""What keys of `Tune` need to do something."""
+
+
 @dataclass(frozen=True)
 class Space:
     """One search space: its kind and its bounds or values."""
@@ -93,6 +121,13 @@ class Space:
     def examples(self) -> tuple[Any, ...]:
         """Values that must all be valid for the space to be: both bounds, or every choice."""
         return self.values
+
+    def between(self) -> float | None:
+        """A number with a fraction that may be drawn; None where there is none."""
+        if self.kind not in ("uniform", "loguniform"):
+            return None
+        low, high = self.values
+        return float(low + (high - low) * GOLDEN)
 
     def problem(self, path: str) -> Problem | None:
         """What is wrong with the space itself, if anything."""

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from cluster.artifact import OTHERS, Artifact, File, Kind
 from cluster.storage import join
 from jobs.core.config import Config, Problem
+from jobs.core.idle import Rule
 from jobs.core.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ class Stage:
     """The fingerprints of outside data and models that a config names; they are part of the step's identity."""
     check: Callable[[Any], list[Problem]] = _no_check
     """What would go wrong with a config, found without running it (files, columns, labels)."""
+    rules: tuple[Rule, ...] = ()
+    """What keys need to do something; a recipe that gives one in vain is refused."""
     score: str | None = None
     """The metric that a search over this stage improves; None where it cannot be searched."""
     shaped_by: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
+from jobs.core.idle import Rule
 
 AnswerLossName = Literal["forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse"]
 What = Literal["hidden", "embedding", "attention", "query_key", "value_relation"]
@@ -48,6 +49,40 @@ class Mix(Config):
     """Alpha moves to this over the run (default: it stays)."""
     annealing: Annealing = "linear"
     """How temperature, alpha and the weights of match move to their ends: in a line, or along half a cosine."""
+
+
+MIX_RULES = (
+    Rule(
+        "skew",
+        ("loss",),
+        lambda config, _: config.loss == "skewed_kl",
+        "only skewed_kl has it",
+        "Leave it out, or use skewed_kl.",
+    ),
+    *(
+        Rule(
+            key,
+            ("loss",),
+            lambda config, _: config.loss != "mse",
+            "mse compares the logits themselves, whatever the temperature",
+            "Leave it out, or use another loss.",
+        )
+        for key in ("temperature", "temperature_end")
+    ),
+    Rule(
+        "annealing",
+        ("temperature_end", "alpha_end", "match"),
+        lambda config, _: any(end is not None for end in _ends(config)),
+        "nothing moves over the run",
+        "Give temperature_end, alpha_end or a match's weight_end, or leave it out.",
+    ),
+)
+"""What keys of `Mix` need to do something."""
+
+
+def _ends(config: Mix) -> list[float | None]:
+    matches: dict[str, Match] = getattr(config, "match", {})
+    return [config.temperature_end, config.alpha_end, *(match.weight_end for match in matches.values())]
 
 
 class TokenMix(Config):

@@ -14,16 +14,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from jobs.tasks.classification import Classification
+from jobs.training.adapter import stock_of
 from jobs.training.objective import Batch, Objective
 
 
 class MultitaskModel(nn.Module):
-    """One encoder under the heads of several tasks."""
+    """One encoder, with the main task's adapters where it has some, under the heads of several tasks."""
 
-    def __init__(self, main: PreTrainedModel, others: Sequence[PreTrainedModel]) -> None:
+    def __init__(self, main: nn.Module, others: Sequence[PreTrainedModel]) -> None:
         super().__init__()
         for other in others:
-            setattr(other, other.base_model_prefix, main.base_model)
+            setattr(other, other.base_model_prefix, stock_of(main).base_model)
         self.tasks = nn.ModuleList([main, *others])
 
     def forward(self, task: int, **inputs: Tensor) -> Any:
@@ -44,7 +45,8 @@ class Multitask(Objective):
         self.chances = sizes ** (1 / temperature) / (sizes ** (1 / temperature)).sum()
         self.starts = np.concatenate([[0], np.cumsum([task.size for task in self.tasks])])
         self.validation_starts = np.concatenate([[0], np.cumsum([task.validation_size for task in self.tasks])])
-        self.size, self.validation_size = int(self.starts[-1]), int(self.validation_starts[-1])
+        # Which weights are best is the main task's to say: without rows to judge it on, nothing is judged.
+        self.size, self.validation_size = int(self.starts[-1]), int(self.validation_starts[-1]) if main.validation_size else 0
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """As many as the tasks' own epochs have together."""
@@ -82,10 +84,11 @@ class Multitask(Objective):
 
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
         """Each task's part."""
-        assert isinstance(model, MultitaskModel)
         bounds = zip(self.validation_starts, self.validation_starts[1:], strict=False)
         shares = [indices[(start <= indices) & (indices < end)] - start for start, end in bounds]
-        return [task.evaluate(own, mine, device) for task, own, mine in zip(self.tasks, model.tasks, shares, strict=True)]
+        # Through the whole model, not its parts: shards are gathered at its own forward pass.
+        whole = [cast(nn.Module, partial(model, number)) for number in range(len(self.tasks))]
+        return [task.evaluate(own, mine, device) for task, own, mine in zip(self.tasks, whole, shares, strict=True)]
 
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The main task's figures under their names, the others' with .TASK behind."""

@@ -4,7 +4,7 @@ model = add_adapter(model, Adapter(rank=8))
 model = merged(model)            # the stock model again, with the learned difference in its weights
 """
 
-from typing import cast
+from typing import Any, cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -21,9 +21,11 @@ def add_adapter(model: PreTrainedModel, settings: Adapter) -> PeftModel:
     """The model with adapters; they and the task's head train, all else is frozen. BadInput where no weight has the name."""
     base = model.base_model
     heads = [name for name, part in model.named_children() if part is not base and list(part.parameters())]
+    # peft divides alpha by the rank, whatever number it is; its annotation says int.
+    alpha: Any = settings.alpha if settings.alpha is not None else 2 * settings.rank
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=int(settings.alpha if settings.alpha is not None else 2 * settings.rank),
+        lora_alpha=alpha,
         lora_dropout=settings.dropout,
         target_modules=_targets(settings, base),
         modules_to_save=heads,
@@ -42,6 +44,11 @@ def _targets(settings: Adapter, base: nn.Module) -> list[str] | str:
         there = {name.rpartition(".")[2] for name, _ in base.named_modules()}
         return sorted(there & QUERY_AND_VALUE)
     return "all-linear" if settings.targets == "all" else list(settings.targets)
+
+
+def stock_of(model: nn.Module) -> PreTrainedModel:
+    """The stock model that was given adapters, with them inside; one without adapters is itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def merged(model: nn.Module) -> nn.Module:

@@ -37,6 +37,8 @@ class Checkpoints:
         self.uri, self.say = uri, say
         self.writer: ThreadPoolExecutor | None = None
         self.pending: Future[None] | None = None
+        self.damaged: set[str] = set()
+        """Passed over. What training writes from before them on has lower numbers, and is newer all the same."""
 
     def save(self, step: int, state: State) -> None:
         """Begin to write; waits only for the checkpoint before. A failure to write is told, training goes on."""
@@ -45,11 +47,15 @@ class Checkpoints:
         self.pending = self.writer.submit(self._write, step, _copied(state))
 
     def latest(self) -> tuple[str, State] | None:
-        """The newest checkpoint that is whole, name and state; damaged ones are told and passed over for the one before."""
+        """The newest checkpoint that is whole, name and state; damaged ones are told and passed over for the one before.
+
+        StorageError where the storage does not answer: what it holds may be sound, and is not given up.
+        """
         for name in self._names():
             try:
                 return name, self.load(name)
-            except (Damaged, storage.StorageError) as error:
+            except Damaged as error:
+                self.damaged.add(name)
                 self.say(f"checkpoint {name}: {error}; going on from the one before it")
         return None
 
@@ -61,6 +67,8 @@ class Checkpoints:
             size, wanted = seal["size"], seal["sha256"]
         except (ValueError, KeyError) as error:
             raise Damaged(f"{SEAL} is damaged ({error})") from error
+        if not storage.exists(storage.join(place, STATE)):
+            raise Damaged(f"{STATE} is not there")
         content = storage.read_bytes(storage.join(place, STATE))
         if len(content) != size or hashlib.sha256(content).hexdigest() != wanted:
             raise Damaged(f"{STATE} is damaged: {len(content)} of {size} bytes, or another hash")
@@ -91,8 +99,10 @@ class Checkpoints:
         storage.write_bytes(storage.join(place, STATE), content)
         seal = {"step": step, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         storage.write_bytes(storage.join(place, SEAL), json.dumps(seal).encode())
-        for name in self._names()[KEPT:]:
+        sound = [name for name in self._names() if name not in self.damaged]
+        for name in [*self.damaged, *sound[KEPT:]]:
             storage.delete(storage.join(self.uri, name))
+        self.damaged.clear()
 
     def _names(self) -> list[str]:
         """Sealed checkpoints, the newest first."""

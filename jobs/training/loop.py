@@ -76,6 +76,7 @@ def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks
 class _Loop:
     def __init__(self, model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy) -> None:
         self.settings, self.objective, self.hooks, self.inner = settings, objective, hooks, model
+        _check_judged(objective, settings)
         self.score, self.mode = _monitored(objective, settings.monitor)
         self.freezing = Freezing(model, settings.freeze)
         self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
@@ -167,13 +168,12 @@ class _Loop:
 
     def _backward(self, made: _Made) -> Tensor:
         """Gradients of the mean loss over all targets of the global batch; returns this worker's part of it."""
-        spread, parts = self.spread, self.settings.gradient_accumulation
-        mine = {key: value[spread.rank :: spread.world].to(spread.device) for key, value in made.batch.items()}
-        pieces = list(zip(*(value.chunk(parts) for value in mine.values()), strict=True))
+        spread = self.spread
+        pieces = spread.pieces(made.batch, self.settings.gradient_accumulation)
         total = torch.zeros((), device=spread.device)
-        for number, piece in enumerate(pieces, 1):
+        for number, (piece, counts) in enumerate(pieces, 1):
             with spread.accelerator.autocast(), spread.accumulating(self.model, number == len(pieces)):
-                loss = self.objective.loss(self.model, dict(zip(mine, piece, strict=True))) / made.targets
+                loss = self.objective.loss(self.model, piece) * counts / made.targets
                 # The gradients are averaged over workers; the loss is a mean over the targets of all of them.
                 spread.accelerator.backward(loss * spread.world)
             total += loss.detach()
@@ -288,6 +288,14 @@ class _Loop:
         metrics["waited_for_data"] = round(state.waited / max(state.seconds, 1e-9), 5)
         metrics["steps_skipped"] = len(self.guard.skipped)
         return Fitted(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
+
+
+def _check_judged(objective: Objective, settings: Training) -> None:
+    """BadInput where something hangs on evaluations, and there is nothing to evaluate on."""
+    reason, remedy = "there are no validation rows to judge the model on", "Give prepare a validation split, or leave it out."
+    given = {key: value for key in ("patience", "monitor") if (value := getattr(settings, key)) is not None}
+    if given and not objective.validation_size:
+        raise BadInput([Problem(key, value, reason, remedy) for key, value in given.items()])
 
 
 def _monitored(objective: Objective, name: str | None) -> tuple[str, str]:

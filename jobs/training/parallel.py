@@ -28,6 +28,7 @@ from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from jobs.core.config import BadInput, Problem
 from jobs.training.layers import LAYER, layer_modules
+from jobs.training.objective import Batch
 from jobs.training.settings import Training
 
 Strategy = Literal["ddp", "fsdp", "tensor"]
@@ -71,6 +72,24 @@ class Spread:
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
         return model, self.accelerator.prepare(make(model))
+
+    def pieces(self, batch: Batch, parts: int) -> list[tuple[Batch, float]]:
+        """This worker's rows of a global batch in so many parts, where there are as many rows, and what each part counts.
+
+        All workers make the same number of them, as their passes wait for each other: one that has fewer rows
+        fills up with the batch's first row, which counts nothing.
+        """
+        rows = len(next(iter(batch.values())))
+        mine = {key: value[self.rank :: self.world].to(self.device) for key, value in batch.items()}
+        pieces: list[tuple[Batch, float]] = []
+        if self.rank < rows:
+            cut = zip(*(value.chunk(parts) for value in mine.values()), strict=True)
+            pieces = [(dict(zip(mine, piece, strict=True)), 1.0) for piece in cut]
+        # No worker has other numbers of rows than these two; fewer rows may be cut into more parts.
+        shares = {share for share in (rows // self.world, -(-rows // self.world)) if share}
+        most = max(len(torch.empty(share).chunk(parts)) for share in shares)
+        filling = {key: value[:1].to(self.device) for key, value in batch.items()} if len(pieces) < most else {}
+        return pieces + [(filling, 0.0)] * (most - len(pieces))
 
     def accumulating(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Around a micro-batch: gradients are exchanged at the last one."""
@@ -162,9 +181,9 @@ def _numbered(model: nn.Module, optimizer: Any) -> Iterable[tuple[int, tuple[str
 
 def _cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut the matrices by transformers' own plan for the architecture; BadInput where it has none."""
-    transformer = _transformer(model)
-    if not transformer.tp_plan or isinstance(model, PeftModel):
-        what = "adapters" if isinstance(model, PeftModel) else type(transformer).__name__
+    transformer, adapters = _transformer(model), any(isinstance(part, PeftModel) for part in model.modules())
+    if not transformer.tp_plan or adapters:
+        what = "adapters" if adapters else type(transformer).__name__
         reason = f"transformers has no tensor-parallel plan for {what}"
         raise BadInput([Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp.")])
     plan = transformer._expand_parallel_plan(dict(transformer.tp_plan))

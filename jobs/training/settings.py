@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
+from jobs.core.idle import Rule
 
 
 class Optimizer(Config):
@@ -141,3 +142,53 @@ class Training(Config):
     """A checkpoint is written at least this often (when workers are lost, training goes on from there)."""
     checkpoint_steps: int | None = Field(None, ge=1)
     """Write a checkpoint every so many steps instead."""
+
+
+RULES = (
+    *(
+        Rule(
+            f"optimizer.{beta}",
+            ("optimizer.name",),
+            lambda config, _: config.optimizer.name in ("adamw", "adam"),
+            "only adamw and adam have it",
+            "Leave it out, or use adamw or adam.",
+        )
+        for beta in ("beta1", "beta2")
+    ),
+    Rule(
+        "optimizer.momentum",
+        ("optimizer.name",),
+        lambda config, _: config.optimizer.name == "sgd",
+        "only sgd has it",
+        "Leave it out, or use sgd.",
+    ),
+    Rule(
+        "stability.window",
+        ("stability.spike",),
+        lambda config, _: config.stability.spike is not None or "spike" in config.stability.model_fields_set,
+        "no step is skipped for its loss unless spike says from where on",
+        "Give stability.spike too, or leave it out.",
+    ),
+    Rule(
+        "checkpoint_seconds",
+        ("checkpoint_steps",),
+        lambda config, _: config.checkpoint_steps is None,
+        "checkpoint_steps takes its place",
+        "Leave out one of them.",
+    ),
+    Rule(
+        "patience",
+        ("evaluations",),
+        lambda config, _: config.patience < config.evaluations - 1,
+        "the run is over before so many evaluations can have followed the best one",
+        "Raise evaluations (to patience + 2 or more), or lower it.",
+    ),
+    Rule(
+        "monitor",
+        ("keep", "patience"),
+        lambda config, _: config.keep == "best" or config.patience is not None,
+        "the last weights are published, and nothing stops the run before",
+        "Leave it out, or set keep: best or a patience.",
+    ),
+)
+"""What keys of `Training` need to do something."""

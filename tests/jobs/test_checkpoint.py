@@ -65,6 +65,63 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
             checkpoints.load(place.parent.name)
 
 
+def spoil(root: Path) -> None:
+    """Half of every checkpoint's state is gone."""
+    for place in root.glob(f"*/{STATE}"):
+        place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
+
+
+def test_what_is_written_after_all_were_damaged_stays(tmp_path: Path) -> None:
+    """Training began anew, so its checkpoints have lower numbers than the damaged ones, which go."""
+    written(str(tmp_path), 100, 110)
+    spoil(tmp_path)
+    told: list[str] = []
+    checkpoints = Checkpoints(str(tmp_path), told.append)
+    assert checkpoints.latest() is None and len(told) == 2
+    for step in (10, 20, 30):
+        checkpoints.save(step, state(step))
+        checkpoints.close()
+        assert step_of(Checkpoints(str(tmp_path), told.append)) == step
+    assert [name[:13] for name in checkpoints._names()] == ["step-00000030", "step-00000020"] and len(told) == 2
+
+
+def test_damaged_ones_that_cannot_be_deleted_count_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(str(tmp_path), 100, 110)
+    spoil(tmp_path)
+    delete = storage.delete
+
+    def refusing(uri: str) -> None:
+        if "step-000001" in uri:
+            raise storage.StorageError(f"{uri}: no permission to delete it")
+        delete(uri)
+
+    monkeypatch.setattr(checkpoint.storage, "delete", refusing)
+    checkpoints = Checkpoints(str(tmp_path), print)
+    assert checkpoints.latest() is None
+    for step in (10, 20, 30):
+        checkpoints.save(step, state(step))
+    checkpoints.close()
+    assert step_of(Checkpoints(str(tmp_path), print)) == 30
+
+
+def test_storage_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that began anew for it would lose what was trained; raised, it is tried again by whoever runs the step."""
+    written(str(tmp_path), 5, 6)
+    read = storage.read_bytes
+
+    def failing(uri: str) -> bytes:
+        if uri.endswith(STATE):
+            raise storage.StorageError(f"{uri}: could not read it: SLOW_DOWN")
+        return read(uri)
+
+    checkpoints = Checkpoints(str(tmp_path), print)
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint.storage, "read_bytes", failing)
+        with pytest.raises(storage.StorageError, match="SLOW_DOWN"):
+            checkpoints.latest()
+    assert step_of(checkpoints) == 6
+
+
 def test_one_whose_seal_was_never_written_is_not_there(tmp_path: Path) -> None:
     """kill -9 in the middle of writing leaves a state without its seal."""
     checkpoints, told = written(str(tmp_path), 5, 6)

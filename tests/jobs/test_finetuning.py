@@ -13,17 +13,18 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.artifact import Artifact, Kind
 from jobs.core.config import BadInput
-from jobs.core.stage import Inputs
-from jobs.finetune import FinetuneConfig, build
+from jobs.core.recipe import parse_recipe
+from jobs.core.stage import Context, Inputs
+from jobs.finetune import FinetuneConfig, build, run
 from jobs.tasks.classification import Classification
 from jobs.tasks.multitask import Multitask, MultitaskModel
-from jobs.training.adapter import add_adapter
+from jobs.training.adapter import add_adapter, merged
 from jobs.training.loop import fit
 from jobs.training.models import load_classifier, set_dropout
 from jobs.training.settings import Adapter, Training
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, random_ids, tiny_classifier
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, random_ids, tiny_classifier
 from tests.jobs.training_runs import QUICK, Recorded
 
 # Adapters
@@ -81,6 +82,27 @@ def test_targets_that_are_not_there_are_refused(tokenizer: PreTrainedTokenizerBa
         add_adapter(tiny_classifier("bert", 2, len(tokenizer)), Adapter(targets=("q_proj",)))
     with pytest.raises(ValidationError, match="leave out freeze"):
         FinetuneConfig.model_validate({"adapter": {}, "freeze": {"layers": 1}})
+
+
+@pytest.mark.parametrize("alpha", [0.5, 3.7])
+def test_alpha_scales_what_adapters_learn_whatever_number_it_is(alpha: float, tokenizer: PreTrainedTokenizerBase) -> None:
+    """As a search draws it: the published difference is alpha / rank times the product of the two matrices."""
+    model = tiny_classifier("bert", 2, len(tokenizer))
+    before = copy.deepcopy(model.state_dict())
+    raw = {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6"}
+    rows = {"stage": "prepare", "source": "sample:sms_spam", "task": {"kind": "classification"}}
+    searching = {"adapter": {"rank": 2, "alpha": {"uniform": [0.1, 9.0]}}, "tune": {"trials": 2}}
+    step = parse_recipe({"name": "tiny", "steps": {"rows": rows, "teacher": {**raw, **searching}}}).steps["teacher"]
+    config = step.configure({"adapter.alpha": alpha})
+    assert isinstance(config, FinetuneConfig) and config.adapter is not None
+    adapted = add_adapter(model, config.adapter)
+    learned = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}
+    for weight in learned.values():
+        nn.init.normal_(weight)
+    name = "bert.encoder.layer.1.attention.self.query"
+    low, high = (learned[f"base_model.model.{name}.lora_{side}.default.weight"].detach().clone() for side in "AB")
+    published = merged(adapted).state_dict()
+    torch.testing.assert_close(published[f"{name}.weight"] - before[f"{name}.weight"], alpha / 2 * high @ low)
 
 
 # Bases and heads
@@ -153,6 +175,28 @@ def test_smoothing_and_weights_by_hand(tmp_path: Path, tokenizer: PreTrainedToke
         Classification(examples, tokenizer, LABELS, MAX_LENGTH, 0.0, {"eggs": 1.0})
 
 
+def test_each_task_takes_the_weights_of_its_own_labels(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    examples, other = tasks(tmp_path)
+    inputs = Inputs(examples=[examples], auxiliary=[other], init=[published_base(tmp_path, tokenizer)])
+    weights = {"spam": 3.0, "anna": 0.5, "妈妈": 2.0}
+    config = FinetuneConfig.model_validate({"max_length": MAX_LENGTH, "class_weights": weights})
+    learner = build(config, inputs)[1]
+    assert isinstance(learner, Multitask)
+    found = [task.weights_C.tolist() for task in learner.tasks if task.weights_C is not None]
+    assert found == [[1.0, 3.0], [0.5, 1.0, 2.0]]
+    one = build(config.model_copy(update={"class_weights": {"spam": 3.0}}), inputs)[1]
+    assert isinstance(one, Multitask) and one.tasks[1].weights_C is None
+    context = Context(str(tmp_path), "tiny", "teacher", str(tmp_path / "teacher"), "a", directory=tmp_path)
+    with pytest.raises(
+        BadInput, match=r"^class_weights\.eggs = 2\.0: no such label\. Labels: anna, boris, ham, spam, 妈妈\.$"
+    ):
+        run(
+            FinetuneConfig.model_validate({"max_length": MAX_LENGTH, "class_weights": {**weights, "eggs": 2.0}}),
+            inputs,
+            context,
+        )
+
+
 # Several tasks
 
 
@@ -166,6 +210,11 @@ def tasks(root: Path) -> tuple[Artifact, Artifact]:
     (root / "other").mkdir()
     examples = publish_examples(root, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
     return examples, publish_examples(root / "other", {"train": who, "validation": who[::3]}, ["anna", "boris", "妈妈"])
+
+
+def published_base(root: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
+    saved(root / "base-draft", LABELS_LIST, tokenizer)
+    return publish_directory(root / "base-draft", root / "base", Kind.MODEL, step="base")
 
 
 def multitask(root: Path, tokenizer: PreTrainedTokenizerBase, temperature: float) -> tuple[MultitaskModel, Multitask]:
@@ -210,3 +259,44 @@ def test_tasks_share_an_encoder_and_keep_their_heads(tmp_path: Path, tokenizer: 
     published = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     assert published.config.id2label == {0: "ham", 1: "spam"}
     assert torch.equal(published.state_dict()["classifier.weight"], model.state_dict()["tasks.0.classifier.weight"])
+
+
+def test_tasks_share_the_adapters_of_an_encoder_that_stays_as_it_is(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """What learns are the adapters, under all heads, and the heads; the main task's model is published with both in it."""
+    examples, other = tasks(tmp_path)
+    inputs = Inputs(examples=[examples], auxiliary=[other], init=[published_base(tmp_path, tokenizer)])
+    asked = {**QUICK, "optimizer": {"learning_rate": 1e-2}, "max_length": MAX_LENGTH, "batch_size": 8, "epochs": 16}
+    config = FinetuneConfig.model_validate({**asked, "monitor": "accuracy", "dropout": 0.0, "adapter": {"rank": 4}})
+    model, learner = build(config, inputs)
+    assert isinstance(model, MultitaskModel)
+    before = copy.deepcopy(model.state_dict())
+    fitted = fit(model, learner, config, Recorded())
+    assert fitted.metrics["accuracy"] > 0.8 and fitted.metrics["accuracy.made"] > 0.8
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    learned = {name for name in moved if "lora_" not in name}
+    assert learned == {name for name in before if "classifier" in name and "original_module" not in name}
+    assert {name.split(".")[1] for name in moved - learned} == {"0", "1"}, "both tasks go through the same adapters"
+    ids_BT = random_ids(4, 9, len(tokenizer))
+    read = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
+    model.eval()
+    with torch.no_grad():
+        wanted = model(0, **read).logits
+        learner.save(model, tmp_path / "model")
+        stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+        torch.testing.assert_close(stock(**read).logits, wanted, atol=1e-4, rtol=0)
+    assert stock.config.id2label == {0: "ham", 1: "spam"}
+
+
+def test_a_main_task_without_rows_to_judge_it_on_keeps_the_last_weights(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The other task's figures cannot say which weights of it are best."""
+    (tmp_path / "other").mkdir()
+    examples = publish_examples(tmp_path, {"train": MESSAGES[:24]})
+    other = publish_examples(tmp_path / "other", {"train": MESSAGES[:24], "validation": MESSAGES[24:32]})
+    inputs = Inputs(examples=[examples], auxiliary=[other], init=[published_base(tmp_path, tokenizer)])
+    config = FinetuneConfig.model_validate({**QUICK, "max_length": MAX_LENGTH, "max_steps": 3})
+    fitted = fit(*build(config, inputs), config, hooks := Recorded())
+    assert fitted.metrics["steps"] == 3 and hooks.scores == []

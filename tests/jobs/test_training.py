@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from jobs.core.config import BadInput
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.classification import Classification, save_classifier
 from jobs.training.loop import fit
@@ -134,6 +135,11 @@ def test_without_a_validation_split_the_last_weights_stay() -> None:
     _, fitted, hooks = scripted(objective, max_steps=3)
     assert hooks.scores == [] == objective.asked and hooks.saves == 1
     assert fitted.metrics["train_loss"] == pytest.approx(hooks.progressed[-1]["loss"])
+
+
+def test_what_hangs_on_evaluations_is_refused_where_there_are_none() -> None:
+    with pytest.raises(BadInput, match=r"patience = 2: there are no validation rows(.|\n)*monitor = 'grade': there are no"):
+        scripted(Scripted(validation_size=0), patience=2, monitor="grade", evaluations=5)
 
 
 def test_lengths_of_runs() -> None:
