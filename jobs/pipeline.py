@@ -47,12 +47,16 @@ SCORES = ("winner", "winner_score", "teacher_score", "speedup", "size_ratio")
 """What `python -m cluster.runs list` shows of a run."""
 
 
+REFUSED = 3
+"""The exit code of a step that says no: a result like any other, and reported like one."""
+
+
 class StepFailed(Exception):
     """A step's job did not succeed; holds its exit code."""
 
     def __init__(self, step: str, exit_code: int) -> None:
-        super().__init__(f"step {step} failed")
-        self.exit_code = exit_code
+        super().__init__(f"step {step} {'refused' if exit_code == REFUSED else 'failed'}")
+        self.step, self.exit_code = step, exit_code
 
 
 def main() -> None:
@@ -69,7 +73,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    began = time.monotonic()
+    began, refused = time.monotonic(), None
     recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
     # Ray would end this process a minute after its cluster has gone, and without a word on what becomes of the step.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{2 * SECONDS_AWAY:.0f}")
@@ -81,10 +85,13 @@ def _run(arguments: argparse.Namespace) -> int:
         try:
             pipeline.run()
         except StepFailed as failure:
-            print(f"{failure}; submit the recipe again to go on from there", file=sys.stderr)
-            return failure.exit_code
-    publish_report(recipe, storage, pipeline.artifacts(), time.monotonic() - began)
-    return 0
+            if failure.exit_code != REFUSED:
+                print(f"{failure}; submit the recipe again to go on from there", file=sys.stderr)
+                return failure.exit_code
+            print(failure, file=sys.stderr)
+            refused = failure.step
+    publish_report(recipe, storage, pipeline.artifacts(), time.monotonic() - began, refused)
+    return REFUSED if refused else 0
 
 
 def _command(arguments: argparse.Namespace, storage: str) -> Callable[[Place], list[str]]:
@@ -150,7 +157,7 @@ class Pipeline:
         if not ended.succeeded:
             self._line(place, "failed", seconds, f"job {job.id}")
             print("\n".join(f"    {line}" for line in tail or [ended.message]), flush=True)
-            raise StepFailed(name, ended.exit_code if ended.exit_code in (2, 3) else 1)
+            raise StepFailed(name, ended.exit_code if ended.exit_code in (2, REFUSED) else 1)
         artifact = locate(self.recipe, self.storage)[name].artifact
         assert artifact is not None, f"{name} succeeded without an artifact"
         self._line(place, "done", seconds, headline(place, artifact))
@@ -238,27 +245,39 @@ def headline(place: Place, artifact: Artifact) -> str:
     return "  ".join(words)
 
 
-def publish_report(recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float) -> None:
-    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary."""
+def publish_report(
+    recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float, refused: str | None = None
+) -> None:
+    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary.
+
+    `refused` is the step that said no, where one has.
+    """
     from jobs.report.page import write_page
     from jobs.report.tables import comparison_table
+    from jobs.select import SelectConfig, read_refusal
 
     root = join(storage, recipe.name)
     summary: dict[str, Any] = {"recipe": recipe.name, "seconds": round(seconds, 1)}
     by_stage = {artifact.manifest.stage: artifact for artifact in artifacts.values()}
+    choice = by_stage["select"].manifest.details if "select" in by_stage else {}
+    if refused is not None:
+        summary["refused"] = refused
+        step = recipe.steps[refused]
+        if isinstance(step.config, SelectConfig):
+            choice = read_refusal(storage, recipe.name, step.config, artifacts[step.inputs["report"][0]].uri)
     if "evaluate" in by_stage:
         with tempfile.TemporaryDirectory() as directory:
             page = Path(directory) / REPORT
-            write_page(recipe.name, artifacts, page)
+            write_page(recipe.name, artifacts, page, choice)
             write_bytes(join(root, REPORT), page.read_bytes())
         report = json.loads(read_bytes(by_stage["evaluate"].file("report.json")))
-        winner = by_stage["select"].manifest.details["winner"] if "select" in by_stage else None
+        winner = choice.get("winner")
         print("\n" + comparison_table(report, winner) + "\n")
-        summary |= _figures(report, winner) | {"report": join(root, REPORT)}
+        summary |= ({"winner": winner} if choice else {}) | _figures(report, winner) | {"report": join(root, REPORT)}
     if "deploy" in by_stage:
         details = by_stage["deploy"].manifest.details
         summary |= {"url": details["url"], "answers": details["answers"]}
-    scores = {key: summary[key] for key in SCORES if key in summary}
+    scores = {key: summary[key] for key in SCORES if summary.get(key) is not None}
     record_run(storage, recipe.name, artifacts, seconds, scores)
     write_bytes(join(root, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
     print(json.dumps(summary, ensure_ascii=False), flush=True)
@@ -271,7 +290,6 @@ def _figures(report: dict[str, Any], winner: str | None) -> dict[str, Any]:
     if row is None:
         return figures
     return {
-        "winner": winner,
         **figures,
         "winner_score": row["score"],
         "speedup": round(row["speedup"], 2),
