@@ -51,9 +51,9 @@ class Cluster:
 
     def jobs(self) -> "JobSubmissionClient":
         """A client of its jobs API."""
-        from ray.job_submission import JobSubmissionClient
+        from cluster.jobs import Jobs
 
-        return JobSubmissionClient(self.dashboard)
+        return Jobs(self.dashboard)
 
     def close(self) -> None:
         """End an owned cluster with all its processes; in any case give this process its old environment back."""

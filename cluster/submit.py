@@ -8,6 +8,7 @@ job's log, stops the job and its children on Ctrl-C, and exits with the exit cod
 """
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,12 +29,12 @@ import requests
 
 from cluster.connect import ConnectError, attach_or_start
 from cluster.embedded import StartError
-from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended
+from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended, is_unknown, patiently
 from cluster.redact import REMEDY, redacted, secret_in
 from cluster.upload import UploadError, check_upload
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 CHATTY = (
     "ray._private.runtime_env.packaging",
@@ -41,7 +43,7 @@ CHATTY = (
 )
 """Ray's loggers that tell every upload, and each file that .gitignore keeps back."""
 PARENT = "parent"
-"""Metadata key: the id of the job that submitted this one."""
+"""Metadata key: who submitted this job, see `submitter`."""
 HEAD_SECONDS = 600.0
 """How long a head that died is waited for."""
 COMMIT = "RAYSTILL_COMMIT"
@@ -63,17 +65,26 @@ class JobResult:
         return self.status == "SUCCEEDED"
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """A job, and by whom it was submitted: see `submitter`."""
+
+    id: str
+    parent: str | None
+
+
 def submit(
     client: "JobSubmissionClient",
     command: Sequence[str] | str,
     working_dir: str | None = None,
     metadata: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
+    job_id: str | None = None,
 ) -> str:
     """Submit a command and return its job id, made readable by the metadata `recipe` and `step`, or `name`.
 
     `working_dir` is a local directory (uploaded but for what .gitignore names) or a URI; by default that of the job
-    this runs in, else the current directory. Inside a job, the new job's `parent` is that job. Raises SubmitError or
+    this runs in, else the current directory. The new job's `parent` is this process's job. Raises SubmitError or
     UploadError.
     """
     line = command if isinstance(command, str) else shlex.join(command)
@@ -84,62 +95,93 @@ def submit(
             logging.getLogger(name).setLevel(logging.ERROR)
         print(f"uploading {place}: {check_upload(Path(place))}", file=sys.stderr)
     details = dict(metadata or {})
-    parent = current_job_id()
+    parent = submitter()
     if parent is not None:
         details.setdefault(PARENT, parent)
     variables = {**_commit(place), **(environment or {})}
-    job_id = _new_id(details)
+    # Ids may never be used twice on a cluster, hence the random end.
+    name = job_id or f"{_readable(details)}-{secrets.token_hex(3)}"
+
+    def sent() -> str:
+        try:
+            environ = {"working_dir": place, "env_vars": variables}
+            return client.submit_job(entrypoint=line, submission_id=name, runtime_env=environ, metadata=details)
+        except (RuntimeError, requests.RequestException) as error:
+            # It may have reached the cluster all the same, or an earlier try or another process under this id has.
+            if find_job(client, name) is not None:
+                return name
+            if "status code 4" in str(error):
+                raise SubmitError(f"{name}: the cluster refused the job: {error}") from error
+            raise
+
+    return patiently(sent, name)
+
+
+def submit_or_join(
+    client: "JobSubmissionClient",
+    command: Sequence[str] | str,
+    metadata: Mapping[str, str],
+    jobs: "Sequence[JobDetails]",
+) -> Submitted:
+    """Submit a command that no other job with this metadata may run beside; returns the one that runs.
+
+    `jobs` are the cluster's (`list_jobs`) from before it was looked whether the work is done already: then two that come
+    at once submit under the same id, the n-th of this metadata, and the cluster takes one. The other one joins it, even if
+    it has ended meanwhile. Raises SubmitError or UploadError.
+    """
+    known = {job.submission_id: job for job in jobs}
+    mark = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()[:10]
+    ids = (f"{_readable(metadata)}-{mark}-{number}" for number in count(1))
+    job_id = next(name for name in ids if name not in known or not known[name].status.is_terminal())
+    job = known.get(job_id)
+    if job is None:
+        submit(client, command, metadata=metadata, job_id=job_id)
+        job = patiently(lambda: client.get_job_info(job_id), job_id)
+    return Submitted(job_id, (job.metadata or {}).get(PARENT))
+
+
+def find_job(client: "JobSubmissionClient", job_id: str) -> "JobDetails | None":
+    """What the cluster knows of a job; None where it knows none of this id."""
     try:
-        return client.submit_job(
-            entrypoint=line,
-            submission_id=job_id,
-            runtime_env={"working_dir": place, "env_vars": variables},
-            metadata=details,
-        )
+        return client.get_job_info(job_id)
     except RuntimeError as error:
-        raise SubmitError(f"{job_id}: the cluster refused the job: {error}") from error
+        if is_unknown(error):
+            return None
+        raise
 
 
 def result(client: "JobSubmissionClient", job_id: str) -> JobResult:
     """How the job ended; waits until it has."""
     while not has_ended(client, job_id):
         time.sleep(POLL_SECONDS)
-    job = client.get_job_info(job_id)
+    job = patiently(lambda: client.get_job_info(job_id), job_id)
     return JobResult(job.status.value, job.driver_exit_code, job.message or "")
 
 
 def stop(client: "JobSubmissionClient", job_id: str, timeout: float = 20.0) -> None:
     """Ask the job's driver to end (SIGTERM, SIGKILL after Ray's 3 s) and wait until it has; silent if it had ended."""
     deadline = time.monotonic() + timeout
-    while not has_ended(client, job_id):
+    while not has_ended(client, job_id, timeout):
         if time.monotonic() > deadline:
             raise SubmitError(f"{job_id} has not stopped within {timeout:.0f} s; look at its node, or end it there by hand")
         # Asked again and again, since a job that is just being started does not hear it.
-        client.stop_job(job_id)
+        patiently(lambda: client.stop_job(job_id), job_id, timeout)
         time.sleep(POLL_SECONDS)
 
 
-def children(client: "JobSubmissionClient", parent_id: str, running: bool = True) -> list[str]:
+def children(client: "JobSubmissionClient", parent_id: str, running: bool = True, timeout: float | None = None) -> list[str]:
     """The ids of the jobs that this job submitted: those that have not ended, or all."""
-    jobs = [job for job in client.list_jobs() if (job.metadata or {}).get(PARENT) == parent_id and job.submission_id]
+    jobs = patiently(client.list_jobs, parent_id, timeout)
+    jobs = [job for job in jobs if (job.metadata or {}).get(PARENT) == parent_id and job.submission_id]
     return [str(job.submission_id) for job in jobs if not running or not job.status.is_terminal()]
-
-
-def running_with(client: "JobSubmissionClient", metadata: Mapping[str, str]) -> "tuple[str, str | None] | None":
-    """A job with all of this metadata that has not ended, and the job that submitted it; None where there is none."""
-    for job in client.list_jobs():
-        known = job.metadata or {}
-        if job.submission_id and not job.status.is_terminal() and metadata.items() <= known.items():
-            return str(job.submission_id), known.get(PARENT)
-    return None
 
 
 def stop_children(client: "JobSubmissionClient", parent_id: str, timeout: float = 20.0) -> list[str]:
     """Stop every running descendant of a job, each before its own children so that it starts no more; returns their ids."""
     stopped: list[str] = []
     # An ended child may have left children running, so the ended ones are visited too.
-    for child in children(client, parent_id, running=False):
-        if not has_ended(client, child):
+    for child in children(client, parent_id, running=False, timeout=timeout):
+        if not has_ended(client, child, timeout):
             stop(client, child, timeout)
             stopped.append(child)
         stopped += stop_children(client, child, timeout)
@@ -149,6 +191,16 @@ def stop_children(client: "JobSubmissionClient", parent_id: str, timeout: float 
 def current_job_id() -> str | None:
     """The id of the Ray job whose driver this process is, or None."""
     return _job_config().get("metadata", {}).get("job_submission_id")
+
+
+def submitter() -> str | None:
+    """The id by which the cluster knows this process: the job's, or where it is connected (ray.init) that of its driver."""
+    job = current_job_id()
+    if job is None and "ray" in sys.modules:
+        import ray
+
+        job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else None
+    return job
 
 
 def inherited_working_dir() -> str:
@@ -179,11 +231,9 @@ def _check_secret(line: str, *pairs: Mapping[str, str]) -> None:
             raise SubmitError(f"{redacted(text)}: it holds {found}, which the dashboard would show to all its users. {REMEDY}")
 
 
-def _new_id(metadata: Mapping[str, str]) -> str:
-    """Ids may never be used twice on a cluster, hence the random end."""
+def _readable(metadata: Mapping[str, str]) -> str:
     parts = [metadata[key] for key in ("recipe", "step") if key in metadata] or [metadata.get("name", "job")]
-    words = "-".join(["raystill", *parts])
-    return re.sub(r"[^A-Za-z0-9]+", "-", words) + f"-{secrets.token_hex(3)}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(["raystill", *parts]))
 
 
 def _commit(working_dir: str) -> dict[str, str]:

@@ -30,26 +30,31 @@ class Waiting:
     def __init__(self, client: "JobSubmissionClient", job_id: str) -> None:
         self.client, self.job_id = client, job_id
         self.since: float | None = None
+        self.told: str | None = None
 
     def look(self) -> str | None:
-        """How long it has been waiting and for what, or None. The text changes every ten seconds, later every minute."""
+        """How long it has been waiting and for what, or None. The text changes every ten seconds, later every minute.
+
+        While the dashboard, which knows it, gives no answer: what was said last.
+        """
         wanted = waited_for(self.client, self.job_id)
-        if not wanted:
-            self.since = None
-            return None
-        self.since = self.since or time.monotonic()
-        waited = time.monotonic() - self.since
-        return f"{_roughly(waited)} for {describe(wanted)}" if waited >= SHORT_SECONDS else None
+        if wanted:
+            self.since = self.since or time.monotonic()
+            waited = time.monotonic() - self.since
+            self.told = f"{_roughly(waited)} for {describe(wanted)}" if waited >= SHORT_SECONDS else None
+        elif wanted is not None:
+            self.since = self.told = None
+        return self.told
 
 
 def _roughly(seconds: float) -> str:
     return f"{seconds // 10 * 10:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min"
 
 
-def waited_for(client: "JobSubmissionClient", job_id: str) -> dict[str, float]:
+def waited_for(client: "JobSubmissionClient", job_id: str) -> dict[str, float] | None:
     """The resources that a job's work waits for, in all; empty where some of it is placed, or where none was asked for.
 
-    Empty too while the dashboard, which knows them, does not answer.
+    None where the dashboard, which knows them, gives no answer that makes sense.
     """
     from ray.util.state import list_actors, list_placement_groups, list_tasks
     from ray.util.state.exception import RayStateApiException
@@ -63,8 +68,8 @@ def waited_for(client: "JobSubmissionClient", job_id: str) -> dict[str, float]:
         # An actor's creation is a task too, and counted with the actor.
         wanted: Any = [("job_id", "=", driver), ("type", "=", "NORMAL_TASK"), ("state", "!=", "FINISHED")]
         tasks = list_tasks(filters=wanted, detail=True, limit=MOST)
-    except (RayStateApiException, requests.ConnectionError):
-        return {}
+    except (RayStateApiException, requests.RequestException, RuntimeError, TypeError, ValueError):
+        return None
     asked = [(group.state, bundle["unit_resources"]) for group in groups for bundle in group.bundles or ()]
     # What has a place in a group was counted with the group.
     others: list[Any] = [*actors, *tasks]

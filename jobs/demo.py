@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         command = ["python", "-m", "jobs.pipeline", arguments.recipe, *arguments.overrides, "--storage", storage]
         code, summary = run_job(cluster.jobs(), command, {"recipe": recipe.name, "step": "pipeline"}, screen)
-        if code or summary is None:
+        if summary is None:
             return code or 1
         summary = {**summary, "seconds": round(time.time() - began, 1)}
         show(summary)
@@ -84,13 +84,16 @@ def _run(arguments: argparse.Namespace) -> int:
                 while True:
                     time.sleep(3600)
             print("shutting down", file=sys.stderr)
-    return 0
+    return code
 
 
 def run_job(
     client: "JobSubmissionClient", command: list[str], metadata: dict[str, str], screen: "Screen"
 ) -> tuple[int, dict[str, Any] | None]:
-    """Submit the pipeline, show its log, return its exit code and summary; Ctrl-C stops it with its steps."""
+    """Submit the pipeline, show its log, return its exit code and its summary, which it has when a step refused, too.
+
+    Ctrl-C stops it with its steps.
+    """
     job = submit(client, command, metadata=metadata)
     try:
         summary = screen.show(follow(client, job))
@@ -104,7 +107,7 @@ def run_job(
         return 0, summary
     if not ended.exit_code:
         raise BadInput([Problem(job, None, ended.message, "See the job's log on the dashboard.")])
-    return ended.exit_code, None
+    return ended.exit_code, summary
 
 
 @dataclass

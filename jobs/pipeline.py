@@ -3,38 +3,43 @@
     ray job submit --working-dir . -- python -m jobs.pipeline jobs/recipes/spam.yaml
     python -m jobs.pipeline jobs/recipes/spam.yaml --plan      which steps would run, why, where and for how much; runs nothing
 
-The log has a line whenever a step's state or figures change; its last line is a JSON summary.
+The log has a line whenever a step's state or figures change; its last line is a JSON summary. A step's job is stopped by
+Ctrl-C and SIGTERM alone, whatever the dashboard answers meanwhile.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import Artifact
 from cluster.connect import attach_or_start
-from cluster.follow import has_ended
+from cluster.follow import SECONDS_AWAY, SubmitError, in_a_line, patiently, watch
 from cluster.runs import record_run
 from cluster.storage import absolute, join, read_bytes, write_bytes
-from cluster.submit import result, running_with, stop, stop_children, submit
+from cluster.submit import JobResult, Submitted, find_job, result, stop, stop_children, submit_or_join, submitter
 from cluster.waiting import Waiting
-from jobs.core.cli import add_recipe_arguments, connect, guarded
+from jobs.core.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm
 from jobs.core.execute import Place, locate
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, load_recipe
-from jobs.core.stage import PROGRESS_MARK, Context
+from jobs.core.stage import Context
 from jobs.plan import print_plan
+from jobs.progress import Progress
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
-POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 3.0
+STOP_SECONDS = 20.0
 TAIL_LINES = 40
 SUMMARY = "summary.json"
 REPORT = "report.html"
@@ -42,12 +47,16 @@ SCORES = ("winner", "winner_score", "teacher_score", "speedup", "size_ratio")
 """What `python -m cluster.runs list` shows of a run."""
 
 
+REFUSED = 3
+"""The exit code of a step that says no: a result like any other, and reported like one."""
+
+
 class StepFailed(Exception):
     """A step's job did not succeed; holds its exit code."""
 
     def __init__(self, step: str, exit_code: int) -> None:
-        super().__init__(f"step {step} failed")
-        self.exit_code = exit_code
+        super().__init__(f"step {step} {'refused' if exit_code == REFUSED else 'failed'}")
+        self.step, self.exit_code = step, exit_code
 
 
 def main() -> None:
@@ -64,19 +73,25 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    began = time.monotonic()
+    began, refused = time.monotonic(), None
     recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
+    # Ray would end this process a minute after its cluster has gone, and without a word on what becomes of the step.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{2 * SECONDS_AWAY:.0f}")
     with attach_or_start() as cluster:
         connect()
+        stop_on_sigterm()
         preflight(recipe, storage)
         pipeline = Pipeline(recipe, storage, cluster.jobs(), _command(arguments, storage))
         try:
-            artifacts = pipeline.run()
+            pipeline.run()
         except StepFailed as failure:
-            print(f"{failure}; submit the recipe again to go on from there", file=sys.stderr)
-            return failure.exit_code
-    publish_report(recipe, storage, artifacts, time.monotonic() - began)
-    return 0
+            if failure.exit_code != REFUSED:
+                print(f"{failure}; submit the recipe again to go on from there", file=sys.stderr)
+                return failure.exit_code
+            print(failure, file=sys.stderr)
+            refused = failure.step
+    publish_report(recipe, storage, pipeline.artifacts(), time.monotonic() - began, refused)
+    return REFUSED if refused else 0
 
 
 def _command(arguments: argparse.Namespace, storage: str) -> Callable[[Place], list[str]]:
@@ -102,15 +117,20 @@ class Pipeline:
     client: "JobSubmissionClient"
     command: Callable[[Place], list[str]]
 
-    def run(self) -> dict[str, Artifact]:
-        """Run all steps that are not done; returns every step's artifact."""
+    def run(self) -> None:
+        """Run all steps that are not done."""
         for name in self.recipe.steps:
+            # In this order: what ends between the two is either done or joined, and not run again.
+            jobs = patiently(self.client.list_jobs, name)
             place = locate(self.recipe, self.storage)[name]
             if place.runs:
-                self._run_step(place)
+                self._run_step(place, jobs)
             elif place.artifact is not None:
                 self._settle(place, place.artifact)
                 self._line(place, "complete", place.artifact.manifest.seconds, headline(place, place.artifact))
+
+    def artifacts(self) -> dict[str, Artifact]:
+        """What every step made, of those that are done."""
         places = locate(self.recipe, self.storage)
         return {name: place.artifact for name, place in places.items() if place.artifact is not None}
 
@@ -119,59 +139,90 @@ class Pipeline:
             context = Context(self.storage, self.recipe.name, place.step.name, artifact.uri, "", place.step.resources)
             place.step.stage.settle(artifact, context)
 
-    def _run_step(self, place: Place) -> None:
-        name, began = place.step.name, time.monotonic()
-        job, ours = self._job(place)
+    def _run_step(self, place: Place, jobs: "Sequence[JobDetails]") -> None:
+        name, began, job = place.step.name, time.monotonic(), None
         try:
-            self._watch(place, job, began)
-        except BaseException:
-            if ours:
-                stop(self.client, job)
-                stop_children(self.client, job)
-                self._line(place, "stopped", time.monotonic() - began, "")
+            job = self._job(place, jobs)
+            ended, tail = self._watch(place, job.id, began)
+        # A person's word, and nothing else: no error of the dashboard, nor one of this program, stops a job.
+        except KeyboardInterrupt:
+            self._stop(place, job, began)
             raise
-        ended = result(self.client, job)
+        except Exception:
+            if job is not None:
+                then = "submitting the recipe again joins it if it still runs, and else goes on from there"
+                print(f"step {name}: {job.id} was not stopped; {then}", file=sys.stderr)
+            raise
         seconds = time.monotonic() - began
         if not ended.succeeded:
-            self._line(place, "failed", seconds, f"job {job}")
-            lines = [line for line in self.client.get_job_logs(job).splitlines() if PROGRESS_MARK not in line]
-            print("\n".join(f"    {line}" for line in lines[-TAIL_LINES:] or [ended.message]), flush=True)
-            raise StepFailed(name, ended.exit_code if ended.exit_code in (2, 3) else 1)
+            self._line(place, "failed", seconds, f"job {job.id}")
+            print("\n".join(f"    {line}" for line in tail or [ended.message]), flush=True)
+            raise StepFailed(name, ended.exit_code if ended.exit_code in (2, REFUSED) else 1)
         artifact = locate(self.recipe, self.storage)[name].artifact
         assert artifact is not None, f"{name} succeeded without an artifact"
         self._line(place, "done", seconds, headline(place, artifact))
 
-    def _job(self, place: Place) -> tuple[str, bool]:
-        """The job that makes the step, and whether it is this pipeline's to stop.
-
-        A pipeline that was killed leaves its step running: that job is gone on with, not run a second time beside it.
-        """
+    def _job(self, place: Place, jobs: "Sequence[JobDetails]") -> Submitted:
+        """The job that makes the step: this pipeline's, or one that another pipeline runs or has left running."""
         metadata = {"recipe": self.recipe.name, "step": place.step.name, "artifact": place.uri or ""}
-        found = running_with(self.client, metadata)
-        if found is None:
-            job = submit(self.client, self.command(place), metadata=metadata)
+        job = submit_or_join(self.client, self.command(place), metadata, jobs)
+        if job.parent == submitter():
             self._line(place, "submitted", 0.0, place.reason)
-            return job, True
-        job, parent = found
-        orphan = parent is None or has_ended(self.client, parent)
-        owner = "that an earlier pipeline left" if orphan else f"of {parent}"
-        self._line(place, "joined", 0.0, f"job {job} {owner}, which runs already")
-        return job, orphan
+        else:
+            owner = "that an earlier pipeline left" if self._is_orphan(job) else f"of {job.parent}"
+            self._line(place, "joined", 0.0, f"job {job.id} {owner}, which runs already")
+        return job
 
-    def _watch(self, place: Place, job: str, began: float) -> None:
-        """Show the step's figures as they change, or what it waits for and since when, until its job has ended."""
+    def _is_orphan(self, job: Submitted, seconds: float | None = None) -> bool:
+        """Whether the pipeline that submitted the job has ended."""
+        found = job.parent and patiently(lambda: find_job(self.client, str(job.parent)), job.id, seconds)
+        return not found or found.status.is_terminal()
+
+    def _stop(self, place: Place, job: Submitted | None, began: float) -> None:
+        """Stop the step's job, unless it is that of another pipeline which still runs."""
+        try:
+            if job is None:
+                # Interrupted while it was submitted: it may have come through.
+                stop_children(self.client, str(submitter()), STOP_SECONDS)
+            elif job.parent == submitter() or self._is_orphan(job, STOP_SECONDS):
+                stop(self.client, job.id, STOP_SECONDS)
+                stop_children(self.client, job.id, STOP_SECONDS)
+                self._line(place, "stopped", time.monotonic() - began, "")
+        except SubmitError as error:
+            print(f"step {place.step.name}: its job could not be stopped, and may go on ({error})", file=sys.stderr)
+
+    def _watch(self, place: Place, job: str, began: float) -> tuple[JobResult, Sequence[str]]:
+        """Show the step's figures as they change, or what it waits for and since when, until its job has ended.
+
+        Returns how it ended and, unless it succeeded, the last lines of its log without those of progress.
+        """
         shown, spoken, waiting = "", 0.0, Waiting(self.client, job)
-        while not has_ended(self.client, job):
-            time.sleep(POLL_SECONDS)
-            if time.monotonic() - spoken < PROGRESS_SECONDS:
-                continue
-            waits = waiting.look()
-            line = waits or describe_progress(latest_progress(self.client.get_job_logs(job).splitlines()))
-            line = line or str(self.client.get_job_status(job).value).lower()
-            if line != shown:
-                self._line(place, "waiting" if waits else "running", time.monotonic() - began, line)
-                shown = line
-            spoken = time.monotonic()
+        progress, tail = Progress(), deque[str](maxlen=TAIL_LINES)
+        outcome = None
+        with closing(watch(self.client, job)) as log:
+            for lines, ended in log:
+                tail.extend(line for line in lines if not progress.read(line))
+                if ended:
+                    outcome = outcome or result(self.client, job)
+                    if outcome.succeeded:
+                        break
+                elif time.monotonic() - spoken >= PROGRESS_SECONDS:
+                    state, text = self._told(job, progress, waiting)
+                    if text != shown:
+                        self._line(place, state, time.monotonic() - began, text)
+                        shown = text
+                    spoken = time.monotonic()
+        return outcome or result(self.client, job), tail
+
+    def _told(self, job: str, progress: Progress, waiting: Waiting) -> tuple[str, str]:
+        """What a job does, as a state and in words."""
+        try:
+            if waits := waiting.look():
+                return "waiting", waits
+            return "running", progress.words() or str(self.client.get_job_status(job).value).lower()
+        # A line less in the log is no reason to leave the job alone.
+        except Exception as error:  # noqa: BLE001
+            return "running", f"not known for now ({in_a_line(error)})"
 
     def _line(self, place: Place, state: str, seconds: float, text: str) -> None:
         print(step_line(place.step.name, place.step.stage.name, state, seconds, text), flush=True)
@@ -194,53 +245,39 @@ def headline(place: Place, artifact: Artifact) -> str:
     return "  ".join(words)
 
 
-def latest_progress(lines: Sequence[str]) -> dict[str, Any]:
-    """The figures of a log's last progress line; those of a search also say how many trials have spoken."""
-    found = [json.loads(line.rsplit(PROGRESS_MARK, 1)[1]) for line in lines if PROGRESS_MARK in line and line.endswith("}")]
-    if not found:
-        return {}
-    trials = {figures["trial"] for figures in found if "trial" in figures}
-    return found[-1] | ({"trials": len(trials)} if trials else {})
+def publish_report(
+    recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float, refused: str | None = None
+) -> None:
+    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary.
 
-
-def describe_progress(figures: dict[str, Any]) -> str:
-    """Progress in a few words: step 120/400, loss, steps/s, the latest evaluation."""
-    words = [str(figures["state"])] if "state" in figures else []
-    if "trials" in figures:
-        words.append(f"trial {figures['trials']}")
-    if "steps" in figures:
-        words.append(f"step {figures['step']}/{figures['steps']}")
-    for key, form in (("rows", "rows {:.0f}"), ("loss", "loss {:.4f}"), ("macro_f1", "macro_f1 {:.4f}")):
-        if key in figures:
-            words.append(form.format(figures[key]))
-    if "perplexity" in figures:
-        words.append(f"perplexity {figures['perplexity']:.1f}")
-    if "steps_per_second" in figures:
-        words.append(f"{figures['steps_per_second']:.2f} steps/s")
-    return "  ".join(words)
-
-
-def publish_report(recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float) -> None:
-    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary."""
+    `refused` is the step that said no, where one has.
+    """
     from jobs.report.page import write_page
     from jobs.report.tables import comparison_table
+    from jobs.select import SelectConfig, read_refusal
 
     root = join(storage, recipe.name)
     summary: dict[str, Any] = {"recipe": recipe.name, "seconds": round(seconds, 1)}
     by_stage = {artifact.manifest.stage: artifact for artifact in artifacts.values()}
+    choice = by_stage["select"].manifest.details if "select" in by_stage else {}
+    if refused is not None:
+        summary["refused"] = refused
+        step = recipe.steps[refused]
+        if isinstance(step.config, SelectConfig):
+            choice = read_refusal(storage, recipe.name, step.config, artifacts[step.inputs["report"][0]].uri)
     if "evaluate" in by_stage:
         with tempfile.TemporaryDirectory() as directory:
             page = Path(directory) / REPORT
-            write_page(recipe.name, artifacts, page)
+            write_page(recipe.name, artifacts, page, choice)
             write_bytes(join(root, REPORT), page.read_bytes())
         report = json.loads(read_bytes(by_stage["evaluate"].file("report.json")))
-        winner = by_stage["select"].manifest.details["winner"] if "select" in by_stage else None
+        winner = choice.get("winner")
         print("\n" + comparison_table(report, winner) + "\n")
-        summary |= _figures(report, winner) | {"report": join(root, REPORT)}
+        summary |= ({"winner": winner} if choice else {}) | _figures(report, winner) | {"report": join(root, REPORT)}
     if "deploy" in by_stage:
         details = by_stage["deploy"].manifest.details
         summary |= {"url": details["url"], "answers": details["answers"]}
-    scores = {key: summary[key] for key in SCORES if key in summary}
+    scores = {key: summary[key] for key in SCORES if summary.get(key) is not None}
     record_run(storage, recipe.name, artifacts, seconds, scores)
     write_bytes(join(root, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
     print(json.dumps(summary, ensure_ascii=False), flush=True)
@@ -253,7 +290,6 @@ def _figures(report: dict[str, Any], winner: str | None) -> dict[str, Any]:
     if row is None:
         return figures
     return {
-        "winner": winner,
         **figures,
         "winner_score": row["score"],
         "speedup": round(row["speedup"], 2),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from cluster.artifact import Artifact, Kind
-from cluster.registry import move, record_verdict
+from cluster.registry import move, record_verdict, verdicts
 from jobs.core.cli import main
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
@@ -87,6 +87,17 @@ def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfi
 def read_verdict(artifact: Artifact) -> dict[str, Any]:
     """The verdict.json of a selection: winner, budget, verdicts, the winner's row and the teacher's."""
     return json.loads((artifact.local(["verdict.json"]) / "verdict.json").read_text())
+
+
+def read_refusal(storage: str, recipe: str, config: SelectConfig, report: str) -> dict[str, Any]:
+    """The verdict by which a selection with this budget refused all candidates of the report (its URI); {} if it did not."""
+    asked = config.model_dump(mode="json")
+    told = [
+        verdict
+        for verdict in verdicts(storage, f"{recipe}/winner")
+        if verdict["winner"] is None and (verdict["budget"], verdict["report"]) == (asked, report)
+    ]
+    return told[-1] if told else {}
 
 
 def settle(artifact: Artifact, context: Context) -> None:

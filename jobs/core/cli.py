@@ -17,6 +17,7 @@ from types import FrameType
 from cluster.artifact import ArtifactError
 from cluster.connect import ConnectError
 from cluster.embedded import StartError
+from cluster.follow import Lost
 from cluster.prices import PriceError
 from cluster.registry import RegistryError
 from cluster.storage import NO_SPACE, StorageError, absolute
@@ -101,10 +102,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def guarded(action: Callable[[], int]) -> None:
     """Call the action and exit with its code; what the user did wrong is printed without a traceback, exit code 2."""
 
-    def stopped(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stopped)
+    stop_on_sigterm()
     try:
         code = action()
     except BadInput as error:
@@ -112,6 +110,9 @@ def guarded(action: Callable[[], int]) -> None:
         for problem in error.problems:
             print(f"  {problem}", file=sys.stderr)
         code = 2
+    except Lost as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -129,6 +130,15 @@ def guarded(action: Callable[[], int]) -> None:
         code = 2
     sys.stderr.flush()
     sys.exit(code)
+
+
+def stop_on_sigterm() -> None:
+    """Have SIGTERM do what Ctrl-C does; to be called again after ray.init(), which has it end the process at once."""
+
+    def stopped(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stopped)
 
 
 def _told_by_worker(error: Exception) -> str | None:

@@ -20,19 +20,20 @@ REPORT_FILE = "report.json"
 NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def write_page(recipe: str, artifacts: Mapping[str, Artifact], target: Path) -> None:
+def write_page(recipe: str, artifacts: Mapping[str, Artifact], target: Path, choice: Mapping[str, Any] | None = None) -> None:
     """Write the page; `artifacts` are the recipe's, by step, in order.
 
+    `choice` has winner, budget and verdicts where no select step's artifact does: it makes none where it refuses.
     Raises ArtifactError where none is of stage evaluate: then there is nothing to compare.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render_page(recipe, artifacts), encoding="utf-8")
+    target.write_text(render_page(recipe, artifacts, choice), encoding="utf-8")
 
 
-def render_page(recipe: str, artifacts: Mapping[str, Artifact]) -> str:
+def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[str, Any] | None = None) -> str:
     """The page as text."""
     report = read_report(recipe, artifacts)
-    choice, deployment = _details(artifacts, "select"), _details(artifacts, "deploy")
+    choice, deployment = choice or _details(artifacts, "select"), _details(artifacts, "deploy")
     winner = next((row for row in report["rows"] if row["candidate"] == choice.get("winner")), None)
     name = None if winner is None else winner["candidate"]
     content = [

@@ -2,9 +2,13 @@
 
 import time
 
+import pytest
+
 from cluster.connect import Cluster
+from cluster.jobs import Jobs
 from cluster.submit import stop, submit
 from cluster.waiting import Waiting, describe, waited_for
+from tests.cluster.flaky_dashboard import WELL, FlakyDashboard
 
 ASKS = """
 import sys, time, ray
@@ -24,7 +28,7 @@ time.sleep(60)
 """
 
 
-def test_what_a_job_waits_for_and_since_when(ray_driver: Cluster) -> None:
+def test_what_a_job_waits_for_and_since_when(ray_driver: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     client = ray_driver.jobs()
     job = submit(client, ["python", "-c", ASKS])
     busy = submit(client, ["python", "-c", ASKS, "busy"])
@@ -40,6 +44,12 @@ def test_what_a_job_waits_for_and_since_when(ray_driver: Cluster) -> None:
         assert waiting.look() == "40 s for 4 GPU, 0.5 CPU (the cluster has 0 GPU, 2 CPU)"
         waiting.since -= 300
         assert (waiting.look() or "").startswith("5 min for 4 GPU")
+        with FlakyDashboard(ray_driver.dashboard) as flaky, monkeypatch.context() as there:
+            there.setenv("RAY_API_SERVER_ADDRESS", flaky.url)
+            waiting.client = Jobs(flaky.url)
+            for manner in ("500", "half", "other", WELL):
+                flaky.answers(manner)
+                assert (waiting.look() or "").startswith("5 min for 4 GPU"), manner
         while "asked" not in client.get_job_logs(busy):
             assert time.monotonic() < deadline
             time.sleep(0.3)

@@ -15,7 +15,8 @@ import pytest
 from jobs.core.recipe import load_recipe
 from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
 from jobs.demo import STEP_LINE, Screen
-from jobs.pipeline import describe_progress, latest_progress, step_line
+from jobs.pipeline import step_line
+from jobs.progress import Progress
 
 RECIPE = load_recipe(str(Path(__file__).parents[2] / "jobs" / "recipes" / "spam.yaml"))
 STATES = ("submitted", "running", "done", "complete", "failed", "stopped")
@@ -91,6 +92,14 @@ def test_lines_of_others_are_not_taken_for_steps() -> None:
         assert STEP_LINE.match(line) is None
 
 
+def progress(log: Iterable[str]) -> Progress:
+    """What is known of a step after these lines."""
+    found = Progress()
+    for line in log:
+        found.read(line)
+    return found
+
+
 def test_progress_is_found_among_what_workers_print(capsys: pytest.CaptureFixture[str]) -> None:
     print_progress(step=30, steps=450, loss=6.25, steps_per_second=4.5)
     written = capsys.readouterr().out.rstrip("\n")
@@ -101,16 +110,27 @@ def test_progress_is_found_among_what_workers_print(capsys: pytest.CaptureFixtur
         "(RayTrainWorker pid=4712) UserWarning: {'x': 1}",
         f"(RayTrainWorker pid=4711) {PROGRESS_MARK}" + '{"step": 40, "ste',
     ]
-    assert latest_progress(log) == {"step": 30, "steps": 450, "loss": 6.25, "steps_per_second": 4.5}
-    assert describe_progress(latest_progress(log)) == "step 30/450  loss 6.2500  4.50 steps/s"
-    assert latest_progress(log[:1]) == {} and describe_progress({}) == ""
+    assert progress(log).figures == {"step": 30, "steps": 450, "loss": 6.25, "steps_per_second": 4.5}
+    assert progress(log).words() == "step 30/450  loss 6.2500  4.50 steps/s"
+    assert progress(log[:1]).figures == {} and progress(log[:1]).words() == ""
+    assert [Progress().read(line) for line in log] == [False, True, True, False, True]
 
 
 def test_two_workers_that_write_into_one_line_do_not_end_the_pipeline() -> None:
     log = [f'(pid=1) {PROGRESS_MARK}{{"step": 1, "steps": 9}}(pid=2) {PROGRESS_MARK}{{"step": 2, "steps": 9}}']
-    assert latest_progress(log) == {"step": 2, "steps": 9}
+    assert progress(log).figures == {"step": 2, "steps": 9}
     broken = [*log, f'(pid=1) {PROGRESS_MARK}{{"step": 1, "st(pid=2) {PROGRESS_MARK}{{"step": 3, "steps": 9}}']
-    assert latest_progress(broken) == {"step": 3, "steps": 9}
+    assert progress(broken).figures == {"step": 3, "steps": 9}
+    turned = [*log, f'(pid=1) {PROGRESS_MARK}{{"step": 1, "st(pid=2) words{{}}', f'{PROGRESS_MARK}{{"step": 4}}(pid=2) {{}}']
+    assert progress(turned).figures == {"step": 4}
+
+
+@pytest.mark.parametrize("said", ["", "5", "[1]", '{"step": }', "[" * 100_000, '{"a": {}}', '{"loss": "?", "trial": [1]}'])
+def test_what_is_no_progress_changes_none_and_ends_nothing(said: str) -> None:
+    line = PROGRESS_MARK + said
+    assert Progress().read(line)
+    assert progress([line]).words() in ("", "trial 1")
+    assert progress([f'{PROGRESS_MARK}{{"state": "cleaned"}}', line, f'{PROGRESS_MARK}{{"rows": 3}}']).figures == {"rows": 3}
 
 
 def test_progress_of_a_search_counts_its_trials() -> None:
@@ -118,7 +138,7 @@ def test_progress_of_a_search_counts_its_trials() -> None:
         f"(trial pid={number}) {PROGRESS_MARK}" + json.dumps({"step": step, "steps": 80, "loss": 0.5, "trial": name})
         for number, step, name in ((1, 40, "a"), (2, 20, "b"), (1, 80, "a"), (3, 20, "c"))
     ]
-    assert describe_progress(latest_progress(log)) == "trial 3  step 20/80  loss 0.5000"
+    assert progress(log).words() == "trial 3  step 20/80  loss 0.5000"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +152,7 @@ def test_progress_of_a_search_counts_its_trials() -> None:
     ],
 )
 def test_progress_in_words(figures: dict[str, object], words: str) -> None:
-    assert describe_progress(figures) == words
+    assert progress([PROGRESS_MARK + json.dumps(figures)]).words() == words
 
 
 LOG = [

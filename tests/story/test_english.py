@@ -184,6 +184,8 @@ def test_no_candidate_within_the_budget_is_refused_by_figures(story: Story, serv
     ran = run_job(serving_cluster, "jobs.pipeline", story.file, "steps.winner.minimum_kept=1.9", "--storage", story.storage)
     assert ran.exit_code == 3, ran.text
     assert "190.0% are asked" in ran.text
+    assert (ran.summary["winner"], ran.summary["refused"]) == (None, "winner")
+    assert "190.0% are asked" in Path(ran.summary["report"]).read_text(), "the report says what each one misses"
     assert registry.read(story.storage, "tiny/winner") == before
 
 
