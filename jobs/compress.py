@@ -24,7 +24,7 @@ from jobs.core.controls import MADE_FROM
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import labels_of
 from jobs.losses.settings import Mix
-from jobs.training.models import check_length, language_kind
+from jobs.training.models import beyond_training, language_kind, length_of
 from serve.card import CARD, read_card
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class CompressConfig(Quantization):
     """Matrices that become products of two thin ones in the ONNX variants; the torch variant has them whole, multiplied."""
     heal: Heal = Heal()
     """Training after each step of pruning and after factorising; skipped where there was none."""
-    max_length: int = Field(128, ge=8)
-    """Longer texts are cut to so many tokens."""
+    max_length: int | None = Field(None, ge=8)
+    """Longer texts are cut to so many tokens, here and where the result is served (default: as the model was trained with)."""
 
     @model_validator(mode="after")
     def _fitting_together(self) -> "CompressConfig":
@@ -103,7 +103,7 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
         return compress_language
     if examples is None:
         raise BadInput([Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")])
-    check_length(model, config.max_length)
+    _length(config, model)
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
         reason = "there are no soft labels to weigh: the labels alone heal"
         problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]
@@ -112,6 +112,14 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
         remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
         raise BadInput([Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)])
     return _compress
+
+
+def _length(config: CompressConfig, model: Artifact) -> int:
+    """Tokens at which texts are cut; BadInput for more than the model has learned to read."""
+    length = length_of(model, config.max_length)
+    if CARD in model.manifest.files and length > (trained := length_of(model, None)):
+        raise BadInput([beyond_training(length, model.manifest.step, trained)])
+    return length
 
 
 def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -151,14 +159,14 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
     from jobs.training.models import load_classifier
 
     examples, teacher = inputs.one("examples"), inputs.maybe("teacher")
-    labels = labels_of(examples)
+    labels, length = labels_of(examples), _length(config, inputs.one("model"))
     model, tokenizer = load_classifier(inputs.one("model"), labels)
     figures: dict[str, float] = {}
     if config.vocabulary is not None:
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
     if teacher is None:
-        return model, Classification(examples, tokenizer, labels, config.max_length), figures
-    learner = DistilledClassification(examples, tokenizer, labels, config.max_length, [teacher], config.heal)
+        return model, Classification(examples, tokenizer, labels, length), figures
+    learner = DistilledClassification(examples, tokenizer, labels, length, [teacher], config.heal)
     return model, learner, figures
 
 

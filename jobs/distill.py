@@ -6,6 +6,7 @@ The student is a base of one's own (`inputs.init`, `model:`), or a part of one (
 `match` the teacher itself (`inputs.teacher_model`) shows its inner states too.
 """
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.finetune import TASK_RULES, TaskConfig, adapted, base_model, check, labels_of, origin, sources
 from jobs.finetune import shape as shape_of_base
 from jobs.losses.settings import MIX_RULES, Match, Mix
-from jobs.training.models import check_length
+from jobs.training.models import length_of, padding_told
 from jobs.training.settings import Shorten
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     examples = inputs.one("examples")
     labels = labels_of(examples)
     model, tokenizer = base_model(config, inputs, labels)
-    rest: Any = (examples, tokenizer, labels, config.max_length, inputs["teacher"], config, config.teacher_weights)
+    length = length_of(origin(config, inputs), config.max_length)
+    rest: Any = (examples, tokenizer, labels, length, inputs["teacher"], config, config.teacher_weights)
     learner = DistilledClassification(*rest)
     if config.student is not None:
         model = student_of(model, config.student)
@@ -117,12 +119,14 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
     from jobs.training.worker import train
 
-    check_length(origin(config, inputs), config.max_length)
-    _check_inputs(config, inputs, context)
-    return train(build, config, inputs, context)
+    base = origin(config, inputs)
+    _check_inputs(config, inputs, context, length_of(base, config.max_length))
+    padding = padding_told(base)
+    outcome = train(build, config, inputs, context)
+    return replace(outcome, details={**outcome.details, **padding})
 
 
-def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context) -> None:
+def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context, length: int) -> None:
     """BadInput where match and what it needs do not go together."""
     teacher = inputs.maybe("teacher_model")
     if not config.match and teacher is None:
@@ -138,7 +142,7 @@ def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context) -> No
         problems.append(Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp."))
     if problems or teacher is None:
         raise BadInput(problems)
-    check_length(teacher, config.max_length)
+    length_of(teacher, length)
 
 
 STAGE = Stage(

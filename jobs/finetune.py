@@ -7,6 +7,7 @@ The base is another step's model (`inputs.init`) or one from outside (`model:`).
 """
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +18,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
-from jobs.training.models import check_length, check_model
+from jobs.training.models import check_model, check_tokenizer, length_of, padding_told
 from jobs.training.settings import RULES, Adapter, Freeze, Training
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class TaskConfig(Training):
 
     model: str | None = None
     """The base: sample:NAME, a directory or a hub's name; leave it out where inputs.init names a step."""
-    max_length: int = Field(128, ge=8)
-    """Longer texts are cut to so many tokens."""
+    max_length: int | None = Field(None, ge=8)
+    """Longer texts are cut to so many tokens (default: as many as the base was trained with; 128 at most where it comes from
+    outside and does not say)."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Dropout in place of the base's own, everywhere in it."""
     adapter: Adapter | None = None
@@ -72,8 +74,10 @@ def sources(config: TaskConfig) -> dict[str, str]:
 
 
 def check(config: TaskConfig) -> list[Problem]:
-    """A model that is not there or has no weights."""
-    return [] if config.model is None else check_model(config.model, "model")
+    """A model that is not there, has no weights, or nothing to fill short rows with."""
+    if config.model is None:
+        return []
+    return check_model(config.model, "model") or check_tokenizer(config.model, "model")
 
 
 def origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
@@ -114,9 +118,9 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
         labels, weights = labels_of(examples), config.class_weights
         if isinstance(weights, dict):
             weights = {label: weight for label, weight in weights.items() if label in labels} or None
-        return Classification(examples, tokenizer, labels, config.max_length, config.label_smoothing, weights)
+        return Classification(examples, tokenizer, labels, length, config.label_smoothing, weights)
 
-    examples = inputs.one("examples")
+    examples, length = inputs.one("examples"), length_of(origin(config, inputs), config.max_length)
     model, tokenizer = base_model(config, inputs, labels_of(examples))
     others = inputs.get("auxiliary", [])
     if not others:
@@ -138,9 +142,12 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer and card."""
     from jobs.training.worker import train
 
-    check_length(origin(config, inputs), config.max_length)
+    base = origin(config, inputs)
+    length_of(base, config.max_length)  # refused here, before any worker starts
     _check_labels(config, inputs)
-    return train(build, config, inputs, context)
+    padding = padding_told(base)
+    outcome = train(build, config, inputs, context)
+    return replace(outcome, details={**outcome.details, **padding})
 
 
 def _check_labels(config: FinetuneConfig, inputs: Inputs) -> None:

@@ -16,16 +16,18 @@ from cluster.storage import StorageError, absolute
 from cluster.supply import connected_supply, read_supply, this_machine
 from jobs.core.cli import connect
 from jobs.core.config import BadInput
-from jobs.core.execute import Place, locate
+from jobs.core.execute import Place, gather, locate
 from jobs.core.preflight import placement_problem, recipe_problems
 from jobs.core.recipe import Recipe, load_recipe
+from jobs.core.remarks import remarks
+from jobs.parents import parent_problems
 from jobs.sizing import recipe_demands
 
 
 def print_plan(arguments: argparse.Namespace) -> int:
     """Print the plan; BadInput names the steps that could never run."""
     recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
-    problems = recipe_problems(recipe.steps.values())
+    problems = recipe_problems(recipe.steps.values()) + parent_problems(recipe, recipe.steps)
     if problems:
         raise BadInput(problems)
     supply = find_supply(arguments.cluster, arguments.prices)
@@ -60,11 +62,14 @@ def find_supply(cluster: str | None, prices: str | None) -> Supply:
 def look(recipe: Recipe, storage: str) -> tuple[dict[str, Place], list[str]]:
     """Where every step stands, with notes on what cannot be seen from here."""
     try:
-        return locate(recipe, storage), []
+        places = locate(recipe, storage)
     except (BadInput, StorageError) as error:
         reason = str(error.problems[0]) if isinstance(error, BadInput) else str(error)
         note = f"\nwhat is done already cannot be seen from here, so that all steps are planned: {reason}"
         return {name: Place(step, None, None, "not known from here") for name, step in recipe.steps.items()}, [note]
+    ready = [place for place in places.values() if place.runs and place.uri is not None]
+    lines = [f"  {line}" for place in ready for line in remarks(place.step, gather(place.step, places))]
+    return places, ["", "told beforehand:", *lines] if lines else []
 
 
 def table(places: Mapping[str, Place], placements: Mapping[str, Placement]) -> list[str]:

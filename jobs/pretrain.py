@@ -5,6 +5,7 @@
 The objective says what is learned: hidden tokens, also with pairs of segments, the next token, spans taken out.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
@@ -157,7 +158,10 @@ def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     origin(config, inputs)
     _check_layout(config, inputs.one("tokens"))
     _check_teacher(config, inputs)
-    return train(build, config, inputs, context)
+    outcome = train(build, config, inputs, context)
+    # What is trained from here on takes its length from it.
+    length = int(inputs.one("tokens").manifest.details["max_length"])
+    return replace(outcome, details={**outcome.details, "max_length": length})
 
 
 STAGE = Stage(

@@ -188,7 +188,7 @@ def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape 
     if isinstance(named, Mapping):
         return _new_shape(recipe, step, named)
     if isinstance(named, str):
-        return _shortened(_named_shape(named), values.get("student"))
+        return _shortened(named_shape(named), values.get("student"))
     given = [step.inputs[key] for key in ("init", "model", "teacher", "candidates") if key in step.inputs]
     asked = itertools.chain(*(given if step.stage.name == "evaluate" else given[:1]))
     shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked)
@@ -198,7 +198,7 @@ def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape 
 def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelShape | None:
     tokens = recipe.steps[step.inputs["tokens"][0]].config.model_dump()
     tokenizer = tokens.get("tokenizer") or {}
-    taken = _named_shape(tokenizer["model"]) if tokenizer.get("model") else None
+    taken = named_shape(tokenizer["model"]) if tokenizer.get("model") else None
     vocabulary = taken.vocabulary if taken else tokenizer.get("vocab_size")
     if not vocabulary:
         return None
@@ -212,10 +212,16 @@ def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelSha
     )
 
 
-def _named_shape(name: str) -> ModelShape | None:
-    """A model from outside: a directory's own config, a known name, or what the hub's cache on this machine has."""
+def named_shape(name: str) -> ModelShape | None:
+    """A model from outside: a known name, a directory's own config, or what the hub's cache on this machine has."""
     if name in KNOWN:
         return KNOWN[name]
+    settings = named_config(name)
+    return None if settings is None else shape_of_config(settings)
+
+
+def named_config(name: str) -> dict[str, Any] | None:
+    """The config.json of a model from outside, where it is on this machine: in its directory or in the hub's cache."""
     place = Path(name).expanduser() / "config.json"
     if not place.is_file():
         from huggingface_hub import try_to_load_from_cache
@@ -228,7 +234,7 @@ def _named_shape(name: str) -> ModelShape | None:
         if not isinstance(cached, str):
             return None
         place = Path(cached)
-    return shape_of_config(json.loads(place.read_text()))
+    return dict(json.loads(place.read_text()))
 
 
 def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
@@ -248,7 +254,7 @@ def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> M
 def _length(recipe: Recipe, step: Step) -> int:
     """The tokens of an example at the most."""
     own = step.config.model_dump().get("max_length") and _largest(step, "max_length", LENGTH)
-    parents = [name for key in ("tokens", "model", "teacher") for name in step.inputs.get(key, ())]
+    parents = [name for key in ("tokens", "init", "model", "teacher") for name in step.inputs.get(key, ())]
     return int(own) if own else _length(recipe, recipe.steps[parents[0]]) if parents else LENGTH
 
 

@@ -101,7 +101,8 @@ class TorchBackend:
             missing = ", ".join(sorted(loading["missing_keys"])[:4])
             raise EngineError(f"{directory / file}: these weights are not in it: {missing}. {REMEDY}.")
         self.model = model.eval().to(self.device)
-        self.inputs = KNOWN_INPUTS & frozenset(inspect.signature(model.forward).parameters)
+        # No segments: training gives a text none, and GPT-2 looks their numbers up among its words.
+        self.inputs = KNOWN_INPUTS & frozenset(inspect.signature(model.forward).parameters) - {"token_type_ids"}
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         import torch

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from jobs.compression.export_language import export_language
 from jobs.compression.graph import TOLERANCE, ExportError, write_graph
 from jobs.training.models import language_kind
+from jobs.training.positions import longest_text
 from serve.backends import HIDDEN
 
 CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
@@ -47,12 +48,6 @@ def _export_classifier(model: PreTrainedModel, target: Path, hidden_states: bool
         ["logits", HIDDEN] if hidden_states else ["logits"],
     )
     return check_parity(model, target)
-
-
-def longest_text(model: PreTrainedModel) -> int | None:
-    """How many positions the model has; None where their number is not bounded."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return positions if positions is not None and positions > 0 else None
 
 
 class _Outputs(torch.nn.Module):

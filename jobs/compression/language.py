@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifact import upload
-from jobs.compression.export import export_onnx, longest_text
+from jobs.compression.export import export_onnx
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
@@ -23,6 +23,7 @@ from jobs.core.search import QuantizeKind
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.objectives.architectures import AUTO_CLASSES
 from jobs.training.models import language_kind
+from jobs.training.positions import longest_text
 from serve.card import Card, Variant, write_card
 from serve.decoder import OnnxDecoder
 

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.compression.tokens import model_kind, needed_tokens, partial_pieces, without_others
 from jobs.core.config import BadInput, Problem
+from jobs.training.positions import first_position
 
 KEY = "vocabulary"
 REMEDY = "Leave it out for this model."
@@ -136,8 +137,8 @@ def cut_tables(model: PreTrainedModel, places: Mapping[int, int]) -> None:
 
 def _check_padding(model: PreTrainedModel, places: Mapping[int, int]) -> None:
     """RoBERTa and its kin count positions from their padding id on: it must not move."""
-    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    if padding is not None and places.get(padding) != padding:
+    padding = first_position(model) - 1
+    if padding >= 0 and places.get(padding) != padding:
         reason = f"{model.config.model_type} counts positions from its padding token's id, {padding}, which would change"
         raise BadInput([Problem(KEY, "used", reason, REMEDY)])
 

@@ -32,6 +32,7 @@ from cluster.artifact import (
 from cluster.storage import absolute, delete, exists, join, list_directories
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
+from jobs.core.remarks import remarks
 from jobs.core.stage import Context, Inputs, Outcome
 
 VERSIONED = ("ray", "torch", "transformers", "onnxruntime", "datasets", "accelerate", "pyarrow")
@@ -70,11 +71,12 @@ def locate(recipe: Recipe, storage: str) -> dict[str, Place]:
             reason = "; ".join([*changed, f"new parent {', '.join(waiting)}"])
             places[name] = Place(step, None, None, reason, before.seconds if before else None)
         else:
-            places[name] = _place(recipe, step, storage, _gather(step, places))
+            places[name] = _place(recipe, step, storage, gather(step, places))
     return places
 
 
-def _gather(step: Step, places: Mapping[str, Place]) -> Inputs:
+def gather(step: Step, places: Mapping[str, Place]) -> Inputs:
+    """The artifacts that a step is given, of those of its parents that are done."""
     inputs = Inputs()
     for key, names in step.inputs.items():
         artifacts = [artifact for name in names if (artifact := places[name].artifact) is not None]
@@ -164,7 +166,7 @@ def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
         missing = [f"{parent}" for names in place.step.inputs.values() for parent in names if places[parent].artifact is None]
         remedy = f"Run it first: python -m jobs.pipeline with this recipe, or its own stage with --step {missing[0]}."
         raise BadInput([Problem(f"steps.{name}.inputs", missing, "this step has not been run", remedy)])
-    inputs = _gather(place.step, places)
+    inputs = gather(place.step, places)
     context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources, place.step.tracking)
     try:
         artifact = place.artifact if place.artifact is not None and not place.runs else _run(place, inputs, context)
@@ -180,6 +182,8 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         for artifact in artifacts:
             artifact.verify()
     step, began = place.step, time.monotonic()
+    for line in remarks(step, inputs):
+        print(line, flush=True)
     delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
     if step.spaces:
         from jobs.tune import search

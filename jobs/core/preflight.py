@@ -12,6 +12,7 @@ from jobs.core.idle import idle_problems
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import TUNE_RULES
 from jobs.core.tracking import check as check_tracking
+from jobs.parents import parent_problems
 from jobs.sizing import recipe_demands
 
 
@@ -26,7 +27,8 @@ def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:
     except StorageError as error:
         problems.append(Problem("--storage", storage, str(error), "Give a place that every node can write."))
     steps = [step for step in recipe.steps.values() if only is None or step.name == only]
-    problems += recipe_problems(steps) + _check_places(recipe, steps)
+    problems += recipe_problems(steps) + parent_problems(recipe, [step.name for step in steps])
+    problems += _check_places(recipe, steps)
     problems += missing_controls(recipe) if only is None else []
     problems += _check_hosts(storage)
     if problems:

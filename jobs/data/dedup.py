@@ -4,6 +4,7 @@ Rows that share a key meet in one partition; the number of partitions depends on
 the outcome is the same on any cluster.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field, model_validator
@@ -34,6 +35,13 @@ class Split(Config):
         if self.validation + self.test >= 1:
             raise ValueError("validation and test together leave nothing to train on")
         return self
+
+
+def divided(settings: Split, named: str, names: Collection[str]) -> Split:
+    """How the rows of one of a step's sources are divided by their hash: the source of the split `named` (empty: the only one)
+    among those of `names`. A source that names a validation or test split needs none taken from train."""
+    given = {str(name): 0.0 for name in ("validation", "test") if name in names} | ({"test": 0.0} if named == "train" else {})
+    return settings.model_copy(update=given)
 
 
 def split_of(key: str, settings: Split) -> str:

@@ -12,7 +12,7 @@ from cluster import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.augment import Augment, augmenting
 from jobs.data.clean import Clean, clean_text, text_key
-from jobs.data.dedup import SPLITS, Split, deduplicate, split_of
+from jobs.data.dedup import SPLITS, Split, deduplicate, divided, split_of
 from jobs.data.sources import Sources, each, read, resolve, tables
 from jobs.tasks.settings import Task
 
@@ -101,9 +101,7 @@ def _keyed(
     text: str, task: Task | None, clean: Clean, split: Split, named: str, splits: set[str], slices: Sequence[str]
 ) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that turns a batch of raw rows into key, text, (label, slices,) split."""
-    # A source that names a validation or test split needs none taken from train.
-    given = {str(name): 0.0 for name in ("validation", "test") if name in splits} | ({"test": 0.0} if named == "train" else {})
-    rest = split.model_copy(update=given)
+    rest = divided(split, named, splits)
     labelled = task is not None and named != UNLABELLED
 
     def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
-from jobs.training.models import ROBERTA_OFFSET, training_attention
+from jobs.training.models import training_attention
+from jobs.training.positions import longest_of_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +37,10 @@ AUTO_CLASSES = {
     "span_corruption": "AutoModelForSeq2SeqLM",
 }
 """The class of transformers that has the objective's head."""
+
+
+ROBERTA_FIRST = 2
+"""The number of a text's first token in the published RoBERTa, whose padding id is 1; for higher ones rows are added."""
 
 
 class Shape(Config):
@@ -83,6 +88,8 @@ def new_model(
         eos_token_id=end,
         **named,
     )
+    if shape.architecture == "roberta":
+        config.max_position_embeddings += max(0, max_length - (longest_of_config(config) or max_length))
     if shape.architecture == "t5":
         config.decoder_start_token_id = config.pad_token_id
     made = getattr(transformers, AUTO_CLASSES[objective])
@@ -106,7 +113,7 @@ def _bert(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
 
 
 def _roberta(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
-    return _bert(shape, feed_forward, positions + ROBERTA_OFFSET) | {"type_vocab_size": 1}
+    return _bert(shape, feed_forward, positions + ROBERTA_FIRST) | {"type_vocab_size": 1}
 
 
 def _electra(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:

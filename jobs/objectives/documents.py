@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from jobs.core.config import BadInput, Problem
 from jobs.data.pack import Bounds
+from jobs.training.positions import first_position, named_positions
 
 PADDING = 0
 """The number of no document: padding attends to padding, so that no token is left without any."""
@@ -66,16 +67,13 @@ class Reader:
         self.config, self.causal = model.config, is_causal
         base = model.base_model
         self.takes_positions = "position_ids" in inspect.signature(base.forward).parameters
-        embeddings: Any = getattr(base, "embeddings", None)
-        # RoBERTa and its kin count positions from their padding id on.
-        offset = getattr(embeddings, "padding_idx", None)
-        self.first = 0 if offset is None else int(offset) + 1
+        self.first = first_position(model)
         self.windowed = "sliding_attention" in (getattr(model.config, "layer_types", None) or ())
 
     def positions(self) -> int | None:
         """How many tokens the model can number; None where it needs no table of positions."""
-        found = getattr(self.config, "max_position_embeddings", None)
-        return None if found is None or not self.takes_positions else int(found) - self.first
+        named = named_positions(self.config)
+        return None if named is None or not self.takes_positions else named - self.first
 
     def inputs(self, documents_BT: Tensor) -> dict[str, Any]:
         """attention_mask and position_ids for a forward pass."""

@@ -131,22 +131,24 @@ def _build(step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget
     from jobs.compression.export import export_onnx
     from jobs.compression.settings import Quantization
     from jobs.compression.variants import NAMES, SOURCE, quantize
-    from jobs.finetune import labels_of
+    from jobs.finetune import labels_of, origin
     from jobs.tasks.classification import save_classifier
+    from jobs.training.models import length_of
     from serve.card import Variant, read_card, variant_files, write_card
     from serve.engine import load_engine
 
     assert step.stage.shape is not None
     config: Any = step.configure(values)
     model, tokenizer = step.stage.shape(config, inputs)
-    save_classifier(model, tokenizer, labels_of(inputs.one("examples")), config.max_length, place)
+    length = length_of(origin(config, inputs), config.max_length)
+    save_classifier(model, tokenizer, labels_of(inputs.one("examples")), length, place)
     export_onnx(model, place / SOURCE)
     file = SOURCE
     if budget.quantize != "none":
         file = f"onnx/model.{NAMES[budget.quantize]}.onnx"
         settings = Quantization(quantize=(budget.quantize,))
         chosen = texts[: settings.calibration.examples]
-        encoded = [tokenizer(text, truncation=True, max_length=config.max_length, return_tensors="np") for text in chosen]
+        encoded = [tokenizer(text, truncation=True, max_length=length, return_tensors="np") for text in chosen]
         feeds = [{key: one[key] for key in ("input_ids", "attention_mask")} for one in encoded]
         quantize(budget.quantize, place / SOURCE, place / file, feeds, settings)
     card = read_card(place)

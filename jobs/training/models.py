@@ -1,6 +1,7 @@
 """Existing models, from a name, a directory or a step (new ones: jobs/objectives/architectures.py)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,13 +10,20 @@ from cluster.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
+from jobs.training.padding import give_padding, plainly_padded
+from jobs.training.positions import longest_of_config
+from serve.card import CARD, read_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-ROBERTA_OFFSET = 2
-"""RoBERTa's first positions are never used: it counts from its padding id on."""
+LENGTH = 128
+"""Tokens at which texts are cut where neither the recipe nor the model says how many."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "merges", "bpe")
+"""What the names of files begin with that hold tokenizers; without any, transformers makes an empty one of its own."""
+HEAVY = (".safetensors", ".onnx", ".data", ".onnx_data")
+"""What the names of files end with that hold weights."""
 
 
 def training_attention() -> str:
@@ -32,7 +40,7 @@ def load_classifier(
     from transformers import AutoModelForSequenceClassification
 
     directory = _directory_of(origin)
-    config, tokenizer, known = _plan(directory, labels)
+    config, tokenizer, known = _plan(origin, directory, labels)
     if dropout is not None:
         set_dropout(config, dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -56,7 +64,7 @@ def new_classifier(origin: str | Artifact, labels: Sequence[str]) -> tuple["PreT
     """The same model with random weights; the origin's are not even read."""
     from transformers import AutoModelForSequenceClassification
 
-    config, tokenizer, _ = _plan(_directory_of(origin), labels)
+    config, tokenizer, _ = _plan(origin, _directory_of(origin), labels)
     return AutoModelForSequenceClassification.from_config(config).eval(), tokenizer
 
 
@@ -64,15 +72,46 @@ def _directory_of(origin: str | Artifact) -> str:
     return str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
 
 
-def _plan(directory: str, labels: Sequence[str]) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
+def _plan(
+    origin: str | Artifact, directory: str, labels: Sequence[str]
+) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
     """The config for these labels, the tokenizer, and whether the model was trained for just these labels."""
+    base = _read(origin, directory)
+    config = base.config
+    known = list((config.id2label or {}).values()) == list(labels)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
+    return config, base.tokenizer, known
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of a model without its weights; config and tokenizer agree on what pads."""
+
+    named: str
+    config: "PreTrainedConfig"
+    tokenizer: "PreTrainedTokenizerBase"
+    trained: int | None
+    """Tokens of the longest texts that it was trained on, where that is written down."""
+    padding: str | None
+    """The token that pads, where the model has none of its own for it."""
+
+
+def read_base(origin: str | Artifact) -> Base:
+    """What a model's files say of it; no weights are fetched."""
+    if not isinstance(origin, Artifact):
+        return _read(origin, model_directory(origin))
+    return _read(origin, str(origin.local([name for name in origin.manifest.files if not name.endswith(HEAVY)])))
+
+
+def _read(origin: str | Artifact, directory: str) -> Base:
     from transformers import AutoConfig, AutoTokenizer
 
+    named = origin.manifest.step if isinstance(origin, Artifact) else origin
+    trained = origin.manifest.details.get("max_length") if isinstance(origin, Artifact) else None
+    if (Path(directory) / CARD).is_file():
+        trained = read_card(Path(directory)).max_length
     config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    known = list(config.id2label.values()) == list(labels)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
-    config.pad_token_id = tokenizer.pad_token_id
-    return config, tokenizer, known
+    return Base(named, config, tokenizer, trained, give_padding(tokenizer, config, named))
 
 
 def language_kind(config: "PreTrainedConfig") -> Literal["causal", "span_corruption"] | None:
@@ -92,18 +131,38 @@ def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
             setattr(config, key, dropout)
 
 
-def check_length(origin: str | Artifact, max_length: int) -> None:
-    """BadInput where texts may have more tokens than the model has positions; no weights are loaded."""
-    from transformers import AutoConfig
+def length_of(origin: str | Artifact, asked: int | None) -> int:
+    """Tokens at which texts for this base are cut: as many as asked, else as it was trained with (of a model from outside that
+    is not known: 128 at most). BadInput where it has fewer positions."""
+    base = read_base(origin)
+    positions = longest_of_config(base.config)
+    if asked is None:
+        wanted = base.trained or LENGTH
+        return wanted if positions is None else min(wanted, positions)
+    if positions is not None and asked > positions:
+        raise BadInput([too_long(asked, base.named, positions)])
+    return asked
 
-    place = str(origin.local(["config.json"])) if isinstance(origin, Artifact) else model_directory(origin)
-    config = AutoConfig.from_pretrained(place)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and "roberta" in config.model_type:
-        positions -= ROBERTA_OFFSET
-    if positions is not None and max_length > positions:
-        reason = f"the base, {origin.manifest.step if isinstance(origin, Artifact) else origin}, has {positions} positions"
-        raise BadInput([Problem("max_length", max_length, reason, f"Lower it to {positions}, or pretrain on longer rows.")])
+
+def too_long(asked: int, named: str, positions: int) -> Problem:
+    """Texts may have more tokens than their model can number."""
+    reason = f"the base, {named}, has {positions} positions"
+    return Problem("max_length", asked, reason, f"Lower it to {positions}, or pretrain on longer rows.")
+
+
+def beyond_training(asked: int, named: str, trained: int) -> Problem:
+    """A model would be published for longer texts than it has learned to read."""
+    reason = f"{named} was trained on texts of {trained} tokens at the most, and would be served for longer ones"
+    return Problem("max_length", asked, reason, f"Leave it out, or train {named} with max_length: {asked}.")
+
+
+def padding_told(origin: str | Artifact) -> dict[str, str]:
+    """For the manifest, and said here: what pads, where the base has no token of its own for it."""
+    base = read_base(origin)
+    if base.padding is None:
+        return {}
+    print(f"{base.named} has no padding token: short rows are filled with {base.padding}, which is masked", flush=True)
+    return {"padding": base.padding}
 
 
 def check_model(model: str, path: str) -> list[Problem]:
@@ -125,6 +184,23 @@ def check_model(model: str, path: str) -> list[Problem]:
         return [Problem(path, model, "the directory has no config.json", "Give a directory that save_pretrained wrote.")]
     if not names & set(WEIGHTS):
         return [Problem(path, model, f"the directory has no weights ({WEIGHTS[0]})", "Save the model with its weights.")]
+    return []
+
+
+def check_tokenizer(model: str, path: str) -> list[Problem]:
+    """What keeps texts from being cut and put into batches for a model named in a recipe, where its files are here."""
+    if model.startswith("sample:") or not _is_directory_name(model) or plainly_padded(Path(model)):
+        return []
+    remedy = "Save its tokenizer beside it with save_pretrained."
+    if not any(stat.path.startswith(TOKENIZERS) for stat in storage.list_files(model)):
+        return [Problem(path, model, "the directory has no tokenizer", remedy)]
+    try:
+        read_base(model)
+    except BadInput as error:
+        return [Problem(path, model, problem.reason, problem.remedy) for problem in error.problems]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = f"its config or tokenizer cannot be read ({type(error).__name__}: {str(error).strip().splitlines()[0][:120]})"
+        return [Problem(path, model, reason, remedy)]
     return []
 
 

@@ -15,6 +15,7 @@ RECIPE = "jobs/recipes/reviews_zh.yaml"
 SMALLER = [
     "steps.corpus.limit=3000",
     "steps.reviews.limit=1500",
+    "steps.corpus.split={validation: 0.1, test: 0.2}",
     "steps.reviews.split={validation: 0.1, test: 0.2}",
     "steps.teacher_base.model={layers: 2, hidden: 96, heads: 2, dropout: 0.0}",
     "steps.teacher_base.max_steps=40",

@@ -1,0 +1,127 @@
+"""How long the texts of each step's model may be, known from the recipe alone: before anything runs, and without weights.
+
+reach = reach_of(recipe, recipe.steps["student"])
+reach.positions, reach.trained
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.core.config import Problem
+from jobs.core.recipe import Recipe, Step
+from jobs.sizing import named_config, named_shape
+from jobs.training.models import LENGTH, beyond_training, too_long
+from jobs.training.positions import longest_of_config
+from serve.card import CARD
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a model can read; None where nothing bounds it, or it is not known yet."""
+
+    named: str
+    positions: int | None = None
+    """The tokens that it can number, at most."""
+    trained: int | None = None
+    """The tokens of the longest texts that it has learned from."""
+    classifies: bool = True
+    """Whether it answers with labels, for texts of that length."""
+
+    @property
+    def usual(self) -> int:
+        """At how many tokens texts are cut for a model made from it, where nobody says."""
+        wanted = self.trained or LENGTH
+        return wanted if self.positions is None else min(wanted, self.positions)
+
+
+def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
+    """Keys of a step that ask for longer texts than a model that it is given can read, by paths below the step."""
+    if step.stage.name == "pretrain":
+        yield from _rows_too_long(recipe, step)
+    for asked in (length for length in _lengths(step) if length is not None):
+        teachers = [reach_of(recipe, recipe.steps[name], asked) for name in step.inputs.get("teacher_model", ())]
+        for reach in (*bases_of(recipe, step, asked), *teachers):
+            if reach.positions is not None and asked > reach.positions:
+                yield too_long(asked, reach.named, reach.positions)
+            elif step.stage.name == "compress" and reach.classifies and reach.trained is not None and asked > reach.trained:
+                yield beyond_training(asked, reach.named, reach.trained)
+
+
+def reach_of(recipe: Recipe, step: Step, asked: int = LENGTH) -> Reach:
+    """How far the model that a step makes can read; `asked` is what it will be compared with."""
+    if step.stage.name == "pretrain":
+        config: Any = step.config
+        rows = _rows(recipe, step)
+        if config.model is not None:
+            return Reach(step.name, None if config.model.architecture == "t5" else rows, rows, classifies=False)
+        positions = next((base.positions for base in bases_of(recipe, step, asked)), None)
+        return Reach(step.name, positions, rows, classifies=False)
+    bases = list(bases_of(recipe, step, asked))
+    positions = min((base.positions for base in bases if base.positions is not None), default=None)
+    own = max((length for length in _lengths(step) if length is not None), default=None)
+    classifies = step.stage.name != "compress" or all(base.classifies for base in bases)
+    return Reach(step.name, positions, own or min((base.usual for base in bases), default=None), classifies)
+
+
+def bases_of(recipe: Recipe, step: Step, asked: int) -> Iterator[Reach]:
+    """The models that a step's own model is made from."""
+    for config in step.named():
+        values: Any = config
+        outside = getattr(values, "base", None) or getattr(values, "model", None)
+        if isinstance(outside, str):
+            yield _outside(outside, asked)
+    for key in ("init", "model"):
+        yield from (reach_of(recipe, recipe.steps[name], asked) for name in step.inputs.get(key, ()))
+
+
+def _rows_too_long(recipe: Recipe, step: Step) -> Iterator[Problem]:
+    rows = _rows(recipe, step)
+    config: Any = step.config
+    for reach in bases_of(recipe, step, rows):
+        if reach.positions is not None and rows > reach.positions:
+            reason = f"it has {reach.positions} positions, and the rows of {step.inputs['tokens'][0]} are {rows} tokens long"
+            remedy = f"Prepare tokens with max_length {reach.positions} at most."
+            yield Problem("base" if config.base is not None else "inputs.init", reach.named, reason, remedy)
+
+
+def _rows(recipe: Recipe, step: Step) -> int:
+    """The tokens in a row of what a step pretrains on."""
+    config: Any = recipe.steps[step.inputs["tokens"][0]].config
+    return int(config.max_length)
+
+
+def _lengths(step: Step) -> list[int | None]:
+    """What a step says of its texts' length: one value, or all that a search may take."""
+    space = step.spaces.get("max_length")
+    return [getattr(step.config, "max_length", None)] if space is None else list(space.examples())
+
+
+def _outside(name: str, asked: int) -> Reach:
+    """A model from outside, as far as its files are on this machine.
+
+    Only a model's own code knows whether positions are counted on from its padding token: it is asked where that decides.
+    """
+    settings = named_config(name)
+    if settings is None:
+        shape = named_shape(name)
+        return Reach(name, None if shape is None else shape.positions)
+    card = Path(name) / CARD
+    trained = json.loads(card.read_bytes()).get("max_length") if card.is_file() else None
+    needed = max(asked, trained or LENGTH)
+    rows = settings.get("max_position_embeddings") or settings.get("n_positions")
+    if rows is not None and needed + _reserved(settings) <= rows:
+        return Reach(name, rows, trained)
+    from transformers import AutoConfig
+
+    try:
+        return Reach(name, longest_of_config(AutoConfig.from_pretrained(name)), trained)
+    except (OSError, ValueError):  # A config that transformers cannot read is told where the model is checked.
+        return Reach(name, None, trained)
+
+
+def _reserved(settings: Mapping[str, Any]) -> int:
+    """The positions that no text has, where a model counts them on from its padding token."""
+    return 1 + (settings.get("pad_token_id") or 0)

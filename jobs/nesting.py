@@ -1,0 +1,188 @@
+"""Whether a model is ever judged on texts that it has learned from: the splits of prepare steps over the same data must nest.
+
+A recipe may read one source twice, as text to pretrain on and as examples. Each step divides it for itself, by a hash of each
+text, and what the second holds out for validation and test must not be in the first one's training split.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cluster import storage
+from jobs.core.config import BadInput, Problem
+from jobs.core.recipe import Recipe, Step
+from jobs.data.dedup import Split, divided
+from jobs.data.rows import UNLABELLED
+from jobs.data.sources import each, hub_parts, resolve
+
+if TYPE_CHECKING:
+    from jobs.prepare import PrepareConfig
+
+HELD = ("examples", "tokens")
+"""The inputs whose held-out splits a step's model is judged on."""
+RENAMING = ("unicode", "strip_tags", "max_characters")
+"""What of cleaning changes a text's hash, and with it the split that it falls into."""
+ROUNDING = 1e-9
+_SLICE = re.compile(r"(?P<split>\w+)(?:\[(?P<first>\d*)(?P<unit>%?):(?P<last>\d*)(?P<end>%?)\])?")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A file, a sample, or a part of a hub's data set: what two sources may have in common."""
+
+    name: str
+    part: str = ""
+    """Of a hub's data set: the split."""
+    rows: tuple[float, float] = (0.0, float("inf"))
+    """And of it the rows, or the percentage, from and up to which it goes."""
+    unit: str = ""
+
+    def shares(self, other: "Data") -> bool:
+        """Whether some rows are in both, as far as their names say."""
+        apart = self.unit == other.unit and (self.rows[0] >= other.rows[1] or other.rows[0] >= self.rows[1])
+        return (self.name, self.part) == (other.name, other.part) and not apart
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of a prepare step's sources, and what of it never trains."""
+
+    split: str
+    """The split that it is named for; empty where it is the only source."""
+    source: str
+    data: tuple[Data, ...]
+    rest: Split
+    """How its rows are divided by their hash."""
+
+    @property
+    def column(self) -> str | None:
+        """The column that divides it."""
+        return None if self.rest.by == "hash" or self.split == UNLABELLED else self.rest.by
+
+    @property
+    def held(self) -> float:
+        """The share that is held out, where no column says it."""
+        if self.split in ("validation", "test"):
+            return 1.0
+        return 0.0 if self.split == UNLABELLED else self.rest.validation + self.rest.test
+
+    def holds(self, other: "Part") -> bool:
+        """Whether no text that the other holds out is in this one's training split."""
+        if other.column is not None or self.column is not None:
+            return self.column == other.column or (self.column is None and self.held >= 1) or _nothing(other)
+        return self.held + ROUNDING >= other.held
+
+
+def nesting_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
+    """Splits that do not nest, as the models of the named steps meet them; each pair of prepare steps is told once."""
+    found: dict[str, Problem] = {}
+    look = partial(_parts, known={})
+    for name in names:
+        step, learned = recipe.steps[name], _prepared(recipe, name)
+        judged = {one for key in HELD for one in step.inputs.get(key, ())}
+        for held in judged:
+            for taught in sorted(learned - {held}):
+                for problem in _between(recipe.steps[taught], recipe.steps[held], look):
+                    found.setdefault(str(problem), problem)
+    return list(found.values())
+
+
+def _prepared(recipe: Recipe, name: str) -> set[str]:
+    """The prepare steps that a step's inputs come from."""
+    step = recipe.steps[name]
+    parents = {parent for names in step.inputs.values() for parent in names}
+    return set[str]().union(*(_prepared(recipe, parent) for parent in parents)) if parents else {name}
+
+
+def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
+    """What `held` holds out of the sources that it has in common with `taught`, and `taught` has in its training split."""
+    learned: Any = taught.config
+    judged: Any = held.config
+    if learned.text != judged.text:
+        return
+    there = look(learned)
+    for part in look(judged):
+        same = [one for one in there if any(left.shares(right) for left in one.data for right in part.data)]
+        if not same or _nothing(part):
+            continue
+        # A text that is in several of a step's sources is held out if any of them holds it out.
+        kept = [one for one in same if one.holds(part)]
+        if not kept:
+            yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
+        elif part.column is None and part.held < 1 and not any(one.held >= 1 for one in kept):
+            yield from _renamed(taught, held, learned, judged)
+
+
+def _nothing(part: Part) -> bool:
+    """Whether all of it trains."""
+    return part.column is None and part.held == 0
+
+
+def _unheld(taught: Step, held: Step, there: Part, part: Part) -> Problem:
+    path, name = f"steps.{taught.name}", held.name
+    models = f"models that learn from {taught.name} are judged on {name}"
+    if part.column is not None:
+        reason = f"{models}, which takes validation and test of the same texts ({part.source}) by the column {part.column}"
+        return Problem(f"{path}.split", _written(taught), reason, f"Write split: {{by: {part.column}}}.")
+    if part.held >= 1:
+        reason = f"{models}, whose {part.split} split has the same texts ({part.source}), and here they train"
+        remedy = f"Leave them out, or name them as {name} does: source: {{…, {part.split}: {part.source}}}."
+        return Problem(f"{path}.source", there.source, reason, remedy)
+    shares = {"test": part.rest.test, "validation": part.rest.validation}
+    if there.split == "train":  # Of a source for train no test split is taken.
+        shares = {"validation": part.held}
+    wanted = ", ".join(f"{key}: {share:g}" for key, share in shares.items() if share)
+    reason = f"{models}, which holds out {part.held:.3g} of the same texts ({part.source}), and some of these train here"
+    remedy = f"Write split: {{{wanted}}}."
+    if there.split == "train" and there.rest.validation == 0:
+        remedy = f"Write source and split as in {name}."
+    return Problem(f"{path}.split", _written(taught), reason, remedy)
+
+
+def _renamed(taught: Step, held: Step, learned: "PrepareConfig", judged: "PrepareConfig") -> Iterator[Problem]:
+    """Texts that two steps clean otherwise have other hashes in them, and fall into other splits."""
+    for key in RENAMING:
+        value, other = getattr(learned.clean, key), getattr(judged.clean, key)
+        if value != other:
+            reason = (
+                f"{held.name} has {key}: {other} for the same texts, so that some get another hash here, and what it holds "
+                f"out would train the models that are judged on it"
+            )
+            yield Problem(f"steps.{taught.name}.clean.{key}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
+
+
+def _written(step: Step) -> Mapping[str, Any]:
+    config: Any = step.config
+    return config.split.model_dump(exclude_unset=True) or config.split.model_dump()
+
+
+def _parts(config: "PrepareConfig", known: dict[str, tuple[Data, ...]]) -> list[Part]:
+    sources = each(config.source)
+    for source in sources.values():
+        if source not in known:
+            known[source] = _data(source)
+    return [Part(name, one, known[one], divided(config.split, name, sources)) for name, one in sources.items()]
+
+
+def _data(source: str) -> tuple[Data, ...]:
+    """What a source is made of; nothing where it cannot be found, which prepare's own check tells."""
+    if source.startswith("sample:"):
+        return (Data(source),)
+    if not source.startswith("hub:"):
+        try:
+            return tuple(Data(os.path.realpath(file) if storage.is_local(file) else file) for file in resolve(source))
+        except (BadInput, storage.StorageError):
+            return ()
+    name, config, split = hub_parts(source)
+    whole = f"hub:{os.path.realpath(name) if os.path.exists(name) else name}:{config or ''}"
+    parts = [_SLICE.fullmatch(part.strip()) for part in split.split("+")]
+    return tuple(
+        Data(
+            whole, part["split"], (float(part["first"] or 0), float(part["last"] or "inf")), part["unit"] or part["end"] or ""
+        )
+        for part in parts
+        if part is not None
+    )

@@ -1,0 +1,359 @@
+"""What a step will do with what it is given, checked over the whole recipe: no step runs whose child would refuse its result.
+
+problems = parent_problems(recipe, recipe.steps)
+
+Only what the recipe itself says is looked at; what data and weights say is checked by the steps as they come to it.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from jobs.core.config import Problem
+from jobs.core.recipe import Recipe, Step
+from jobs.lengths import length_problems
+from jobs.losses.settings import Mix, TokenMix
+from jobs.nesting import nesting_problems
+from jobs.sizing import model_shape, named_shape
+from jobs.training.settings import Training
+
+PAIRED = ("masked_next_sentence", "masked_sentence_order")
+WRITING = ("causal", "span_corruption")
+TASK = "labels"
+"""What a classifier has learned, where a language model has its objective."""
+CUTTING = ("source", "text", "clean", "split", "limit", "tokenizer")
+"""What decides which tokenizer a prepare step trains."""
+
+
+def parent_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
+    """What the named steps cannot do with what they are given, each told once, and splits that do not nest."""
+    found: dict[str, Problem] = {}
+    for name in names:
+        step = recipe.steps[name]
+        for problem in (*_of_stage(recipe, step), *length_problems(recipe, step)):
+            told = Problem(f"steps.{name}.{problem.path}", problem.value, problem.reason, problem.remedy)
+            found.setdefault(str(told), told)
+    return [*found.values(), *nesting_problems(recipe, names)]
+
+
+def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
+    configs = variants(step)
+    if isinstance(configs[0], Training):
+        for config in configs:
+            yield from _training(step, config)
+    if step.stage.name in STAGES:
+        for config in configs:
+            yield from STAGES[step.stage.name](recipe, step, config)
+    if step.spaces and has_split(recipe, step, "validation") is False:
+        reason = "a search compares its trials on the validation split, and there is none"
+        yield Problem("tune", sorted(step.spaces), reason, "Give prepare one (split.validation), or give single values.")
+
+
+def variants(step: Step) -> list[Any]:
+    """The step's config, and for each value that a search names one that has it."""
+    first = {path: space.examples()[0] for path, space in step.spaces.items()}
+    more = [(path, value) for path, space in step.spaces.items() for value in space.examples()[1:]]
+    return [step.configure(first), *(step.configure(first | {path: value}) for path, value in more)]
+
+
+def learned_by(recipe: Recipe, step: Step) -> str:
+    """What a step's model has learned: its objective, or the labels of a task."""
+    config: Any = step.config
+    if step.stage.name == "pretrain":
+        return str(config.objective)
+    if step.stage.name == "compress":
+        found = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
+        return next((objective for objective in found if objective in WRITING), TASK)
+    return TASK
+
+
+def has_split(recipe: Recipe, step: Step, split: str) -> bool | None:
+    """Whether the step's examples or tokens have rows for a split; None where only the data says it."""
+    names = [name for key in ("examples", "tokens") for name in step.inputs.get(key, ())]
+    found = [_divides(recipe.steps[name].config, split) for name in names]
+    return None if None in found or not found else any(found)
+
+
+def _divides(config: Any, split: str) -> bool | None:
+    named = () if isinstance(config.source, str) else tuple(config.source)
+    if split in named:
+        return True
+    if config.split.by != "hash":
+        return None
+    if split == "train":
+        return not named or bool({"train", "unlabelled"} & set(named))
+    if split == "test":
+        return not named and config.split.test > 0
+    return (not named or "train" in named) and config.split.validation > 0
+
+
+def _one_origin(step: Step, config: Any, keys: tuple[str, ...]) -> Iterator[Problem]:
+    given = [key for key in keys if getattr(config, key) is not None] + ["inputs.init"] * ("init" in step.inputs)
+    if len(given) != 1:
+        known = f"{', '.join(keys)} or inputs.init"
+        reason = f"a model comes from one of {known}, and {len(given)} are given"
+        yield Problem(keys[0], given or None, reason, "Give exactly one of them.")
+
+
+def _training(step: Step, config: Training) -> Iterator[Problem]:
+    workers = step.resources.workers
+    if step.resources.parallel != "tensor" and step.resources.min_workers is None and config.batch_size < workers:
+        reason = f"a batch of {config.batch_size} cannot be divided among {workers} workers"
+        yield Problem("batch_size", config.batch_size, reason, "Raise it, or lower resources.workers.")
+    if config.precision == "fp16" and step.resources.gpus == 0:
+        reason = "the step asks for no GPU, and CPUs do not train in fp16"
+        yield Problem("precision", "fp16", reason, "Use auto, or give resources.gpus.")
+    known: tuple[str, ...] = ("macro_f1", "accuracy", "validation_loss")
+    if step.stage.name == "pretrain":
+        paired = getattr(config, "objective", None) in PAIRED
+        known = ("validation_loss", "perplexity", *(["pair_accuracy"] if paired else []))
+    if config.monitor is not None and config.monitor not in known:
+        yield Problem("monitor", config.monitor, "this task has no such figure", f"Known here: {', '.join(known)}.")
+
+
+def _pretrain(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    yield from _one_origin(step, config, ("model", "base"))
+    tokens = recipe.steps[step.inputs["tokens"][0]]
+    cut: Any = tokens.config
+    needs = "pairs" if config.objective in PAIRED else "packed"
+    if cut.segments != needs:
+        reason = f"{config.objective} reads segments: {needs}, and {tokens.name} is prepared with segments: {cut.segments}"
+        yield Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")
+    if config.objective == "span_corruption" and cut.tokenizer.train is not None and not cut.tokenizer.sentinels:
+        reason = f"the tokenizer of {tokens.name} has no sentinel tokens"
+        yield Problem("objective", config.objective, reason, "Train one with tokenizer.sentinels: 100, or take a T5 model's.")
+    if config.masking == "whole_words" and cut.tokenizer.train == "characters":
+        reason = f"the tokenizer of {tokens.name} does not mark which tokens continue a word"
+        remedy = "Use masking: tokens or spans, or a wordpiece, bpe or unigram tokenizer."
+        yield Problem("masking", config.masking, reason, remedy)
+    yield from _other_tokens(recipe, step, tokens)
+    if "teacher" in step.inputs:
+        yield from _token_teacher(recipe, step, config, recipe.steps[step.inputs["teacher"][0]])
+    elif config.mix != TokenMix():
+        yield Problem("mix", None, "there is no teacher to weigh", "Give inputs.teacher, or leave mix out.")
+
+
+def _other_tokens(recipe: Recipe, step: Step, tokens: Step) -> Iterator[Problem]:
+    """A base whose tokenizer is another one than that of the text."""
+    cut: Any = tokens.config
+    if cut.tokenizer.train is None:
+        return
+    config: Any = step.config
+    reason = f"its tokenizer is not the one that {tokens.name} is cut with, which is trained on that text"
+    if config.base is not None:
+        remedy = f"Prepare the text with tokenizer: {{model: {config.base}}}."
+        yield Problem("base", config.base, reason, remedy)
+    for name in step.inputs.get("init", ()):
+        own = _tokens_of(recipe, recipe.steps[name])
+        if own is not None and own.name != tokens.name and _cutting(own) != _cutting(tokens):
+            remedy = f"Go on with the tokens of {own.name}, or give the text tokenizer: {{model: …}}, the directory of {name}."
+            yield Problem("inputs.init", name, reason, remedy)
+
+
+def _cutting(step: Step) -> dict[str, Any]:
+    return {key: value for key, value in step.config.model_dump(mode="json").items() if key in CUTTING}
+
+
+def _tokens_of(recipe: Recipe, step: Step) -> Step | None:
+    """The prepare step whose tokenizer a model has; None where it comes from outside, or was cut."""
+    config: Any = step.config
+    if step.inputs.get("init"):
+        return _tokens_of(recipe, recipe.steps[step.inputs["init"][0]])
+    if step.stage.name == "compress":
+        return None if config.vocabulary is not None else _tokens_of(recipe, recipe.steps[step.inputs["model"][0]])
+    return recipe.steps[step.inputs["tokens"][0]] if step.stage.name == "pretrain" and config.base is None else None
+
+
+def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Iterator[Problem]:
+    """Soft labels for other tokens, another objective or other masks than the student's."""
+    asked: Any = soft.config
+    if "tokens" not in soft.inputs:
+        reason, remedy = "these are a classifier's answers", "Give a language model's: predict over tokens."
+        yield Problem("inputs.teacher", soft.name, reason, remedy)
+        return
+    if soft.inputs["tokens"] != step.inputs["tokens"]:
+        reason = f"it answers for other tokens than those of {step.inputs['tokens'][0]}"
+        yield Problem("inputs.teacher", soft.name, reason, "Predict over the tokens that the student learns from.")
+    said = _answers_by(learned_by(recipe, recipe.steps[soft.inputs["model"][0]]))
+    if said is None:
+        return  # told at that step
+    if said != config.objective:
+        reason = f"the teacher answers by {said}, the student learns by {config.objective}"
+        yield Problem("objective", config.objective, reason, f"Use objective: {said}, or another teacher.")
+    elif said == "masked":
+        remedy = "Give both steps the same: the student must see the masks that the teacher saw."
+        for key in ("mask_probability", "masking"):
+            own, theirs = getattr(config, key), getattr(asked.language, key)
+            if own != theirs:
+                yield Problem(key, own, f"the teacher's answers are for {theirs}", remedy)
+
+
+def _answers_by(learned: str) -> str | None:
+    """How a model answers for tokens; None where it does not."""
+    if learned in ("causal", "masked"):
+        return learned
+    return None
+
+
+def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    yield from _one_origin(step, config, ("model",))
+    yield from _layers(recipe, step, config)
+
+
+def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    """Layers that are named and not there."""
+    chosen = getattr(config, "student", None)
+    if config.freeze.layers == 0 and (chosen is None or chosen.layers is None):
+        return
+    names = step.inputs.get("init", ())
+    shape = named_shape(config.model) if config.model else model_shape(recipe, recipe.steps[names[0]]) if names else None
+    if shape is None:
+        return
+    count = shape.layers
+    if chosen is not None and chosen.layers is not None:
+        if chosen.layers[-1] >= count:
+            reason = f"the base has {count} layers, 0 to {count - 1}"
+            yield Problem("student.layers", list(chosen.layers), reason, "Name layers that are there.")
+        count = len(chosen.layers)
+    elif chosen is not None and chosen.every is not None:
+        count = -(-count // chosen.every)
+    if config.freeze.layers > count:
+        yield Problem("freeze.layers", config.freeze.layers, f"the model has only {count} layers", "Lower it.")
+
+
+def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    yield from _finetune(recipe, step, config)
+    teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
+    yield from _soft_labels(recipe, step)
+    if config.teacher_weights is not None and len(config.teacher_weights) != len(teachers):
+        reason = f"{len(config.teacher_weights)} weights for {len(teachers)} teachers in inputs.teacher"
+        yield Problem("teacher_weights", list(config.teacher_weights), reason, "Give one for each, in their order.")
+    if config.match and not inside:
+        yield Problem("inputs.teacher_model", None, "match looks into the teacher", "Name the teacher's step.")
+    if inside and not config.match:
+        reason = "nothing is to match, so the teacher itself would not be used"
+        yield Problem("inputs.teacher_model", inside[0], reason, "Leave it out, or add match.")
+    if config.match and step.resources.parallel == "tensor" and step.resources.workers > 1:
+        reason = "workers that compute each matrix together have parts of the states that match looks at"
+        yield Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp.")
+
+
+def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:
+    """Teachers that did not answer for the training split of examples."""
+    for name in step.inputs.get("teacher", ()):
+        soft = recipe.steps[name]
+        asked: Any = soft.config
+        if "examples" not in soft.inputs:
+            reason = "these are answers for tokens, and the student learns from examples"
+            yield Problem("inputs.teacher", name, reason, "Predict over the same examples.")
+        elif "train" not in asked.splits:
+            reason = f"{name} answers for {', '.join(asked.splits)} alone, and the student learns from train"
+            yield Problem("inputs.teacher", name, reason, f"Add train to splits in {name}.")
+
+
+def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    learned = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
+    if learned & set(WRITING):
+        yield from _compress_language(step, config)
+    if not learned <= set(WRITING):
+        if "examples" not in step.inputs:
+            yield Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")
+        yield from _soft_labels(recipe, step)
+        if "teacher" not in step.inputs:
+            for key in sorted(config.heal.model_fields_set & Mix.model_fields.keys()):
+                reason = "there are no soft labels to weigh: the labels alone heal"
+                yield Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.")
+        if config.allowed_loss is not None and has_split(recipe, step, "validation") is False:
+            remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
+            yield Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)
+
+
+def _compress_language(step: Step, config: Any) -> Iterator[Problem]:
+    """What cannot be asked of a language model (the stage itself says the rest)."""
+    untouched, remedy = "nothing is taken out of a language model here", "Leave it out: export and quantize are done."
+    for key in ("vocabulary", "prune", "factorize"):
+        value = getattr(config, key)
+        if value is not None and value != type(config).model_fields[key].default:
+            yield Problem(key, value if isinstance(value, str) else None, untouched, remedy)
+    for name in ("examples", "teacher"):
+        for given in step.inputs.get(name, ()):
+            yield Problem(f"inputs.{name}", given, "a language model has no labels", "Leave it out.")
+    for key, usual in (("allowed_loss", None), ("embeddings", False), ("batching", "free")):
+        if (value := getattr(config, key)) != usual:
+            yield Problem(key, value, "it is for texts that are classified", "Leave it out for a language model.")
+    for kind in config.quantize:
+        if kind == "static":
+            reason = "its scales come from labelled examples, which a language model has none of"
+            yield Problem("quantize", kind, reason, "Use another kind.")
+
+
+def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    given = [name for name in ("examples", "tokens") if name in step.inputs]
+    if len(given) != 1:
+        reason = f"a model answers for examples or for tokens, and {len(given)} of them are given"
+        yield Problem("inputs", given or None, reason, "Give inputs.examples or inputs.tokens.")
+        return
+    name = step.inputs["model"][0]
+    learned = learned_by(recipe, recipe.steps[name])
+    if given == ["examples"]:
+        if learned != TASK:
+            reason = f"it has learned {learned}, and no labels to answer with"
+            yield Problem("inputs.model", name, reason, "Name a model of the task, or predict over tokens.")
+        if all(has_split(recipe, step, split) is False for split in config.splits):
+            reason = f"{step.inputs['examples'][0]} has no rows in these splits"
+            yield Problem("splits", list(config.splits), reason, "Name splits that are there.")
+        return
+    if _answers_by(learned) is None:
+        reason = f"it has learned {learned}, and neither fills in hidden tokens nor says the next one"
+        yield Problem("inputs.model", name, reason, "Use a masked or a causal model from pretrain.")
+    cut: Any = recipe.steps[step.inputs["tokens"][0]].config
+    if cut.tokenizer.train is not None and config.language.top_k > cut.tokenizer.vocab_size:
+        reason = f"the model knows {cut.tokenizer.vocab_size} tokens at the most"
+        yield Problem("language.top_k", config.language.top_k, reason, "Lower it: 8 to 64 are usual.")
+
+
+def _evaluate(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    if has_split(recipe, step, config.split) is False:
+        remedy = f"Give prepare a {config.split} split (split.{config.split}, or a source for {config.split})."
+        yield Problem("split", config.split, f"{step.inputs['examples'][0]} has no such split", remedy)
+    if config.cascade is not None and has_split(recipe, step, "validation") is False:
+        remedy = "Give prepare a validation split (split.validation), or leave `cascade` out."
+        yield Problem("cascade", config.cascade, "the threshold is fitted on validation, and there is none", remedy)
+    for key in ("teacher", "candidates"):
+        for name in step.inputs.get(key, ()):
+            learned = learned_by(recipe, recipe.steps[name])
+            if learned != TASK:
+                reason = f"{name} has learned {learned}, and no labels to be judged by"
+                yield Problem(f"inputs.{key}", name, reason, "Name a model of the task.")
+
+
+def _select(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    report = recipe.steps[step.inputs["report"][0]]
+    if report.stage.name != "evaluate":
+        yield Problem("inputs.report", report.name, "that step judges no candidates", "Name an evaluate step.")
+
+
+def _deploy(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    winner = recipe.steps[step.inputs["winner"][0]]
+    if winner.stage.name != "select":
+        yield Problem("inputs.winner", winner.name, "that step selects no winner", "Name a select step.")
+        return
+    report = recipe.steps[winner.inputs["report"][0]]
+    if report.stage.name != "evaluate":
+        return  # told at that step
+    judged: Any = report.config
+    if config.cascade and judged.cascade is None:
+        remedy = f"Give {report.name} `cascade`, the share of the teacher's score to keep, such as 0.99."
+        yield Problem("cascade", True, f"{report.name} fits no threshold for the winner", remedy)
+
+
+STAGES: Mapping[str, Callable[[Recipe, Step, Any], Iterator[Problem]]] = {
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "distill": _distill,
+    "compress": _compress,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "select": _select,
+    "deploy": _deploy,
+}
+"""What each stage asks of what it is given."""

@@ -1,0 +1,182 @@
+"""No model is judged on what it has read: splits of several steps over one source nest. `pytest tests/jobs/test_nesting.py`"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifact import Artifact
+from cluster.connect import Cluster
+from jobs.core.config import BadInput, Problem
+from jobs.core.execute import execute
+from jobs.core.preflight import preflight
+from jobs.core.recipe import Recipe, load_recipe, parse_recipe
+from jobs.data.loader import TokenRows, read_examples
+from jobs.data.tokenizer import tokenizer_of
+from jobs.parents import parent_problems
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted([*(ROOT / "jobs" / "recipes").glob("*.yaml"), *(ROOT / "tests" / "benchmarks").glob("*.yaml")])
+CHARACTERS = {"train": "characters", "vocab_size": 400}
+
+
+def recipe(corpus: dict[str, Any], rows: dict[str, Any], **more: Any) -> Recipe:
+    """A model that is pretrained on the corpus and fine-tuned on the rows."""
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "steps": {
+                "corpus": {"stage": "prepare", "tokenizer": CHARACTERS, **corpus},
+                "base": {"stage": "pretrain", "inputs": {"tokens": "corpus"}, "model": {}},
+                "rows": {"stage": "prepare", "task": {"kind": "classification"}, **rows},
+                "teacher": {"stage": "finetune", "inputs": {"examples": "rows", "init": "base"}},
+                **more,
+            },
+        }
+    )
+
+
+def problems(made: Recipe) -> list[Problem]:
+    return parent_problems(made, made.steps)
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four files of data in the current directory, with one row each."""
+    (tmp_path / "data").mkdir()
+    for name in ("train", "test", "other"):
+        (tmp_path / "data" / f"{name}.csv").write_text("text,label,part\nhello,a,train\n")
+    (tmp_path / "data" / "more.txt").write_text("hello\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_splits_of_every_recipe_here_nest(path: Path) -> None:
+    assert not problems(load_recipe(str(path)))
+
+
+def test_texts_that_a_model_is_judged_on_are_not_pretrained_on() -> None:
+    """The whole of a corpus but for two percent, and the reviews in it that are tests."""
+    override = "steps.corpus.split={validation: 0.02}"
+    told = problems(load_recipe(str(ROOT / "jobs" / "recipes" / "reviews_zh.yaml"), [override]))
+    assert len(told) == 1, "both bases and all that comes of them meet the same two steps"
+    assert told[0].path == "steps.corpus.split" and told[0].value == {"validation": 0.02}
+    assert "reviews, which holds out 0.15 of the same texts" in told[0].reason
+    assert told[0].remedy == "Write split: {test: 0.1, validation: 0.05}."
+
+
+A, B = "data/train.csv", "data/test.csv"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "rows", "said"),
+    [
+        ({"source": A}, {"source": A}, None),
+        ({"source": A}, {"source": A, "split": {"test": 0.1}}, "split: {test: 0.1, validation: 0.1}"),
+        ({"source": A, "split": {"validation": 0.2}}, {"source": A, "split": {"test": 0.1}}, None),
+        ({"source": "data/*.csv"}, {"source": A, "split": {"validation": 0.2}}, "split: {validation: 0.2}"),
+        ({"source": "data"}, {"source": "./data/../data/train.csv", "split": {"validation": 0.2}}, "split: {validation: 0.2}"),
+        ({"source": "data/more.txt"}, {"source": A, "split": {"test": 0.4}}, None),
+        # Of a source for train no test split is taken, and none at all where validation has a source.
+        ({"source": {"train": A}, "split": {"test": 0.2}}, {"source": A, "split": {"test": 0.1}}, "split: {validation: 0.2}"),
+        ({"source": {"train": A, "validation": B}}, {"source": A}, "Write source and split as in rows."),
+        ({"source": A}, {"source": {"train": A, "test": B}}, None),
+        ({"source": A}, {"source": {"train": A, "validation": B, "test": "data/other.csv"}}, None),
+        ({"source": "data/*.csv"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": B}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": {"train": A, "test": B}}, {"source": {"train": A, "test": B}}, None),
+        ({"source": {"train": "data/*.csv", "test": B}}, {"source": {"train": A, "test": B}}, None),
+        ({"source": A}, {"source": {"train": B, "unlabelled": A}}, None),
+        ({"source": A}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
+        ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"by": "part"}}, None),
+        ({"source": A, "split": {"by": "part"}}, {"source": A}, "split: {validation: 0.1}"),
+        ({"source": A, "text": "title"}, {"source": A, "split": {"test": 0.2}}, None),
+        ({"source": "sample:sms_spam"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, "{test: 0.2, validation: 0.1}"),
+        ({"source": "sample:wikitext2"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, None),
+        ({"source": "hub:imdb"}, {"source": "hub:imdb", "split": {"validation": 0.3}}, "{validation: 0.3}"),
+        (
+            {"source": "hub:imdb#train+test"},
+            {"source": {"train": "hub:imdb", "test": "hub:imdb#test"}},
+            "test: hub:imdb#test}",
+        ),
+        ({"source": "hub:imdb"}, {"source": {"train": "hub:imdb", "test": "hub:imdb#test"}}, None),
+        (
+            {"source": "hub:imdb#train[:90%]"},
+            {"source": {"train": "hub:imdb#train[:90%]", "test": "hub:imdb#train[90%:]"}},
+            None,
+        ),
+        (
+            {"source": "hub:imdb"},
+            {"source": {"train": "hub:imdb#train[:90%]", "test": "hub:imdb#train[90%:]"}},
+            "test: hub:imdb#train[90%:]}",
+        ),
+        # Cleaned otherwise, a text has another hash, and with it another split.
+        ({"source": A, "clean": {"strip_tags": True}}, {"source": A}, "strip_tags: False"),
+        ({"source": A, "clean": {"max_characters": 10}}, {"source": A}, "max_characters: 100000"),
+        ({"source": A, "clean": {"min_characters": 40}}, {"source": A}, None),
+        ({"source": A, "clean": {"strip_tags": True}}, {"source": A, "split": {"validation": 0}}, None),
+    ],
+)
+def test_which_splits_nest(corpus: dict[str, Any], rows: dict[str, Any], said: str | None, files: Path) -> None:
+    told = problems(recipe(corpus, rows))
+    if said is None:
+        assert not told
+        return
+    assert len(told) == 1 and said in told[0].remedy, told
+    assert told[0].path.startswith("steps.corpus.")
+
+
+def test_steps_whose_models_never_meet_may_divide_as_they_like(files: Path) -> None:
+    made = recipe({"source": B}, {"source": A, "split": {"test": 0.2}}, more={"stage": "prepare", "source": A,
+        "tokenizer": CHARACTERS})  # fmt: skip
+    assert not problems(made)
+
+
+def test_a_teacher_of_other_examples_teaches_no_test_text(files: Path) -> None:
+    """The leak may come by soft labels, and by candidates that are judged together."""
+    labelled = {"stage": "prepare", "source": A, "task": {"kind": "classification"}}
+    steps: dict[str, Any] = {
+        "all": {**labelled, "split": {"validation": 0.05}},
+        "rows": {**labelled, "split": {"test": 0.1, "validation": 0.05}},
+        "teacher": {"stage": "finetune", "model": "sample:minilm_l6", "inputs": {"examples": "all"}},
+        "soft": {"stage": "predict", "inputs": {"model": "teacher", "examples": "rows"}},
+    }
+    told = problems(parse_recipe({"name": "tiny", "steps": steps}))
+    assert [problem.path for problem in told] == ["steps.all.split"]
+    assert "rows, which holds out 0.15" in told[0].reason
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_what_is_judged_is_not_in_the_text_that_is_read(mended: bool, tmp_path: Path, ray_driver: Cluster) -> None:
+    """Both steps are run: the check refuses just what lets a text through, and its remedy keeps it out."""
+    lines = [
+        {"text": f"第{number:04d}号：{'很好' if number % 2 else '不好'}", "label": str(number % 2)} for number in range(400)
+    ]
+    source = tmp_path / "reviews.jsonl"
+    source.write_text("\n".join(json.dumps(line) for line in lines))
+    split: dict[str, float] = {"validation": 0.02}
+    rows = {"source": str(source), "split": {"test": 0.1, "validation": 0.05}}
+    if mended:
+        split = {"test": 0.1, "validation": 0.05}
+    made = recipe({"source": str(source), "split": split}, rows)
+    storage = str(tmp_path / "runs")
+    if mended:
+        preflight(made, storage)
+    else:
+        with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}\."):
+            preflight(made, storage, only="teacher")
+    corpus, examples = execute(made, "corpus", storage), execute(made, "rows", storage)
+    read = text_of(corpus)
+    held = [text for name in ("test", "validation") for text in read_examples(examples, name)["text"].to_pylist()]
+    assert len(held) > 30 and len(read) > 1000
+    assert [text for text in read_examples(examples, "train")["text"].to_pylist() if text in read], "it is read as it stands"
+    leaked = [text for text in held if text in read]
+    assert not leaked if mended else len(leaked) > 20
+
+
+def text_of(tokens: Artifact) -> str:
+    """The text of the training split."""
+    ids = [number for row in TokenRows(tokens, "train").parts for number in row.ravel().tolist()]
+    return str(tokenizer_of(tokens).decode(ids)).replace(" ", "")
