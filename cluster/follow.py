@@ -68,8 +68,8 @@ def watch(client: "JobSubmissionClient", job_id: str) -> Generator[tuple[list[st
                 print(f"{job_id}: the end of its log does not come", file=sys.stderr)
                 break
             *lines, rest = (rest + (text or "")).split("\n")
-            if len(rest) > LONGEST_LINE:
-                lines, rest = [*lines, rest], ""
+            while len(rest) > LONGEST_LINE:
+                lines, rest = [*lines, rest[:LONGEST_LINE]], rest[LONGEST_LINE:]
             yield lines, ended
     if rest:
         yield [rest], True

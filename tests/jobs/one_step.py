@@ -83,7 +83,7 @@ def meet(directory: str) -> None:
     """Wait for the other process to come here as often as this one; it may be done, and never come."""
     here = Path(directory)
     (here / f"{os.getpid()}-{time.time_ns()}").touch()
-    deadline, own = time.monotonic() + 5, len(list(here.glob(f"{os.getpid()}-*")))
+    deadline, own = time.monotonic() + 15, len(list(here.glob(f"{os.getpid()}-*")))
     while len(list(here.iterdir())) < 2 * own and time.monotonic() < deadline:
         time.sleep(0.01)
 

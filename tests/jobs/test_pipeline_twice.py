@@ -38,7 +38,7 @@ def start(file: str, storage: str, tmp_path: Path, seconds: int) -> "subprocess.
 def test_two_at_once_run_each_step_once_and_both_report(client: Jobs, tmp_path: Path) -> None:
     file, storage = write_one_step(tmp_path, "more"), str(tmp_path / "runs")
     both = [start(file, storage, tmp_path, 3) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
+    said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     jobs = [job for job in client.list_jobs() if job.submission_id and storage in job.entrypoint]
     assert Counter((job.metadata or {})["step"] for job in jobs) == {"corpus": 1, "more": 1}
@@ -58,10 +58,10 @@ def test_one_that_has_joined_does_not_stop_the_other_s_job(client: Jobs, tmp_pat
         owner, joiner = (process, joiner) if "submitted" in line else (owner, process)
     assert owner is not None and joiner is not None, "one submitted the job, one joined it"
     joiner.send_signal(signal.SIGTERM)
-    assert joiner.wait(30) == 130
+    assert joiner.wait(60) == 130
     assert statuses(client, storage)[0] in ("PENDING", "RUNNING")
     owner.send_signal(signal.SIGTERM)
-    assert owner.wait(30) == 130
+    assert owner.wait(60) == 130
     assert statuses(client, storage) == ["STOPPED"]
     for process in (first, second):
         process.communicate()
@@ -79,11 +79,12 @@ def test_what_failed_or_was_stopped_runs_again(client: Jobs, tmp_path: Path) -> 
     with pytest.raises(StepFailed):
         made(file, storage, client, ["false"]).run()
     stopped = start(file, storage, tmp_path, 60)
+    (tmp_path / "meeting" / "nobody").touch()
     while "RUNNING" not in statuses(client, storage):
         assert stopped.poll() is None
         time.sleep(0.2)
     stopped.send_signal(signal.SIGINT)
-    stopped.communicate(timeout=60)
+    stopped.communicate(timeout=120)
     made(file, storage, client, ["true"]).run()
     jobs = [job for job in client.list_jobs() if job.submission_id and storage in job.entrypoint]
     found = {str(job.submission_id)[-2:]: job.status.value for job in jobs}
