@@ -177,7 +177,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=3,
+    version=4,
 )
 
 if __name__ == "__main__":

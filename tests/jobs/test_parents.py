@@ -145,6 +145,19 @@ def test_a_road_of_language_models_is_right() -> None:
         ({"student": {"match": {"last": {"what": "hidden"}}}}, "student.inputs.teacher_model", "looks into the teacher"),
         ({"student": {"inputs": {"teacher_model": "teacher"}}}, "student.inputs.teacher_model", "nothing is to match"),
         ({"soft": {"splits": ["validation"]}}, "student.inputs.teacher", "answers for validation alone"),
+        (
+            {
+                "more": {
+                    "stage": "prepare",
+                    "source": "rows.csv",
+                    "task": {"kind": "classification"},
+                    "augment": {"copies": 2},
+                },
+                "student": {"inputs": {"examples": "more"}},
+            },
+            "student.inputs.teacher",
+            "more makes others from them",
+        ),
         ({"soft": {"inputs": {"model": "base"}}}, "soft.inputs.model", "it has learned masked, and no labels"),
         ({"soft": {"inputs": {"tokens": "corpus"}}}, "soft.inputs", "2 of them are given"),
         ({"small": {"stage": "compress", "inputs": {"model": "student"}}}, "small.inputs.examples", "on labelled rows"),
