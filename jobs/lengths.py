@@ -102,7 +102,8 @@ def _lengths(step: Step) -> list[int | None]:
 def _outside(name: str, asked: int) -> Reach:
     """A model from outside, as far as its files are on this machine.
 
-    Only a model's own code knows whether positions are counted on from its padding token: it is asked where that decides.
+    Only a model's own code knows whether positions are counted on from its padding token: it is asked where that decides, as
+    it takes seconds to load.
     """
     settings = named_config(name)
     if settings is None:
@@ -110,9 +111,8 @@ def _outside(name: str, asked: int) -> Reach:
         return Reach(name, None if shape is None else shape.positions)
     card = Path(name) / CARD
     trained = json.loads(card.read_bytes()).get("max_length") if card.is_file() else None
-    needed = max(asked, trained or LENGTH)
     rows = settings.get("max_position_embeddings") or settings.get("n_positions")
-    if rows is not None and needed + _reserved(settings) <= rows:
+    if rows is not None and asked + _reserved(settings) <= rows:
         return Reach(name, rows, trained)
     from transformers import AutoConfig
 

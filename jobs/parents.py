@@ -248,6 +248,13 @@ def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:
         elif "train" not in asked.splits:
             reason = f"{name} answers for {', '.join(asked.splits)} alone, and the student learns from train"
             yield Problem("inputs.teacher", name, reason, f"Add train to splits in {name}.")
+        elif soft.inputs["examples"] != step.inputs.get("examples", ()):
+            own, theirs = (recipe.steps[one.inputs["examples"][0]] for one in (step, soft))
+            made: Any = own.config
+            asked = theirs.config
+            if made.augment is not None and made.augment != asked.augment:
+                reason = f"{name} answers for the texts of {theirs.name}, and {own.name} makes others from them (augment)"
+                yield Problem("inputs.teacher", name, reason, f"Predict over {own.name}.")
 
 
 def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:

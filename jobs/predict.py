@@ -236,7 +236,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text to answer for, in place of rows: a language model's", optional=True),
     },
     output=Kind.PREDICTIONS,
-    version=3,
+    version=4,
     headline=("rows",),
 )
 

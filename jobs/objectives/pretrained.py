@@ -27,10 +27,15 @@ def load_base(
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin
     directory = str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
-    _check_kind(transformers.AutoConfig.from_pretrained(directory), objective, named)
+    config = transformers.AutoConfig.from_pretrained(directory)
+    _check_kind(config, objective, named)
     _check_vocabulary(transformers.AutoTokenizer.from_pretrained(directory), tokenizer, named)
     model, loading = getattr(transformers, AUTO_CLASSES[objective]).from_pretrained(
-        directory, dtype="float32", attn_implementation=training_attention(), output_loading_info=True
+        directory,
+        dtype="float32",
+        attn_implementation=training_attention(),
+        output_loading_info=True,
+        **_without_padding(config),
     )
     if objective in PAIRED and not _answers_pairs(model):
         reason = f"{type(model).__name__} has no head that tells two segments' relation"
@@ -78,6 +83,14 @@ def _check_kind(config: Any, objective: ObjectiveName, named: str) -> None:
         other = {"causal": "a decoder", "span_corruption": "an encoder-decoder"}.get(objective, "an encoder")
         reason = f"a {kind} model cannot learn by {objective}, which is for {other}"
         raise BadInput([Problem("base", named, reason, "Take another base or another objective.")])
+
+
+def _without_padding(config: Any) -> dict[str, Any]:
+    """The config in place of the base's own, where that names a padding token that there is no embedding of."""
+    if config.pad_token_id is None or config.pad_token_id < config.get_text_config().vocab_size:
+        return {}
+    config.pad_token_id = None
+    return {"config": config}
 
 
 def _answers_pairs(model: "PreTrainedModel") -> bool:

@@ -15,6 +15,7 @@ from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.recipe import parse_recipe
 from jobs.objectives.architectures import Shape, new_model
+from jobs.objectives.pretrained import load_base
 from jobs.parents import parent_problems
 from jobs.tasks.classification import Classification
 from jobs.training.models import check_tokenizer, length_of, load_classifier, read_base
@@ -176,6 +177,16 @@ def test_short_rows_are_filled_with_another_token_and_nothing_depends_on_it(kind
         np.testing.assert_allclose(engine.logits([text])[0], row_C, atol=1e-4)
 
 
+def test_pretraining_goes_on_from_a_base_whose_padding_token_it_does_not_know(tmp_path: Path) -> None:
+    """Its rows are packed and have no padding; without this, transformers cannot even build it."""
+    tokenizer = tokenizer_with(bos_token="<s>", eos_token="</s>")
+    base = llama(tmp_path, tokenizer)
+    changed(tmp_path, "config.json", pad_token_id=len(tokenizer))
+    made = load_base(base, "causal", tokenizer, 24)
+    assert made.model.config.pad_token_id is None
+    assert made.model(input_ids=torch.full((1, 24), 20)).logits.isfinite().all()
+
+
 def test_a_base_with_nothing_to_fill_with_is_refused_by_name(tmp_path: Path) -> None:
     base = gpt2(tmp_path, tokenizer_with())
     told = check_tokenizer(base, "model")
@@ -212,7 +223,7 @@ def test_a_decoder_without_padding_goes_the_whole_road(
         "teacher": {"stage": "finetune", "model": base, "inputs": {"examples": "rows"}, "max_length": 48, **learns},
         "soft": {"stage": "predict", "inputs": {"model": "teacher", "examples": "rows"}},
         "student": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft", "init": "teacher"}, **learns},
-        "small": {"stage": "compress", "inputs": {"model": "student", "examples": "rows"}},
+        "small": {"stage": "compress", "inputs": {"model": "student", "examples": "rows"}, "quantize": "none"},
         "judged": {"stage": "evaluate", "latency_texts": 20, "resamples": 100}
         | {"inputs": {"examples": "rows", "teacher": "teacher", "candidates": ["small"]}},
     }

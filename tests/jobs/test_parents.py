@@ -145,6 +145,19 @@ def test_a_road_of_language_models_is_right() -> None:
         ({"student": {"match": {"last": {"what": "hidden"}}}}, "student.inputs.teacher_model", "looks into the teacher"),
         ({"student": {"inputs": {"teacher_model": "teacher"}}}, "student.inputs.teacher_model", "nothing is to match"),
         ({"soft": {"splits": ["validation"]}}, "student.inputs.teacher", "answers for validation alone"),
+        (
+            {
+                "more": {
+                    "stage": "prepare",
+                    "source": "rows.csv",
+                    "task": {"kind": "classification"},
+                    "augment": {"copies": 2},
+                },
+                "student": {"inputs": {"examples": "more"}},
+            },
+            "student.inputs.teacher",
+            "more makes others from them",
+        ),
         ({"soft": {"inputs": {"model": "base"}}}, "soft.inputs.model", "it has learned masked, and no labels"),
         ({"soft": {"inputs": {"tokens": "corpus"}}}, "soft.inputs", "2 of them are given"),
         ({"small": {"stage": "compress", "inputs": {"model": "student"}}}, "small.inputs.examples", "on labelled rows"),
@@ -233,3 +246,20 @@ def test_command_lines_refuse_with_exit_code_2(arguments: list[str], tmp_path: P
     assert done.returncode == 2, done.stdout + done.stderr
     assert "steps.small.max_length = 128: the base, student, has 64 positions. Lower it to 64" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_length_that_surely_fits_is_checked_without_torch(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    base = saved(tmp_path / "base", tokenizer, "roberta", max_position_embeddings=66)
+    steps = {
+        "rows": {"stage": "prepare", "source": "rows.csv", "task": {"kind": "classification"}},
+        "teacher": {"stage": "finetune", "inputs": {"examples": "rows"}, "model": base, "max_length": 32},
+        "small": {"stage": "compress", "inputs": {"model": "teacher", "examples": "rows"}, "max_length": 32},
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"name": "tiny", "steps": steps}))
+    code = (
+        "import sys; from jobs.core.recipe import load_recipe; from jobs.parents import parent_problems; "
+        "from jobs.finetune import check; made = load_recipe(sys.argv[1]); told = parent_problems(made, made.steps); "
+        "sys.exit('torch' in sys.modules or len(told + check(made.steps['teacher'].config)))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=True)
