@@ -170,7 +170,14 @@ def _arguments(
     others, further = _others(wanted.get("others", {}), told.get("others", {}), put.get("others", {}), drop)
     for key in ("cascade", "canary", "shadow"):
         name = (arguments.get(key) or {}).get("model")
-        if name is not None and name not in others and name in told.get("others", {}) and f"others.{name}" not in drop:
+        if name is None or name in others:
+            continue
+        if {"others", f"others.{name}"} & set(drop):
+            # Nothing can be asked of a model that goes.
+            del arguments[key]
+            carried = [one for one in (*carried, *more) if one.partition(".")[0] != key]
+            more = []
+        elif name in told.get("others", {}):
             # The step's own, which something that was set by hand needs.
             others[name] = told["others"][name]
             further.append(f"others.{name}")
@@ -226,6 +233,9 @@ def _by_hand(
             merged.pop(key, None)
         else:
             merged[key] = value
+    if merged.get("min_replicas", 1) > merged.get("max_replicas", 1):
+        # One of the two was set by hand, the other is the step's: Serve would refuse them together.
+        merged["max_replicas"] = merged["min_replicas"]
     return merged, carried
 
 

@@ -80,7 +80,9 @@ def test_all_that_was_set_by_hand_stays_for_the_next_version_and_the_one_after(w
 def test_what_is_dropped_goes_and_nothing_else(key: str) -> None:
     told = served(version(), **HAND_MADE)
     entry, carried = carry_over(version(), told, IDENTITY, (check_name(key),))
-    assert key not in carried and entry["args"].get(key) in (version()["args"].get(key), None)
+    Arguments.model_validate(entry["args"])
+    least = {"max_replicas": HAND_MADE["min_replicas"]}  # so many are always there, by hand
+    assert key not in carried and entry["args"].get(key) in (least.get(key, version()["args"].get(key)), None)
     assert {one.partition(".")[0] for one in carried} == set(HAND_MADE) - {key}
 
 
@@ -186,6 +188,25 @@ def test_a_default_that_was_restored_by_hand_stays_one() -> None:
     del told["args"]["max_ongoing_requests"]
     entry, carried = carry_over(version("/runs/two"), told, IDENTITY)
     assert "max_ongoing_requests" in carried and Arguments.model_validate(entry["args"]).max_ongoing_requests == 1024
+
+
+def test_replicas_of_which_one_bound_was_set_by_hand_are_ones_that_serve_takes() -> None:
+    lowered = served(version(min_replicas=4, max_replicas=4), min_replicas=2)
+    then = version("/runs/two")
+    back = given(then, lowered, named_by(then))
+    assert (back["min_replicas"], back["max_replicas"]) == (2, 2)
+    dropped = given(version(), served(version(), min_replicas=2, max_replicas=5), drop=("max_replicas",))
+    assert (dropped["min_replicas"], dropped["max_replicas"]) == (2, 2)
+
+
+@pytest.mark.parametrize("drop", ["others", "others.large"])
+def test_what_asks_a_model_that_goes_goes_with_it(drop: str) -> None:
+    told = served(version(), keys="/keys.json", others={"large": {"model": "/runs/large"}}, shadow={"model": "large"})
+    entry, carried = carry_over(version(), told, IDENTITY, (drop,))
+    assert carried == ("keys",)
+    assert not {"shadow", "cascade"} & given(version(), told, drop=(drop,)).keys() and entry["args"]["others"] == {}
+    told["args"] |= {"cascade": {"model": "large", "threshold": 0.9}}
+    assert "cascade" not in given(version(), told, drop=(drop,))
 
 
 def test_which_version_runs_is_not_changed_by_what_a_step_does_not_name() -> None:
