@@ -3,8 +3,9 @@
 Finished and stopped trials stay as they are; unfinished ones go on, and failed ones too: they failed often enough within
 one run to be given up, but a new run may find a mended cluster. The algorithm and the scheduler go on with what they knew.
 
-A snapshot is written now and then, and not in the moment of a kill. Where there is none, or it is cut off, or lacks a trial
-that has begun, the search begins anew from the trials' own records (records.py): each trial goes on from what it left.
+A snapshot is written now and then, and not in the moment of a kill. Where there is none, or it is cut off, or of code that is
+no more, or lacks a trial that has begun, the search begins anew from the trials' own records (records.py): each trial goes on
+from what it left.
 """
 
 import json
@@ -98,5 +99,8 @@ def _is_whole(content: bytes) -> bool:
         try:
             cloudpickle.loads(content)
         except (EOFError, pickle.UnpicklingError):
+            return False
+        except (AttributeError, ImportError) as error:
+            print(f"the snapshot is of another version of this code ({error}): the trials' own records count", flush=True)
             return False
     return True

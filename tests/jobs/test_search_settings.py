@@ -1,7 +1,9 @@
 """What a search refuses before anything runs, and how many trials run at once. No cluster."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -9,6 +11,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.search import Tune, count_trials, find_spaces
 from jobs.search.plan import trials_at_once
+from jobs.search.resume import restored
 
 RATE = {"loguniform": [1e-5, 1e-3]}
 
@@ -108,3 +111,16 @@ def test_trials_at_once(
     monkeypatch.setattr(ray._private.state, "state", state)
     step = parse({"trials": 20} | asked, optimizer={"learning_rate": RATE}, resources=resources).steps["tuned"]
     assert trials_at_once(step) == expected
+
+
+def test_a_snapshot_of_code_that_is_no_more_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The project was brought up to date while a search was stopped."""
+    for gone in (b"cjobs.search.plan\nno_such_name\n.", b"cjobs.no_such_module\nname\n."):
+        place = tmp_path / "tune"
+        place.mkdir()
+        trial = json.dumps({"trial_id": "a", "config": {}})
+        (place / "experiment_state-1.json").write_text(json.dumps({"trial_data": [[trial, "{}"]]}))
+        (place / "tuner.pkl").write_bytes(gone)
+        assert restored(None, cast(Any, SimpleNamespace(scratch=str(tmp_path))), []) is None
+        assert "another version" in capsys.readouterr().out
+        assert not place.exists(), "the search begins anew there"
