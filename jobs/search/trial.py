@@ -195,7 +195,10 @@ class _Trial:
         pointer = self._pointer()
         own = self._states()[-1:] if self.step.tune.in_turns else []
         named = [pointer["state"]] if pointer.get("state") else []
-        found = named if self.step.tune.scheduler == "pbt" and pointer else own
+        found = own
+        if self.step.tune.scheduler == "pbt" and pointer:
+            # A snapshot may be so old that the trial has dropped the state since: then those that it has kept are later ones.
+            found = [*named, *(own if any(uri.startswith(join(self.place, STATES) + "/") for uri in named) else [])]
         there = [uri for uri in found if exists(uri)]
         return (_load(there[0]) if there else None), bool(pointer)
 

@@ -8,10 +8,12 @@ from typing import Any, cast
 import pytest
 
 from jobs.core.config import BadInput, Problem
-from jobs.core.recipe import Recipe, parse_recipe
+from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.search import Tune, count_trials, find_spaces
 from jobs.search.plan import trials_at_once
 from jobs.search.resume import restored
+from jobs.search.trial import _Trial
+from tests.jobs.hill import ALONE, STAGE
 
 RATE = {"loguniform": [1e-5, 1e-3]}
 
@@ -124,3 +126,20 @@ def test_a_snapshot_of_code_that_is_no_more_is_none(tmp_path: Path, capsys: pyte
         assert restored(None, cast(Any, SimpleNamespace(scratch=str(tmp_path))), []) is None
         assert "another version" in capsys.readouterr().out
         assert not place.exists(), "the search begins anew there"
+
+
+@pytest.mark.parametrize(("said", "goes_on_at"), [("own", 5), ("dropped", 5), ("donor", 9), ("donor's dropped", None)])
+def test_a_trial_of_a_killed_population_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, goes_on_at: int | None
+) -> None:
+    """Tune remembers a state of the trial's own, which may be older than those that it has kept, or another trial's."""
+    step = Step("walk", STAGE, {"evaluations": 10}, {}, {}, Tune(scheduler="pbt"), ALONE)
+    own, donor = (_Trial(step, name, str(tmp_path / name), {}) for name in ("own", "donor"))
+    for evaluation in range(1, 10):
+        donor._keep({"step": evaluation})
+        if evaluation <= 5:
+            own._keep({"step": evaluation})
+    known = {"own": own._states()[-1], "donor": donor._states()[-1]}
+    known |= {"dropped": str(tmp_path / "own/states/000000.pt"), "donor's dropped": str(tmp_path / "donor/states/000000.pt")}
+    monkeypatch.setattr(own, "_pointer", lambda: {"state": known[said], "told": 1})
+    assert own.start() == (None if goes_on_at is None else {"step": goes_on_at})
