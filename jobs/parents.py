@@ -36,7 +36,7 @@ def parent_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
 
 
 def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
-    configs = variants(step)
+    configs: list[Any] = [*step.variants()]
     if isinstance(configs[0], Training):
         for config in configs:
             yield from _training(step, config)
@@ -46,13 +46,6 @@ def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
     if step.spaces and has_split(recipe, step, "validation") is False:
         reason = "a search compares its trials on the validation split, and there is none"
         yield Problem("tune", sorted(step.spaces), reason, "Give prepare one (split.validation), or give single values.")
-
-
-def variants(step: Step) -> list[Any]:
-    """The step's config, and for each value that a search names one that has it."""
-    first = {path: space.examples()[0] for path, space in step.spaces.items()}
-    more = [(path, value) for path, space in step.spaces.items() for value in space.examples()[1:]]
-    return [step.configure(first), *(step.configure(first | {path: value}) for path, value in more)]
 
 
 def learned_by(recipe: Recipe, step: Step) -> str:
