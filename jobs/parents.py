@@ -6,6 +6,7 @@ Only what the recipe itself says is looked at; what data and weights say is chec
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from jobs.core.config import Problem
@@ -132,7 +133,8 @@ def _other_tokens(recipe: Recipe, step: Step, tokens: Step) -> Iterator[Problem]
         return
     config: Any = step.config
     reason = f"its tokenizer is not the one that {tokens.name} is cut with, which is trained on that text"
-    if config.base is not None:
+    # A directory may hold what an earlier run has made, over the same text: the step compares the two tokenizers.
+    if config.base is not None and not Path(config.base).exists():
         remedy = f"Prepare the text with tokenizer: {{model: {config.base}}}."
         yield Problem("base", config.base, reason, remedy)
     for name in step.inputs.get("init", ()):

@@ -103,6 +103,11 @@ def test_positions_that_are_in_no_table_bound_no_text() -> None:
     assert not problems(teacher={**known, "max_length": 256})
 
 
+def test_a_base_of_an_earlier_run_may_go_on_over_its_text(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    base = saved(tmp_path, tokenizer, "bert", max_position_embeddings=64)
+    assert not problems(base={"model": None, "base": base})
+
+
 def test_a_teacher_that_is_looked_into_reads_as_long_texts_as_its_student() -> None:
     """Though nobody says how long: the student's base was made for more tokens than the teacher's."""
     beside = {"model": "sample:minilm_l6", "match": {"last": {"what": "hidden"}}}
