@@ -13,7 +13,7 @@ from typing import Any
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.sizing import named_config, named_shape
-from jobs.training.models import LENGTH, beyond_training, too_long
+from jobs.training.models import LENGTH, beyond_training, too_long, unreadable
 from jobs.training.positions import longest_of_config
 from serve.card import CARD
 
@@ -39,11 +39,16 @@ class Reach:
 
 def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
     """Keys of a step that ask for longer texts than a model that it is given can read, by paths below the step."""
-    if step.stage.name == "pretrain":
+    if step.stage.name in ("pretrain", "predict") and "tokens" in step.inputs:
         yield from _rows_too_long(recipe, step)
+    for length in _lengths(step):
+        for name in step.inputs.get("teacher_model", ()):  # It reads the same texts as its student.
+            read = length or reach_of(recipe, step).usual
+            reach = reach_of(recipe, recipe.steps[name], read)
+            if reach.positions is not None and read > reach.positions:
+                yield too_long(read, reach.named, reach.positions)
     for asked in (length for length in _lengths(step) if length is not None):
-        teachers = [reach_of(recipe, recipe.steps[name], asked) for name in step.inputs.get("teacher_model", ())]
-        for reach in (*bases_of(recipe, step, asked), *teachers):
+        for reach in bases_of(recipe, step, asked):
             if reach.positions is not None and asked > reach.positions:
                 yield too_long(asked, reach.named, reach.positions)
             elif step.stage.name == "compress" and reach.classifies and reach.trained is not None and asked > reach.trained:
@@ -84,7 +89,8 @@ def _rows_too_long(recipe: Recipe, step: Step) -> Iterator[Problem]:
         if reach.positions is not None and rows > reach.positions:
             reason = f"it has {reach.positions} positions, and the rows of {step.inputs['tokens'][0]} are {rows} tokens long"
             remedy = f"Prepare tokens with max_length {reach.positions} at most."
-            yield Problem("base" if config.base is not None else "inputs.init", reach.named, reason, remedy)
+            given = "inputs.model" if step.stage.name == "predict" else "inputs.init" if config.base is None else "base"
+            yield Problem(given, reach.named, reason, remedy)
 
 
 def _rows(recipe: Recipe, step: Step) -> int:
@@ -108,20 +114,21 @@ def _outside(name: str, asked: int) -> Reach:
     settings = named_config(name)
     if settings is None:
         shape = named_shape(name)
-        return Reach(name, None if shape is None else shape.positions)
+        return Reach(name, None if shape is None else shape.positions or None)  # 0: they are not in a table.
     card = Path(name) / CARD
     trained = json.loads(card.read_bytes()).get("max_length") if card.is_file() else None
     rows = settings.get("max_position_embeddings") or settings.get("n_positions")
-    if rows is not None and asked + _reserved(settings) <= rows:
+    if isinstance(rows, int) and asked + _reserved(settings) <= rows:
         return Reach(name, rows, trained)
     from transformers import AutoConfig
 
     try:
         return Reach(name, longest_of_config(AutoConfig.from_pretrained(name)), trained)
-    except (OSError, ValueError):  # A config that transformers cannot read is told where the model is checked.
+    except unreadable():  # It is told where the model is checked.
         return Reach(name, None, trained)
 
 
 def _reserved(settings: Mapping[str, Any]) -> int:
     """The positions that no text has, where a model counts them on from its padding token."""
-    return 1 + (settings.get("pad_token_id") or 0)
+    padding = settings.get("pad_token_id")
+    return 1 + (padding if isinstance(padding, int) else 0)

@@ -91,9 +91,11 @@ def nesting_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
 
 
 def _prepared(recipe: Recipe, name: str) -> set[str]:
-    """The prepare steps that a step's inputs come from."""
+    """The prepare steps that a step's model has learned from. What a teacher is asked teaches a student only where it is the
+    student's own input too."""
     step = recipe.steps[name]
-    parents = {parent for names in step.inputs.values() for parent in names}
+    keys = [key for key in step.inputs if step.stage.name != "predict" or key not in HELD]
+    parents = {parent for key in keys for parent in step.inputs[key]}
     return set[str]().union(*(_prepared(recipe, parent) for parent in parents)) if parents else {name}
 
 

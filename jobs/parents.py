@@ -6,6 +6,7 @@ Only what the recipe itself says is looked at; what data and weights say is chec
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from jobs.core.config import Problem
@@ -36,7 +37,7 @@ def parent_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
 
 
 def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
-    configs = variants(step)
+    configs: list[Any] = [*step.variants()]
     if isinstance(configs[0], Training):
         for config in configs:
             yield from _training(step, config)
@@ -46,13 +47,6 @@ def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
     if step.spaces and has_split(recipe, step, "validation") is False:
         reason = "a search compares its trials on the validation split, and there is none"
         yield Problem("tune", sorted(step.spaces), reason, "Give prepare one (split.validation), or give single values.")
-
-
-def variants(step: Step) -> list[Any]:
-    """The step's config, and for each value that a search names one that has it."""
-    first = {path: space.examples()[0] for path, space in step.spaces.items()}
-    more = [(path, value) for path, space in step.spaces.items() for value in space.examples()[1:]]
-    return [step.configure(first), *(step.configure(first | {path: value}) for path, value in more)]
 
 
 def learned_by(recipe: Recipe, step: Step) -> str:
@@ -139,7 +133,8 @@ def _other_tokens(recipe: Recipe, step: Step, tokens: Step) -> Iterator[Problem]
         return
     config: Any = step.config
     reason = f"its tokenizer is not the one that {tokens.name} is cut with, which is trained on that text"
-    if config.base is not None:
+    # A directory may hold what an earlier run has made, over the same text: the step compares the two tokenizers.
+    if config.base is not None and not Path(config.base).exists():
         remedy = f"Prepare the text with tokenizer: {{model: {config.base}}}."
         yield Problem("base", config.base, reason, remedy)
     for name in step.inputs.get("init", ()):

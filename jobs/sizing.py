@@ -221,7 +221,8 @@ def named_shape(name: str) -> ModelShape | None:
 
 
 def named_config(name: str) -> dict[str, Any] | None:
-    """The config.json of a model from outside, where it is on this machine: in its directory or in the hub's cache."""
+    """The config.json of a model from outside, where it is on this machine (in its directory or in the hub's cache) and can be
+    read: what keeps it from that is told where the model is checked."""
     place = Path(name).expanduser() / "config.json"
     if not place.is_file():
         from huggingface_hub import try_to_load_from_cache
@@ -234,7 +235,11 @@ def named_config(name: str) -> dict[str, Any] | None:
         if not isinstance(cached, str):
             return None
         place = Path(cached)
-    return dict(json.loads(place.read_text()))
+    try:
+        settings = json.loads(place.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return settings if isinstance(settings, dict) else None
 
 
 def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:

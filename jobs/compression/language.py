@@ -88,7 +88,7 @@ def compress_language(config: Quantization, inputs: Inputs, context: Context) ->
                 context.report(state=f"judging {name}")
                 encoder = variants[name].encoder
                 decoder = OnnxDecoder(file, directory / encoder if encoder is not None else None)
-                figures[f"{name}_perplexity"] = perplexity(decoder, judged)
+                figures[f"{name}_perplexity"] = perplexity(decoder, judged, longest_text(model))
         parameters = sum(weight.numel() for weight in model.parameters())
         longest = longest_text(model) or min(tokenizer.model_max_length, LONGEST)
         default = next((NAMES[asked] for asked in config.quantize), "onnx")

@@ -21,11 +21,13 @@ DOCUMENTS = 256
 """Documents of the validation split that are read at most."""
 
 
-def perplexity(decoder: OnnxDecoder, objective: LanguageObjective) -> float:
-    """exp of the mean cross-entropy of the objective's targets in the first documents of the validation split."""
+def perplexity(decoder: OnnxDecoder, objective: LanguageObjective, longest: int | None = None) -> float:
+    """exp of the mean cross-entropy of the objective's targets in the first documents of the validation split; of each
+    the first `longest` tokens, where the model can number no more."""
     total, count = 0.0, 0
     for number, ids_1T in zip(range(DOCUMENTS), _documents(objective), strict=False):
-        batch = {key: value.numpy() for key, value in objective.make(ids_1T, np.random.default_rng([number, 2])).items()}
+        made = objective.make(ids_1T[:, :longest], np.random.default_rng([number, 2]))
+        batch = {key: value.numpy() for key, value in made.items()}
         labels_T = batch["labels"][0]
         asked = np.flatnonzero(labels_T != IGNORED)
         if not len(asked):

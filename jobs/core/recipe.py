@@ -5,7 +5,7 @@ recipe.steps["student"].inputs         # {"examples": ("messages",), …}
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from itertools import zip_longest
@@ -52,11 +52,20 @@ class Step:
 
     def named(self) -> list[Config]:
         """Configs that between them name each model that a search may take: the first, and one for each further name."""
+        return self.variants(lambda value: isinstance(value, str))
+
+    def variants(self, among: Callable[[Any], bool] = lambda _: True) -> list[Config]:
+        """The config, and for each further value of a search space (of those `among` says) one that has it beside the first
+        values of the others. Where it does not go together with these there is none: no trial can be so."""
+        made = [self.config]
         first = {path: space.examples()[0] for path, space in self.spaces.items()}
-        names = [
-            (path, value) for path, space in self.spaces.items() for value in space.examples()[1:] if isinstance(value, str)
-        ]
-        return [self.configure(first), *(self.configure(first | {path: value}) for path, value in names)]
+        for path, space in self.spaces.items():
+            for value in filter(among, space.examples()[1:]):
+                try:
+                    made.append(self.configure(first | {path: value}))
+                except ValidationError:
+                    continue
+        return made
 
     @property
     def config(self) -> Config:

@@ -187,6 +187,13 @@ def check_model(model: str, path: str) -> list[Problem]:
     return []
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """What transformers raises for a model's files that are damaged, or of a kind that it does not know."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, StrictDataclassError)
+
+
 def check_tokenizer(model: str, path: str) -> list[Problem]:
     """What keeps texts from being cut and put into batches for a model named in a recipe, where its files are here."""
     if model.startswith("sample:") or not _is_directory_name(model) or plainly_padded(Path(model)):
@@ -198,7 +205,7 @@ def check_tokenizer(model: str, path: str) -> list[Problem]:
         read_base(model)
     except BadInput as error:
         return [Problem(path, model, problem.reason, problem.remedy) for problem in error.problems]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except unreadable() as error:
         reason = f"its config or tokenizer cannot be read ({type(error).__name__}: {str(error).strip().splitlines()[0][:120]})"
         return [Problem(path, model, reason, remedy)]
     return []

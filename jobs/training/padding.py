@@ -4,6 +4,7 @@ given = give_padding(tokenizer, config, "gpt2")       # "<|endoftext|>"; None wh
 """
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,10 @@ def give_padding(tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig
 
 def has_embedding(number: int | None, config: "PreTrainedConfig") -> bool:
     """Whether this is the id of a token that a model of this config knows."""
-    return number is not None and 0 <= number < config.get_text_config().vocab_size
+    if number is None:
+        return False
+    # A model of characters has an embedding of each, and no table of words.
+    return 0 <= number < getattr(config.get_text_config(), "vocab_size", math.inf)
 
 
 def plainly_padded(directory: Path) -> bool:
@@ -44,11 +48,14 @@ def plainly_padded(directory: Path) -> bool:
     places = [directory / name for name in ("config.json", "tokenizer_config.json", "tokenizer.json")]
     if not all(place.is_file() for place in places):
         return False
-    config, settings, tokens = (json.loads(place.read_bytes()) for place in places)
-    named = settings.get("pad_token")
-    padding = named["content"] if isinstance(named, dict) else named
-    numbers = [token["id"] for token in tokens.get("added_tokens", ()) if token["content"] == padding]
-    return bool(numbers) and numbers[0] < config.get("vocab_size", 0)
+    try:
+        config, settings, tokens = (json.loads(place.read_bytes()) for place in places)
+        named = settings.get("pad_token")
+        padding = named["content"] if isinstance(named, dict) else named
+        numbers = [token["id"] for token in tokens.get("added_tokens", ()) if token["content"] == padding]
+        return bool(numbers) and numbers[0] < config.get("vocab_size", 0)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False  # Damaged, which is told by who reads them in earnest.
 
 
 def _stand_in(tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig") -> str | None:

@@ -178,7 +178,7 @@ RULES = (
     ),
     Rule(
         "patience",
-        ("evaluations",),
+        ("evaluations", "patience"),
         lambda config, _: config.patience < config.evaluations - 1,
         "the run is over before so many evaluations can have followed the best one",
         "Raise evaluations (to patience + 2 or more), or lower it.",

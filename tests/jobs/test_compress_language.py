@@ -157,6 +157,20 @@ def test_the_perplexity_is_that_of_training(
     assert outcome.metrics["onnx_perplexity"] == pytest.approx(objective.measure([part])["perplexity"], rel=1e-4)
 
 
+def test_documents_longer_than_the_model_can_number_are_read_as_far_as_it_can(
+    words: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """The text may have been cut into longer rows than those that the model has learned from."""
+    model = small_model("gpt2", "CausalLM", vocab_size=544)
+    whole = " ".join(DOCUMENTS)
+    longer = publish_language(tmp_path / "tokens", "causal", words, 128, [whole] * 24)
+    assert len(words.encode(whole)) > 128 > model.config.n_positions
+    inputs = Inputs(model=[published(tmp_path, model, words)], tokens=[longer])
+    context = Context(str(tmp_path), "story", "small", str(tmp_path / "small"), "1")
+    figures = compress_language(CompressConfig.model_validate({"quantize": "none"}), inputs, context).metrics
+    assert 1 < figures["onnx_perplexity"] < 5000
+
+
 def test_how_tokens_are_chosen(compressed: tuple[PreTrainedModel, Path, Outcome]) -> None:
     _, place, _ = compressed
     generator = load_generator(place, "onnx")

@@ -199,3 +199,10 @@ def test_a_section_of_which_one_key_is_given_keeps_its_stages_defaults_for_the_o
         key: default for key, _, default, _ in describe(compress)
     }
     assert told["stability.spike"] == "3.0" and told["heal.optimizer.learning_rate"] == "5e-05"
+
+
+@pytest.mark.parametrize("values", [[1, 4], [4, 1]])
+def test_a_patience_that_is_searched_may_begin_with_any_value(values: list[int]) -> None:
+    search = {"stage": "finetune", **PLAIN["finetune"], "evaluations": 5, "patience": {"choice": values}}
+    made = parse_recipe({"name": "tiny", "steps": {**WORLD, "searched": search}})
+    assert not recipe_problems([made.steps["searched"]])

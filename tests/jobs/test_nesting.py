@@ -180,3 +180,16 @@ def text_of(tokens: Artifact) -> str:
     """The text of the training split."""
     ids = [number for row in TokenRows(tokens, "train").parts for number in row.ravel().tolist()]
     return str(tokenizer_of(tokens).decode(ids)).replace(" ", "")
+
+
+def test_what_a_teacher_is_asked_teaches_nobody(files: Path) -> None:
+    """It may answer for all texts at once, for students that learn from some of them."""
+    whole = {"stage": "prepare", "source": "data/train.csv", "task": {"kind": "classification"}}
+    soft = {"stage": "predict", "inputs": {"model": "teacher", "examples": "whole"}}
+    student = {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft", "init": "base"}}
+    corpus, rows = {"source": "data/more.txt"}, {"source": "data/train.csv", "split": {"test": 0.1}}
+    everything = {**whole, "split": {"validation": 0, "test": 0}}
+    assert not problems(recipe(corpus, rows, whole=everything, soft=soft, student=student))
+    own = {"stage": "distill", "inputs": {"examples": "whole", "teacher": "soft", "init": "base"}}
+    told = problems(recipe(corpus, rows, whole={**whole, "split": {"validation": 0.3}}, soft=soft, student=own))
+    assert [problem.path for problem in told] == ["steps.rows.split"]  # By way of the teacher, which learned from them.

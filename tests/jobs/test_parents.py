@@ -10,6 +10,7 @@ import yaml
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from jobs.core.config import Problem
+from jobs.core.preflight import recipe_problems
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
 from jobs.lengths import reach_of
 from jobs.parents import parent_problems
@@ -93,6 +94,58 @@ def test_models_from_outside_are_looked_into(tmp_path: Path, tokenizer: PreTrain
     assert [problem.path for problem in told] == ["steps.teacher.max_length"] and "24 positions" in told[0].reason
     known = {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6", "max_length": 600}
     assert "512 positions" in problems(teacher=known)[0].reason
+
+
+def test_positions_that_are_in_no_table_bound_no_text() -> None:
+    known = {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "answerdotai/ModernBERT-base"}
+    made = recipe(teacher=known)
+    assert reach_of(made, made.steps["teacher"]).usual == 128
+    assert not problems(teacher={**known, "max_length": 256})
+
+
+def test_a_base_of_an_earlier_run_may_go_on_over_its_text(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    base = saved(tmp_path, tokenizer, "bert", max_position_embeddings=64)
+    assert not problems(base={"model": None, "base": base})
+
+
+def test_a_teacher_that_is_looked_into_reads_as_long_texts_as_its_student() -> None:
+    """Though nobody says how long: the student's base was made for more tokens than the teacher's."""
+    beside = {"model": "sample:minilm_l6", "match": {"last": {"what": "hidden"}}}
+    inputs = {"examples": "rows", "teacher": "soft", "teacher_model": "teacher"}
+    student = {"stage": "distill", "inputs": inputs, **beside}
+    told = problems(student=student)
+    assert [(problem.path, problem.value) for problem in told] == [("steps.student.max_length", 128)]
+    assert "teacher, has 64 positions" in told[0].reason
+    assert not problems(student={**student, "max_length": 64})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"student": {"student": {"every": {"choice": [2, None]}, "feed_forward": {"choice": [0, 0.5]}}}},
+        {"teacher": {"adapter": {"choice": [None, {"rank": 8}]}, "freeze": {"layers": {"choice": [1, 0]}}}},
+        {"base": {"objective": {"choice": ["masked", "causal"]}, "model": {"architecture": {"choice": ["bert", "gpt2"]}}}},
+    ],
+)
+def test_a_search_may_hold_values_that_do_not_all_go_together(changes: dict[str, Any]) -> None:
+    made = recipe(**changes)
+    step = made.steps[next(iter(changes))]
+    assert len(step.variants()) < 1 + sum(len(space.examples()) - 1 for space in step.spaces.values())
+    assert step.named()[0] == step.config and not parent_problems(made, [step.name])
+
+
+@pytest.mark.parametrize("told", ["not json", "[]", '{"model_type": "bert", "max_position_embeddings": "many"}'])
+@pytest.mark.parametrize("damaged", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_damaged_files_of_a_base_are_told_in_words(
+    damaged: str, told: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    base = saved(tmp_path, tokenizer, "bert")
+    (tmp_path / damaged).write_text(told)
+    outside = {"stage": "finetune", "inputs": {"examples": "rows"}, "model": base, "freeze": {"layers": 1}, "max_length": 64}
+    made = recipe(teacher=outside, base={"model": None, "base": base})
+    found = recipe_problems([made.steps["teacher"]]) + parent_problems(made, ["base", "teacher"])
+    if (damaged, told[:1]) != ("tokenizer_config.json", "{"):  # Which has none of these keys, and needs none.
+        assert any(problem.path == "steps.teacher.model" and "cannot be read" in problem.reason for problem in found), found
 
 
 def saved(place: Path, tokenizer: PreTrainedTokenizerBase, kind: str, **sizes: Any) -> str:
@@ -225,6 +278,14 @@ def test_rows_longer_than_the_base_that_goes_on_can_read() -> None:
     longer = {"stage": "prepare", "source": "text.txt", "tokenizer": {"train": "bpe", "vocab_size": 900}, "max_length": 96}
     told = language(longer=longer, heir={"inputs": {"tokens": "longer", "init": "writer"}, "model": None})
     assert [problem.path for problem in told] == ["steps.heir.inputs.init"]
+    assert "64 positions, and the rows of longer are 96 tokens long" in told[0].reason
+
+
+def test_rows_longer_than_the_teacher_that_answers_for_them_can_read() -> None:
+    longer = {"stage": "prepare", "source": "text.txt", "tokenizer": {"train": "bpe", "vocab_size": 900}, "max_length": 96}
+    heir = {"inputs": {"tokens": "longer", "teacher": "answers"}}
+    told = language(longer=longer, answers={"inputs": {"model": "writer", "tokens": "longer"}}, heir=heir)
+    assert [problem.path for problem in told] == ["steps.answers.inputs.model"]
     assert "64 positions, and the rows of longer are 96 tokens long" in told[0].reason
 
 
