@@ -65,7 +65,7 @@ def _new_tuner(trainable: Any, step: Step, context: Context, known: "Sequence[Re
     from ray.tune.logger import JsonLoggerCallback
 
     from jobs.search.plan import trials_at_once, tune_config
-    from jobs.search.resume import NAME, Remember
+    from jobs.search.resume import Remember, place_of
     from jobs.search.trial import KEPT_STATES
 
     remote = not is_local(context.scratch)
@@ -76,7 +76,7 @@ def _new_tuner(trainable: Any, step: Step, context: Context, known: "Sequence[Re
         param_space={path: space.domain() for path, space in step.spaces.items()},
         tune_config=config,
         run_config=tune.RunConfig(
-            name=NAME,
+            name=place_of(context).rsplit("/", 1)[1],
             storage_path=filesystem(context.scratch)[1] if remote else context.scratch,
             storage_filesystem=filesystem(context.scratch)[0] if remote else None,
             failure_config=tune.FailureConfig(max_failures=context.resources.max_failures),

@@ -17,12 +17,11 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.tune.schedulers import TrialScheduler
 
+from cluster.artifact import digest
 from cluster.storage import delete, filesystem, is_local, join, list_files, read_bytes
 from jobs.core.stage import Context
-from jobs.search.records import NAME as TRIAL_NAME
-from jobs.search.records import Record
+from jobs.search.records import NAME, Record
 
-NAME = "tune"
 TUNER = "tuner.pkl"
 STATES = "experiment_state-"
 SETTINGS = {
@@ -61,8 +60,12 @@ def apply_settings() -> None:
 
 
 def place_of(context: Context) -> str:
-    """The URI where Tune keeps its snapshots of a step's search."""
-    return join(context.scratch, NAME)
+    """The URI where Tune keeps its snapshots of a step's search.
+
+    On the driver's host Tune gathers them by this name and the second in which it began: it is one of the step's own, or two
+    searches might take each other's.
+    """
+    return join(context.scratch, f"tune-{digest({'scratch': context.scratch})[:8]}")
 
 
 def restored(trainable: Any, context: Context, known: Sequence[Record]) -> tune.Tuner | None:
@@ -88,7 +91,7 @@ def _trials(place: str) -> set[str]:
     if TUNER not in files or not states or not all(_is_whole(content) for content in files.values()):
         return set()
     trials = [json.loads(trial) for trial, _ in json.loads(files[max(states)])["trial_data"]]
-    return {trial["config"].get(TRIAL_NAME, trial["trial_id"]) for trial in trials}
+    return {trial["config"].get(NAME, trial["trial_id"]) for trial in trials}
 
 
 def _is_whole(content: bytes) -> bool:

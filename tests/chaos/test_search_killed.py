@@ -83,19 +83,24 @@ def lose_nothing(storage: str) -> None:
 
 def lose_snapshot(storage: str) -> None:
     """The kill came before Tune had written anything."""
-    for place in Path(storage, ".scratch").glob("*/*/tune"):
+    places = list(Path(storage, ".scratch").glob("*/*/tune-*"))
+    assert places
+    for place in places:
         shutil.rmtree(place)
 
 
 def cut_snapshot(storage: str) -> None:
     """The kill came while Tune was writing."""
-    files = [file for place in Path(storage, ".scratch").glob("*/*/tune") for file in place.glob("search*")]
+    files = [file for place in Path(storage, ".scratch").glob("*/*/tune-*") for file in place.glob("search*")]
     assert files
     for file in files:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot, cut_snapshot])
+LONG = pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it")
+
+
+@pytest.mark.parametrize("lose", [lose_nothing, pytest.param(lose_snapshot, marks=LONG), cut_snapshot])
 def test_a_killed_search_goes_on_as_if_nothing_had_been(
     ray_driver: Cluster, tmp_path: Path, calm: Artifact, lose: Callable[[str], None]
 ) -> None:
@@ -170,7 +175,7 @@ def node(ray_cluster: Cluster) -> Iterator[Node]:
         ray.shutdown()
 
 
-@pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it")
+@LONG
 def test_a_raylet(node: Node, ray_cluster: Cluster, tmp_path: Path) -> None:
     """Its node's trial is run again on the node that is left; the process that it was run in ends by itself."""
     place, storage = tmp_path / "marks", str(tmp_path / "runs")
@@ -233,7 +238,7 @@ def test_a_stopped_search_in_an_object_store_goes_on(s3_cluster: Cluster, s3_uri
     found(s3_uri).verify()
 
 
-@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot])
+@pytest.mark.parametrize("lose", [pytest.param(lose_nothing, marks=LONG), lose_snapshot])
 def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path, lose: Callable[[str], None]) -> None:
     """Four trials on two CPUs."""
     (tmp_path / "marks").mkdir()
@@ -259,7 +264,7 @@ def test_a_killed_population_goes_on_from_its_states(ray_driver: Cluster, tmp_pa
     assert not Path(storage, ".scratch", "hill").exists() or not list(Path(storage, ".scratch", "hill").iterdir())
 
 
-@pytest.mark.parametrize("lose", [lose_nothing, lose_snapshot])
+@pytest.mark.parametrize("lose", [pytest.param(lose_nothing, marks=LONG), lose_snapshot])
 def test_a_killed_halving_goes_on_from_its_states(ray_driver: Cluster, tmp_path: Path, lose: Callable[[str], None]) -> None:
     """Four trials on two CPUs, killed when all have been at the first rung and one goes on."""
     (tmp_path / "marks").mkdir()
