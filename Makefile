@@ -14,7 +14,7 @@ demo: $(VENV)/ready
 
 # No worker is started again after a crash: pytest-xdist then hands out files that are done and waits for ever.
 test: $(VENV)/ready-dev
-	$(VENV)/bin/python -m pytest -n $(PROCESSES) --dist loadfile --max-worker-restart 0 $(ARGUMENTS)
+	$(VENV)/bin/python -m pytest -rR -n $(PROCESSES) --dist loadfile --max-worker-restart 0 $(ARGUMENTS)
 
 lint: $(VENV)/ready-dev
 	$(VENV)/bin/ruff check .
