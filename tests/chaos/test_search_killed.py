@@ -108,7 +108,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(
     (tmp_path / "marks").mkdir()
     storage, asked = str(tmp_path / "runs"), {"evaluations": 4, "pause": 0.5, "marks": str(tmp_path / "marks")}
     job = start(ray_driver, storage, {"tune": settings, "config": asked}, PROMPTLY)
-    wait(lambda: len(marks(tmp_path / "marks")) == 4)
+    wait(lambda: len(marks(tmp_path / "marks")) >= 4)
     time.sleep(0.3)
     before, done = marks(tmp_path / "marks"), finished(storage)
     kill(ray_driver, "tests.jobs.hill")
@@ -142,7 +142,7 @@ def test_a_trials_process(ray_driver: Cluster, tmp_path: Path) -> None:
     place.mkdir()
 
     def strike() -> None:
-        wait(lambda: len(marks(place)) == 3)
+        wait(lambda: len(marks(place)) >= 3)  # Two may begin at once.
         lost.append(marks(place)[-1]["trial"])
         os.kill(marks(place)[-1]["pid"], signal.SIGKILL)
         struck = time.monotonic()

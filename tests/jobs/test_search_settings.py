@@ -11,7 +11,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.search import Tune, count_trials, find_spaces
 from jobs.search.plan import trials_at_once
-from jobs.search.resume import restored
+from jobs.search.resume import place_of, restored
 from jobs.search.trial import _Trial
 from tests.jobs.hill import ALONE, STAGE
 
@@ -118,12 +118,13 @@ def test_trials_at_once(
 def test_a_snapshot_of_code_that_is_no_more_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The project was brought up to date while a search was stopped."""
     for gone in (b"cjobs.search.plan\nno_such_name\n.", b"cjobs.no_such_module\nname\n."):
-        place = tmp_path / "tune"
+        context = cast(Any, SimpleNamespace(scratch=str(tmp_path)))
+        place = Path(place_of(context))
         place.mkdir()
         trial = json.dumps({"trial_id": "a", "config": {}})
         (place / "experiment_state-1.json").write_text(json.dumps({"trial_data": [[trial, "{}"]]}))
         (place / "tuner.pkl").write_bytes(gone)
-        assert restored(None, cast(Any, SimpleNamespace(scratch=str(tmp_path))), []) is None
+        assert restored(None, context, []) is None
         assert "another version" in capsys.readouterr().out
         assert not place.exists(), "the search begins anew there"
 
