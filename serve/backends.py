@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from serve.card import EngineError
+from serve.processor import saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -134,9 +135,9 @@ def open_session(file: Path, threads: int, device: Device) -> "InferenceSession"
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin while they wait would take the core from the HTTP server beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without VNNI, sums of unsigned activations times signed weights saturate in 16 bits and answers become noise: there
-    # ONNX Runtime then turns the weights to unsigned ones while it loads them, whose sums are exact. It is none with VNNI.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if saturates():
+        # Answers would become noise. Signed weights are turned to unsigned ones as they are loaded, whose products are exact.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)

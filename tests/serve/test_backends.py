@@ -9,6 +9,7 @@ import pytest
 from serve.backends import Device, OnnxBackend
 from serve.card import EngineError
 from serve.engine import load_engine
+from serve.processor import saturates
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -34,6 +35,7 @@ class Session:
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
+    saturates()  # Asked once a process, of a real session.
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ALL)
     monkeypatch.setattr(Session, "works", ALL)
