@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster.artifact import Artifact
 from jobs.core.recipe import Step
+from jobs.data.loader import steps_per_epoch
 from jobs.training.settings import Training
 
 DECIDING = ("epochs", "max_steps", "batch_size")
@@ -20,7 +21,7 @@ def remarks(step: Step, inputs: Mapping[str, Sequence[Artifact]]) -> list[str]:
     rows = [_rows(one, taught) for key in ("examples", "tokens", "auxiliary") for one in inputs.get(key, ())]
     if not rows or 0 in rows:
         return []
-    batches = sum(max(1, count // min(training.batch_size, count)) for count in rows)
+    batches = sum(steps_per_epoch(count, training.batch_size) for count in rows)
     steps = max(1, round(training.epochs * batches))
     if steps >= training.max_steps:
         return []
