@@ -1,18 +1,19 @@
 """What runs a model's graph: torch through transformers, or ONNX Runtime. Each is imported only when it is chosen.
 
-    run = open_onnx(directory / "onnx/model.onnx", threads=1, device="auto")
-    logits_BC = run(run_inputs)          # {"input_ids": ids_BT, "attention_mask": mask_BT, …} → float32
+    run = OnnxBackend(directory / "onnx/model.onnx", ("logits",), threads=1, device="auto")
+    (logits_BC,) = run({"input_ids": ids_BT, "attention_mask": mask_BT})          # float32
 
 Shapes: B batch, T tokens, C classes, D hidden units.
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from serve.card import EngineError
+from serve.card import Card, EngineError, Variant
 from serve.processor import saturates
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class Backend(Protocol):
     embeds: bool
     """Whether it gives hidden states."""
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        """int64 arrays of shape BT, by input name → float32 logits_BC; what the graph does not take is left out."""
+    def __call__(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """int64 arrays of shape BT, by input name → the outputs that were asked for, float32, their first axis B; what the
+        graph does not take is left out."""
 
     def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         """As above → float32 last hidden states_BTD."""
@@ -47,19 +49,22 @@ class Backend(Protocol):
 class OnnxBackend:
     """An ONNX graph in an onnxruntime session; it never imports torch."""
 
-    def __init__(self, file: Path, threads: int, device: Device) -> None:
+    def __init__(self, file: Path, outputs: Sequence[str], threads: int, device: Device) -> None:
         self.session = open_session(file, threads, device)
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
-        self.outputs = ["logits" if "logits" in names else names[0]]
+        # A graph from elsewhere may call its only output otherwise.
+        self.outputs = names[:1] if len(outputs) == 1 and outputs[0] not in names else list(outputs)
         self.embeds = HIDDEN in names
+        if missing := sorted(set(self.outputs) - set(names)):
+            raise EngineError(f"{file}: its graph gives {', '.join(names)}, and {missing[0]} is needed; export it with that.")
         if unknown := self.inputs - KNOWN_INPUTS:
             raise EngineError(
                 f"{file}: its graph wants {', '.join(sorted(unknown))}, which a text does not give; export it without."
             )
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
-        return self.session.run(self.outputs, self._taken(feeds))[0].astype(np.float32, copy=False)
+    def __call__(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [array.astype(np.float32, copy=False) for array in self.session.run(self.outputs, self._taken(feeds))]
 
     def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         return self.session.run([HIDDEN], self._taken(feeds))[0].astype(np.float32, copy=False)
@@ -73,9 +78,12 @@ class TorchBackend:
 
     embeds = True
 
-    def __init__(self, directory: Path, file: str, precision: str, threads: int, device: Device) -> None:
+    def __init__(self, directory: Path, card: Card, variant: Variant, threads: int, device: Device) -> None:
         import torch
-        from transformers import AutoConfig, AutoModelForSequenceClassification
+        import transformers
+
+        assert card.task is not None
+        file, precision = variant.file, variant.precision
 
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineError("the device cuda was asked for, and torch sees no GPU here; use auto or cpu")
@@ -87,9 +95,10 @@ class TorchBackend:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         try:
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
+            loader = getattr(transformers, card.task.auto_class)
+            model, loading = loader.from_pretrained(
                 (directory / file).parent,
-                config=AutoConfig.from_pretrained(directory, local_files_only=True),
+                config=transformers.AutoConfig.from_pretrained(directory, local_files_only=True),
                 dtype=types[precision],
                 use_safetensors=True,
                 local_files_only=True,
@@ -102,14 +111,16 @@ class TorchBackend:
             missing = ", ".join(sorted(loading["missing_keys"])[:4])
             raise EngineError(f"{directory / file}: these weights are not in it: {missing}. {REMEDY}.")
         self.model = model.eval().to(self.device)
-        # No segments: training gives a text none, and GPT-2 looks their numbers up among its words.
-        self.inputs = KNOWN_INPUTS & frozenset(inspect.signature(model.forward).parameters) - {"token_type_ids"}
+        self.outputs = card.task.graph_outputs
+        # No others than in training: GPT-2 looks the numbers of segments up among its words.
+        self.inputs = frozenset(card.inputs) & frozenset(inspect.signature(model.forward).parameters)
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         import torch
 
         with torch.inference_mode():
-            return self.model(**self._tensors(feeds)).logits.float().cpu().numpy()
+            told = self.model(**self._tensors(feeds))
+            return [told[name].float().cpu().numpy() for name in self.outputs]
 
     def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         import torch

@@ -9,17 +9,31 @@ Everything that is wrong with a published model is an EngineError.
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from serve.tasks import task_of
+from serve.tasks.protocol import Task
 
 CARD = "raystill.json"
-TASKS = ("classification", "generation")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
-
 # What the engine itself reads; other tokenizer files (vocab.txt, merges.txt) say again what tokenizer.json says.
 REQUIRED = (CARD, "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "generation_config.json")
+
+
+WRITING = "generation"
+"""How older cards named the task of language models that write."""
 
 
 class EngineError(Exception):
@@ -48,18 +62,33 @@ class Variant(BaseModel):
         """Whether embeddings can be had of it."""
         return self.backend == "torch" or self.hidden_states
 
-    temperature: float = Field(1.0, gt=0)
-    """classification: logits are divided by it before they become probabilities, so that those hold (Guo et al. 2017)."""
+    fitted: dict[str, float] = {}
+    """What was fitted for this variant on held-out texts, as its task names it: a temperature, a threshold."""
+    files: tuple[str, ...] = ()
+    """Paths of arrays that were fitted, inside the model's directory."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, given: Any) -> Any:
+        """Cards of older code have the temperature beside the file."""
+        if not isinstance(given, dict) or "temperature" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "temperature"}
+        return {**rest, "fitted": {"temperature": given["temperature"]}}
 
     @field_validator("precision")
     @classmethod
     def _known_precision(cls, precision: str) -> str:
         return _one_of(precision, PRECISIONS)
 
+    @property
+    def temperature(self) -> float:
+        return self.fitted.get("temperature", 1.0)
+
     @model_validator(mode="after")
     def _fitting_file(self) -> Self:
         path = PurePosixPath(self.file)
-        for file in (path, *([PurePosixPath(self.encoder)] if self.encoder is not None else [])):
+        for file in map(PurePosixPath, (self.file, *self.files, *([self.encoder] if self.encoder is not None else []))):
             if file.is_absolute() or ".." in file.parts:
                 raise ValueError(f"{file} is not inside the model's directory; give a path relative to it")
         if self.backend == "torch" and path.name != "model.safetensors":
@@ -74,7 +103,7 @@ class TrainingData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     labels: dict[str, float]
-    """The share of each label."""
+    """The share of what each answer would have been, as the task says it in a few words: a label, a range."""
     length_edges: tuple[int, ...]
     """Lengths in tokens, cut as in training: the last of each bin but the last."""
     length_shares: tuple[float, ...]
@@ -87,16 +116,31 @@ class TrainingData(BaseModel):
         return self
 
 
-class Card(BaseModel):
-    """What a published model is."""
+class Language(BaseModel):
+    """What a language model has learned from raw text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    task: str
-    """What its logits mean: classification (of a text), or generation (the next token of one)."""
-    labels: tuple[str, ...] = ()
-    """classification: the label of each column of the logits, in their order."""
+    objective: Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
+    """What it predicts: hidden tokens (and how two segments belong together), the next token, spans taken out."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can go on with a text."""
+        return self.objective in ("causal", "span_corruption")
+
+
+class Card(BaseModel):
+    """What a published model is: one that answers for a task, or a language model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(task_of)] | None = None
+    """What its outputs mean, as `prepare` has written it beside the examples that it learned from."""
+    language: Language | None = None
+    """What it says of tokens, where it has no task."""
     max_length: int = Field(ge=1)
     """Tokens, special ones included; a longer text is cut."""
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    """What it was trained to read of a text's tokens."""
     variants: dict[str, Variant] = Field(min_length=1)
     """The forms in which the weights are there, by name."""
     default: str
@@ -106,20 +150,33 @@ class Card(BaseModel):
     training: TrainingData | None = None
     """What the training texts were like."""
 
-    @field_validator("task")
+    @model_validator(mode="before")
     @classmethod
-    def _known_task(cls, task: str) -> str:
-        return _one_of(task, TASKS)
+    def _as_before(cls, given: Any) -> Any:
+        """Cards of older code name the task, and have the labels beside it; one that writes had no objective."""
+        if not isinstance(given, dict) or not isinstance(given.get("task"), str):
+            return given
+        rest = {key: value for key, value in given.items() if key not in ("task", "labels")}
+        if given["task"] == WRITING:
+            encoders = [variant for variant in given.get("variants", {}).values() if dict(variant).get("encoder")]
+            return {**rest, "language": {"objective": "span_corruption" if encoders else "causal"}}
+        return {**rest, "task": {"kind": given["task"], "labels": given.get("labels", ())}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.default not in self.variants:
             raise ValueError(f"the default variant {self.default} is not one of {', '.join(self.variants)}")
-        if self.task == "classification" and len(self.labels) < 2:
-            raise ValueError(f"a classification has two labels or more, this one has {len(self.labels)}")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two columns of the logits have the same label")
+        if (self.task is None) == (self.language is None):
+            raise ValueError("a model answers for a task or is a language model; give one of task and language")
+        for name, variant in self.variants.items() if self.task is not None else ():
+            if wrong := self.task.wrong_fitted(variant.fitted):
+                raise ValueError(f"the variant {name}: {wrong}")
         return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a task that has some."""
+        return getattr(self.task, "labels", ())
 
     def variant(self, name: str | None) -> tuple[str, Variant]:
         """The variant of this name, or the default one, with its name; EngineError if there is none."""
@@ -154,7 +211,7 @@ def variant_names(card: Card, variant: str | None, available: Iterable[str]) -> 
     """
     there = set(available)
     name, chosen = card.variant(variant)
-    graphs = {chosen.file, *([chosen.encoder] if chosen.encoder is not None else [])}
+    graphs = {chosen.file, *chosen.files, *([chosen.encoder] if chosen.encoder is not None else [])}
     for needed in (*sorted(graphs), *REQUIRED):
         if needed not in there:
             raise EngineError(f"{needed}: not there, and the variant {name} needs it; publish the model again")

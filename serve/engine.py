@@ -1,30 +1,32 @@
-"""The engine: texts → logits → answers, for any published model. It judges candidates and it serves them.
+"""The engine: items → outputs → answers, for any published model of a task. It judges candidates and it serves them.
 
     engine = load_engine(Path("out/spam/small-1a2b3c4d"), variant="int8")
-    engine.predict(["Win a prize now"])[0].label
+    engine.answers([Item(("Win a prize now",))])[0].label
 
 Numbers in fp32 are the same alone and in a batch up to rounding. A dynamically quantised graph scales its activations
-over the whole batch, so its logits do move a little with padding and with batch mates, unless the card says that texts
+over the whole batch, so its outputs do move a little with padding and with batch mates, unless the card says that texts
 are run alone.
 
-Shapes: B batch, T tokens, C classes, D hidden units, N texts.
+Shapes: B batch, T tokens, D hidden units, N items.
 """
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
-from serve.answers import Answer, classify
 from serve.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.card import Card, EngineError, read_card, variant_files
 from serve.lengths import Budget, batches
+from serve.tasks.protocol import Item, Output, Outputs
 from serve.tokens import pad_id, read_json
 
-# Texts tokenised and sorted together: long enough to make even batches, short enough to bound memory.
-WINDOW_BATCHES = 64
+# Items tokenised and sorted together: long enough to make even batches, short enough to bound memory.
+TOGETHER_BATCHES = 64
 
 
 class Engine:
@@ -33,86 +35,128 @@ class Engine:
     def __init__(
         self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, budget: Budget, threads: int
     ) -> None:
-        self.card = card
+        assert card.task is not None, "the caller has looked"
+        self.card, self.task = card, card.task
         self.variant = variant
+        self.fitted = card.variants[variant].fitted
         self.tokenizer = tokenizer
         self.pad_id = pad_id
         self.backend = backend
         self.budget = budget
         self.threads = threads
-        self.temperature = np.float32(card.variants[variant].temperature)
+        # Then a batch of windows is a batch of items.
+        self.plain = self.task.dense and not self.task.windows
 
-    def logits(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 logits_NC in the order of the texts, computed in batches of texts of like length."""
-        logits_NC = np.empty((len(texts), len(self.card.labels)), dtype=np.float32)
-        window = WINDOW_BATCHES * self.budget.texts
-        for start in range(0, len(texts), window):
-            encodings = self.tokenise(list(texts[start : start + window]))
-            for rows in batches([len(encoding) for encoding in encodings], self.budget):
-                logits_NC[[start + row for row in rows]] = self.forward([encodings[row] for row in rows])
-        return logits_NC
+    def outputs(self, items: Sequence[Item]) -> Outputs:
+        """What the model says of each item, as it says it: nothing that was fitted is applied. Batches are of like length."""
+        found: list[Output] = []
+        together = TOGETHER_BATCHES * self.budget.texts
+        for start in range(0, len(items), together):
+            found += self._outputs(items[start : start + together])
+        return self.task.stacked(found)
 
-    def tokenise(self, texts: list[str]) -> list[Encoding]:
-        """The tokens of each text, cut at the model's length."""
-        return self.tokenizer.encode_batch_fast(texts)
+    def settled(self, items: Sequence[Item]) -> Outputs:
+        """The same with what was fitted for the variant applied: what the engine answers by."""
+        return self.task.settled(self.outputs(items), self.fitted)
 
-    def forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """float32 logits_BC of one batch, run as it is."""
-        return self.backend(self._feeds(encodings))
+    def answers(self, items: Sequence[Item], options: BaseModel | None = None) -> list[Any]:
+        """One answer an item, in their order; without options all that can be said."""
+        return self.task.answers(self.settled(items), items, options) if items else []
 
-    def embed(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """float32 vectors_BD of one batch: the mean of the last hidden states of each text's tokens, scaled to length 1."""
-        feeds = self._feeds(encodings)
+    def tokenise(self, items: Sequence[Item]) -> list[list[Encoding]]:
+        """The windows of each item, cut at the model's length."""
+        return self.task.encode(self.tokenizer, items)
+
+    def forward(self, windows: Sequence[Encoding]) -> Outputs:
+        """What the model says of each window of one batch, run as it is."""
+        arrays = self.backend(self._feeds(windows))
+        if self.plain and len(arrays) == 1:
+            return arrays[0]
+        return [self._cut([array[row] for array in arrays], len(window)) for row, window in enumerate(windows)]
+
+    def run(self, windows: Sequence[Encoding]) -> Outputs:
+        """`forward`, for `joined`: where a window is an item, what was fitted is applied to all at once."""
+        return self.task.settled(self.forward(windows), self.fitted) if self.plain else self.forward(windows)
+
+    def joined(self, item: Item, windows: Sequence[Encoding], outputs: Sequence[Output]) -> Output:
+        """The settled output of an item from what `run` gave for its windows."""
+        if self.plain:
+            return outputs[0]
+        return self.task.settled(self.task.stacked([self.task.combine(windows, outputs, item)]), self.fitted)[0]
+
+    def embed(self, windows: Sequence[Encoding]) -> np.ndarray:
+        """float32 vectors_BD of one batch: the mean of the last hidden states of each window's tokens, scaled to length 1."""
+        feeds = self._feeds(windows)
         mask_BT = feeds["attention_mask"].astype(np.float32)
         sums_BD = np.einsum("btd,bt->bd", self.backend.hidden(feeds), mask_BT)
-        vectors_BD = sums_BD / mask_BT.sum(axis=1, keepdims=True)
-        return vectors_BD / np.maximum(np.linalg.norm(vectors_BD, axis=1, keepdims=True), 1e-12)
+        return _of_length_1(sums_BD / mask_BT.sum(axis=1, keepdims=True))
 
-    def predict(self, texts: Sequence[str], top_k: int | None = None) -> list[Answer]:
-        """One answer a text, in their order, with its top_k labels (all when None)."""
-        return classify(self.scaled_logits(texts), self.card.labels, top_k)
-
-    def scaled_logits(self, texts: Sequence[str]) -> np.ndarray:
-        """logits_NC whose softmax is what the engine answers: divided by the temperature in the card."""
-        return self.logits(texts) / self.temperature
-
-    def scaled_forward(self, encodings: Sequence[Encoding]) -> np.ndarray:
-        """The same of one batch, logits_BC, run as it is."""
-        return self.forward(encodings) / self.temperature
+    def joined_vectors(self, item: Item, windows: Sequence[Encoding], vectors: Sequence[np.ndarray]) -> np.ndarray:
+        """The vector of an item: the mean of its windows', each counted by its tokens."""
+        if len(vectors) == 1:
+            return vectors[0]
+        shares = np.array([len(window) for window in windows], dtype=np.float32)
+        return _of_length_1((shares[:, None] * np.stack(vectors)).sum(0, keepdims=True))[0]
 
     def warm_up(self) -> None:
-        """Run a short and a full-length text, and raise EngineError unless the logits are numbers that fit the card."""
+        """Run a short and a full-length text, and raise EngineError unless the outputs are numbers that fit the task."""
         full = " ".join(["a"] * self.card.max_length)
         for text in ("a", full, "a"):
-            encodings = self.tokenise([text])
-            tokens = len(encodings[0])
+            item = Item((text,) * len(self.task.fields))
+            tokens = max(len(window) for window in self.tokenise([item])[0])
             try:
-                logits_BC = self.forward(encodings)
+                output = self.outputs([item])[0]
             except Exception as error:
                 raise EngineError(f"the variant {self.variant} fails on a text of {tokens} tokens: {error}") from error
-            if logits_BC.shape != (1, len(self.card.labels)):
+            if wrong := self.task.wrong_output(output):
+                raise EngineError(f"the variant {self.variant} gives for one text what does not fit: {wrong}; export it anew")
+            arrays = output.values() if isinstance(output, dict) else [output]
+            if not all(np.isfinite(array).all() for array in arrays):
                 raise EngineError(
-                    f"the variant {self.variant} gives logits of shape {logits_BC.shape} for one text, and the card has "
-                    f"{len(self.card.labels)} labels; export it as a sequence classifier with those labels"
-                )
-            if not np.isfinite(logits_BC).all():
-                raise EngineError(
-                    f"the variant {self.variant} gives {logits_BC[0].tolist()}, not numbers; its weights are damaged"
+                    f"the variant {self.variant} gives {np.asarray(output).tolist()}, not numbers; its weights are damaged"
                 )
 
-    def _feeds(self, encodings: Sequence[Encoding]) -> dict[str, np.ndarray]:
+    def describe(self, directory: Path) -> dict[str, Any]:
+        """What the model is: its shape in words, from the config in its directory, and its number of parameters."""
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(directory)
+        shape = f"{config.num_hidden_layers} × {config.hidden_size}"
+        neurons = getattr(config, "intermediate_size", None)
+        shape = shape if neurons is None else f"{shape}, {neurons} neurons"
+        return {"shape": shape, "parameters": self.card.parameters}
+
+    def _outputs(self, items: Sequence[Item]) -> list[Output]:
+        windows = self.tokenise(items)
+        places = [(item, number) for item, own in enumerate(windows) for number in range(len(own))]
+        flat = [window for own in windows for window in own]
+        said: list[list[Output]] = [[None] * len(own) for own in windows]
+        for rows in batches([len(window) for window in flat], self.budget):
+            for row, output in zip(rows, self.forward([flat[row] for row in rows]), strict=True):
+                item, number = places[row]
+                said[item][number] = output
+        if self.plain:
+            return [outputs[0] for outputs in said]
+        return [self.task.combine(*each) for each in zip(windows, said, items, strict=True)]
+
+    def _cut(self, arrays: list[np.ndarray], tokens: int) -> Output:
+        """One window's row of each array, without its padding; by name where there are several."""
+        rows = [array[:tokens] if self.task.per_token else array for array in arrays]
+        return rows[0] if len(rows) == 1 else dict(zip(self.task.graph_outputs, rows, strict=True))
+
+    def _feeds(self, windows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """int64 arrays of shape BT, padded to the longest, for just the inputs that the graph has."""
-        shape = (len(encodings), max(len(encoding) for encoding in encodings))
+        shape = (len(windows), max(len(window) for window in windows))
         ids_BT = np.full(shape, self.pad_id, dtype=np.int64)
         mask_BT = np.zeros(shape, dtype=np.int64)
-        for row, encoding in enumerate(encodings):
-            ids_BT[row, : len(encoding)] = encoding.ids
-            mask_BT[row, : len(encoding)] = 1
+        for row, window in enumerate(windows):
+            ids_BT[row, : len(window)] = window.ids
+            mask_BT[row, : len(window)] = 1
         feeds = {"input_ids": ids_BT, "attention_mask": mask_BT}
         if "token_type_ids" in self.backend.inputs:
             types_BT = np.zeros(shape, dtype=np.int64)
-            for row, encoding in enumerate(encodings):
-                types_BT[row, : len(encoding)] = encoding.type_ids
+            for row, window in enumerate(windows):
+                types_BT[row, : len(window)] = window.type_ids
             feeds["token_type_ids"] = types_BT
         return feeds
 
@@ -132,18 +176,18 @@ def load_engine(
     CPU for ONNX; `cuda` and `tensorrt` are asked for by name. Raises EngineError where the model is missing, damaged or unfit.
     """
     card = read_card(directory)
-    if card.task != "classification":
-        raise EngineError(f"{directory}: it is a model for {card.task}, which has no labels; ask it with serve.generation")
+    if card.task is None:
+        raise EngineError(f"{directory}: it is a language model, which answers for no task; ask it with serve.generation")
     name, chosen = card.variant(variant)
     files = variant_files(directory, card, name)
     # Read by the tokenizer's Rust side at each call: one thread for the model means one for its tokens too.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
-    tokenizer = _load_tokenizer(directory, card.max_length)
+    tokenizer = _load_tokenizer(directory, card)
     backend: Backend
     if chosen.backend == "onnx":
-        backend = OnnxBackend(directory / chosen.file, threads, device)
+        backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device)
     else:
-        backend = TorchBackend(directory, chosen.file, chosen.precision, threads, device)
+        backend = TorchBackend(directory, card, chosen, threads, device)
     together = Budget(1 if chosen.batching == "alone" else max_batch, max_tokens)
     engine = Engine(card, name, tokenizer, pad_id(directory, tokenizer), backend, together, threads)
     try:
@@ -153,15 +197,20 @@ def load_engine(
     return engine
 
 
-def _load_tokenizer(directory: Path, max_length: int) -> Tokenizer:
+def _load_tokenizer(directory: Path, card: Card) -> Tokenizer:
+    assert card.task is not None
     place = directory / "tokenizer.json"
     side = read_json(directory / "tokenizer_config.json").get("truncation_side", "right")
     try:
         tokenizer = Tokenizer.from_file(str(place))
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length=max_length, direction=side)
+        card.task.cut(tokenizer, card.max_length, side)
     except Exception as error:
         raise EngineError(
-            f"{place}: not a tokenizer for texts of {max_length} tokens ({error}); publish the model again"
+            f"{place}: not a tokenizer for texts of {card.max_length} tokens ({error}); publish the model again"
         ) from error
     return tokenizer
+
+
+def _of_length_1(vectors_BD: np.ndarray) -> np.ndarray:
+    return vectors_BD / np.maximum(np.linalg.norm(vectors_BD, axis=1, keepdims=True), 1e-12)

@@ -1,21 +1,17 @@
 """Which words an answer rests on: each is left out once, and the same engine says what that changes (leave-one-out; Li,
 Monroe and Jurafsky 2016).
 
-    spans = split(text)                                   # words; of Chinese and Japanese, characters
-    logits_NC = engine.logits([text, *without(text, spans)])
-    evidence_of(logits_NC, column=1)[0].attribution       # > 0: this word speaks for the label
+    spans = split(text)                # words; of Chinese and Japanese, characters
+    without(text, spans)               # the text once for each of them, without it
 
-It needs no gradients, so it explains every variant, int8 too. N texts (the whole one first), C classes.
+It needs no gradients, so it explains every variant, int8 too; what a change means is the task's to say.
 """
 
 import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-
-from serve.answers import softmax
+from typing import Protocol
 
 MOST_SPANS = 128
 """A longer text is explained by runs of words, so that it costs no more forward passes than this."""
@@ -23,7 +19,6 @@ NOTHING_LEFT = "."
 """Stands for a text whose only word is left out: some tokenizers make nothing of an empty one."""
 INSIDE_WORDS = "'’-_"
 INSIDE_NUMBERS = ".,:"
-LEAST_PROBABILITY = 1e-9
 CHARACTER_SCRIPTS = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 """Hiragana, Katakana and Han: written without spaces, so each character stands for itself."""
 
@@ -36,25 +31,27 @@ class Span:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a span does for a label."""
+class Stretch(Protocol):
+    """Anything with a place in a text."""
 
-    attribution: float
-    """By how much the label's log-odds fall when the span is left out; below 0 it speaks against the label."""
-    probability_without: float
-    """The label's probability when the span is left out."""
+    @property
+    def start(self) -> int:
+        """Its first character."""
+
+    @property
+    def end(self) -> int:
+        """The one behind its last."""
 
 
-def split(text: str) -> list[Span]:
-    """The words of a text and its runs of symbols, at most MOST_SPANS: of more, neighbours stand together."""
+def split(text: str, texts: int = 1) -> list[Span]:
+    """The words of a text and its runs of symbols, at most MOST_SPANS in so many texts: of more, neighbours stand together."""
     spans = _words(text)
-    size = math.ceil(len(spans) / MOST_SPANS)
+    size = math.ceil(len(spans) / (MOST_SPANS // texts))
     runs = [spans[first : first + size] for first in range(0, len(spans), size or 1)]
     return [Span(run[0].start, run[-1].end) for run in runs]
 
 
-def without(text: str, spans: Sequence[Span]) -> list[str]:
+def without(text: str, spans: Sequence[Stretch]) -> list[str]:
     """The text once for each span, without it; two spaces do not stay where a word between them went."""
     shorter = []
     for span in spans:
@@ -63,15 +60,6 @@ def without(text: str, spans: Sequence[Span]) -> list[str]:
             tail = tail.lstrip()
         shorter.append(head + tail if (head + tail).strip() else NOTHING_LEFT)
     return shorter
-
-
-def evidence_of(logits_NC: np.ndarray, column: int) -> list[Evidence]:
-    """What each left-out span does for the label of a column; the first row is the whole text's and has no entry."""
-    probability_N = softmax(logits_NC)[:, column]
-    bounded_N = probability_N.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-    odds_N = np.log(bounded_N / (1 - bounded_N))
-    fell_N = odds_N[0] - odds_N[1:]
-    return [Evidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
 
 
 def _words(text: str) -> list[Span]:

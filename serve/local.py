@@ -1,19 +1,21 @@
 """A model in this very process: an engine, and what collects texts for it.
 
 model = LocalModel(load_engine(directory, "int8"), ServedModel(name="spam", …), settings)
-outcome = await model.logits(["Win a prize now"])
+outcome = await model.predict([Item(("Win a prize now",))])
 """
 
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from serve.batching import Batcher, Full
+import numpy as np
+
+from serve.batching import Batcher, Full, Work
 from serve.engine import Engine
-from serve.models import Model, Outcome
+from serve.models import Model, Outcome, ServedModel
 from serve.problems import FieldError, Refusal
-from serve.schema import ServedModel
 from serve.settings import ModelSettings
+from serve.tasks.protocol import Item, Output
 
 RETRY_AFTER_SECONDS = 1
 
@@ -22,38 +24,42 @@ class LocalModel:
     """An engine that answers concurrent requests on one event loop."""
 
     def __init__(self, engine: Engine, served: ServedModel, settings: ModelSettings) -> None:
-        self.engine, self.served, self.labels = engine, served, engine.card.labels
+        self.engine, self.served, self.task = engine, served, engine.task
         self.embeds = engine.backend.embeds
         # One thread: a forward pass uses all the threads that it was given, and the event loop stays free meanwhile.
         self._executor = executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         waits = settings.batch_wait_seconds, settings.cache_texts, settings.max_waiting_texts
-        self.logits_batcher = Batcher(engine.tokenise, engine.scaled_forward, engine.budget, executor, *waits)
-        self.embeddings_batcher = Batcher(engine.tokenise, engine.embed, engine.budget, executor, *waits)
+        predict = Work(engine.tokenise, engine.run, engine.joined)
+        embed = Work(engine.tokenise, engine.embed, engine.joined_vectors)
+        self.outputs_batcher = Batcher(predict, engine.budget, executor, *waits)
+        self.embeddings_batcher = Batcher(embed, engine.budget, executor, *waits)
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits; Refusal 503 when too many texts wait."""
-        return await self._ask(self.logits_batcher, texts)
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict; Refusal 503 when too many items wait."""
+        outputs, requests, lengths = await self._ask(self.outputs_batcher, items)
+        return Outcome(self.task.stacked(outputs), self.served, requests, lengths)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings; Refusal 409 where the variant gives no hidden states."""
         if not self.embeds:
             raise no_embeddings(self.served)
-        return await self._ask(self.embeddings_batcher, texts)
+        vectors, requests, lengths = await self._ask(self.embeddings_batcher, items)
+        return Outcome(np.stack(vectors), self.served, requests, lengths)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         """As Model.answerers."""
         return [self]
 
     async def check(self) -> None:
-        """Run one text past everyone who waits, and leave no trace of it; raises what the engine raises."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, self.engine.logits, ["a"])
+        """Run one item past everyone who waits, and leave no trace of it; raises what the engine raises."""
+        probe = [Item(("a",) * len(self.task.fields))]
+        await asyncio.get_running_loop().run_in_executor(self._executor, self.engine.outputs, probe)
 
-    async def _ask(self, batcher: Batcher, texts: Sequence[str]) -> Outcome:
+    async def _ask(self, batcher: Batcher, items: Sequence[Item]) -> tuple[list[Output], int, list[int]]:
         try:
-            values, requests, lengths = await batcher(texts)
+            return await batcher(items)
         except Full:
             raise overloaded() from None
-        return Outcome(values, self.served, requests, lengths)
 
 
 def overloaded() -> Refusal:

@@ -1,33 +1,41 @@
 """A model as the HTTP face sees it, wherever it runs: in this very replica or in another one.
 
-    outcome = await models.get("teacher").logits(["Win a prize now"])
+    outcome = await models.get("teacher").predict([Item(("Win a prize now",))])
 
 What stands between a request and a model (a canary, a cascade) is a Model itself, made of others.
-Shapes: B texts, C classes, D hidden units.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from serve.problems import FieldError, Refusal
-from serve.schema import ServedModel
+from serve.tasks.protocol import Item, Outputs, Task
+
+
+class ServedModel(BaseModel):
+    """Which model answered."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    fingerprint: str
+    variant: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a model gave for the texts of one request."""
+    """What a model gave for the items of one request."""
 
-    values: np.ndarray
-    """float32 logits_BC, or vectors_BD of length 1."""
+    outputs: Outputs
+    """Settled outputs of the model's task, or vectors of length 1."""
     model: ServedModel
     """The model that answered."""
     batch_requests: int = 1
     """How many requests shared a forward pass with it, at most."""
     lengths: Sequence[int] = ()
-    """Of each text in tokens, as the model read it."""
+    """Of each item in tokens, as the model read it."""
 
 
 class Model(Protocol):
@@ -38,21 +46,21 @@ class Model(Protocol):
         """Its name and version."""
 
     @property
-    def labels(self) -> Sequence[str]:
-        """The label of each column of its logits."""
+    def task(self) -> Task:
+        """What its outputs mean."""
 
     @property
     def embeds(self) -> bool:
         """Whether it has embeddings."""
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """Logits of each text, in their order."""
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """The settled output of each item, in their order."""
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
-        """The mean of the last hidden states of each text's tokens, scaled to length 1."""
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+        """The mean of the last hidden states of each item's tokens, scaled to length 1."""
 
-    async def answerers(self, text: str) -> "Sequence[Model]":
-        """The single model whose answer to this text is given, and those that answer where it fails."""
+    async def answerers(self, item: Item) -> "Sequence[Model]":
+        """The single model whose answer to this item is given, and those that answer where it fails."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from serve.card import Card, TrainingData
+from serve.card import Card, EngineError, TrainingData
 from serve.local import overloaded
-from serve.models import Model, Outcome
+from serve.models import Model, Outcome, ServedModel
 from serve.problems import Refusal
-from serve.schema import ServedModel
+from serve.tasks.protocol import Item, Task
 
 
 @dataclass(frozen=True)
@@ -23,44 +23,46 @@ class Described:
     """What is known of a model before it is loaded."""
 
     served: ServedModel
-    labels: tuple[str, ...]
+    task: Task
     embeds: bool
     training: TrainingData | None = None
     """What its training texts were like."""
 
     @classmethod
     def of(cls, name: str, fingerprint: str, variant: str, card: Card) -> Self:
-        """From its card."""
+        """From its card; EngineError where it has no task."""
+        if card.task is None:
+            raise EngineError(f"{name} is a language model, which answers for no task; ask it with serve.generation")
         served = ServedModel(name=name, fingerprint=fingerprint, variant=variant)
-        return cls(served, card.labels, card.variants[variant].embeds, card.training)
+        return cls(served, card.task, card.variants[variant].embeds, card.training)
 
 
 class RemoteModel:
     """A model that is asked by a handle of Serve."""
 
     def __init__(self, described: Described, handle: DeploymentHandle) -> None:
-        self.served, self.labels, self.embeds = described.served, described.labels, described.embeds
+        self.served, self.task, self.embeds = described.served, described.task, described.embeds
         self._handle = handle
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits."""
-        return await self._ask("logits", texts)
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict."""
+        return await self._ask("predict", items)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings."""
-        return await self._ask("embeddings", texts)
+        return await self._ask("embeddings", items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         """As Model.answerers."""
         return [self]
 
-    async def _ask(self, method: str, texts: Sequence[str]) -> Outcome:
+    async def _ask(self, method: str, items: Sequence[Item]) -> Outcome:
         try:
-            values, requests, lengths = await getattr(self._handle, method).remote(list(texts))
+            outputs, requests, lengths = await getattr(self._handle, method).remote(list(items))
         except BackPressureError:
             raise overloaded() from None
         except RayTaskError as error:
             if isinstance(error.cause, Refusal):
                 raise error.cause from None
             raise
-        return Outcome(values, self.served, requests, lengths)
+        return Outcome(outputs, self.served, requests, lengths)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from serve.answers import Answer
+from serve.models import ServedModel
 from serve.problems import FieldError, Refusal
 
 MAX_BODY_BYTES = 1 << 20
@@ -63,15 +64,6 @@ class PredictRequest(TextsRequest):
 
     top_k: Annotated[int, Field(strict=True, ge=1)] = DEFAULT_TOP_K
     """How many labels to list for each text, the most probable first; all when the model has fewer."""
-
-
-class ServedModel(BaseModel):
-    """Which model answered."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    fingerprint: str
-    variant: str
 
 
 class Reply(BaseModel):

@@ -1,9 +1,7 @@
 """A long list of texts over the replicas of its model: no single one makes its caller wait for all of it.
 
-    model = Spread(local, siblings, replicas=lambda: 4)        # a part here, the others by siblings
-    model = Bulk(model, gpu, from_texts=16)                    # long lists go to other hardware as a whole
-
-Shapes: B texts.
+model = Spread(local, siblings, replicas=lambda: 4)        # a part here, the others by siblings
+model = Bulk(model, gpu, from_texts=16)                    # long lists go to other hardware as a whole
 """
 
 import asyncio
@@ -12,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from serve.models import Model, Outcome
+from serve.tasks.protocol import Item, Outputs
 
 PART_TEXTS = 32
 """Fewer texts than that are not worth a hop to another replica."""
@@ -22,35 +21,35 @@ class Spread:
 
     def __init__(self, here: Model, siblings: Model, replicas: Callable[[], int]) -> None:
         self.here, self.siblings, self.replicas = here, siblings, replicas
-        self.served, self.labels, self.embeds = here.served, here.labels, here.embeds
+        self.served, self.task, self.embeds = here.served, here.task, here.embeds
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits."""
-        parts = self._parts(texts)
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict."""
+        parts = self._parts(items)
         return (
-            await self.here.logits(texts)
+            await self.here.predict(items)
             if len(parts) == 1
-            else _joined(await asyncio.gather(self.here.logits(parts[0]), *map(self.siblings.logits, parts[1:])))
+            else _joined(await asyncio.gather(self.here.predict(parts[0]), *map(self.siblings.predict, parts[1:])))
         )
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings."""
-        parts = self._parts(texts)
+        parts = self._parts(items)
         return (
-            await self.here.embeddings(texts)
+            await self.here.embeddings(items)
             if len(parts) == 1
             else _joined(await asyncio.gather(self.here.embeddings(parts[0]), *map(self.siblings.embeddings, parts[1:])))
         )
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         """As Model.answerers."""
         return [self]
 
-    def _parts(self, texts: Sequence[str]) -> list[Sequence[str]]:
+    def _parts(self, items: Sequence[Item]) -> list[Sequence[Item]]:
         """As many parts of like size as there are replicas, or fewer."""
-        count = max(1, min(self.replicas(), len(texts) // PART_TEXTS))
-        edges = [len(texts) * number // count for number in range(count + 1)]
-        return [texts[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+        count = max(1, min(self.replicas(), len(items) // PART_TEXTS))
+        edges = [len(items) * number // count for number in range(count + 1)]
+        return [items[start:end] for start, end in zip(edges, edges[1:], strict=False)]
 
 
 class Bulk:
@@ -58,25 +57,31 @@ class Bulk:
 
     def __init__(self, usual: Model, bulk: Model, from_texts: int) -> None:
         self.usual, self.bulk, self.from_texts = usual, bulk, from_texts
-        self.served, self.labels, self.embeds = usual.served, usual.labels, usual.embeds
+        self.served, self.task, self.embeds = usual.served, usual.task, usual.embeds
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits."""
-        return await self._for(texts).logits(texts)
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict."""
+        return await self._for(items).predict(items)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings."""
-        return await self._for(texts).embeddings(texts)
+        return await self._for(items).embeddings(items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         """As Model.answerers: of a single text never the other hardware, whose variant may be another one."""
-        return await self.usual.answerers(text)
+        return await self.usual.answerers(item)
 
-    def _for(self, texts: Sequence[str]) -> Model:
-        return self.bulk if len(texts) >= self.from_texts else self.usual
+    def _for(self, items: Sequence[Item]) -> Model:
+        return self.bulk if len(items) >= self.from_texts else self.usual
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
-    values = np.concatenate([outcome.values for outcome in outcomes])
+    parts = [outcome.outputs for outcome in outcomes]
+    outputs: Outputs
+    # Vectors and dense outputs are arrays, all others lists.
+    if isinstance(parts[0], np.ndarray):
+        outputs = np.concatenate(parts)
+    else:
+        outputs = [output for part in parts for output in part]
     lengths = [length for outcome in outcomes for length in outcome.lengths]
-    return Outcome(values, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)
+    return Outcome(outputs, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)

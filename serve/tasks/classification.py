@@ -1,0 +1,213 @@
+"""Classification: one label for a text, or for two texts together. How it answers: logits → labels with probabilities.
+
+    task = Classification(labels=("ham", "spam"))
+    task.answers(task.settled(logits_NC, {"temperature": 1.3}), items, Options(top_k=1))[0].label
+
+What is fitted is a temperature: logits are divided by it before they become probabilities, so that those hold (Guo et al. 2017).
+N items, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve.tasks import protocol
+from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Task, View
+
+TEMPERATURE = "temperature"
+LEAST_PROBABILITY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProbability:
+    """A label and its probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The most probable label of a text, and the most probable ones, the first first."""
+
+    label: str
+    probability: float
+    probabilities: tuple[LabelProbability, ...]
+
+
+class Options(BaseModel):
+    """What may be asked of the answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    top_k: Annotated[int, Field(strict=True, ge=1)] = 5
+    """How many labels to list for each text, the most probable first; all when the model has fewer."""
+
+
+class Target(BaseModel):
+    """What of an answer is explained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    label: str | None = None
+    """The label that is explained; by default the most probable one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The label that is explained, and its probability."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence(protocol.Evidence):
+    """What a part does for the label: by how much its log-odds fall without it."""
+
+    probability_without: float
+    """The label's probability without it."""
+
+
+class Classification(Task):
+    """One label for a text, or for a pair of texts."""
+
+    kind: Literal["classification"] = "classification"
+    labels: tuple[str, ...] = Field(min_length=2)
+    """The label of each column of the logits, in their order."""
+    pairs: bool = False
+    """Whether an item has two texts."""
+
+    Options: ClassVar = Options
+    Answer: ClassVar = Answer
+    Target: ClassVar = Target
+    Whole: ClassVar = Whole
+    Evidence: ClassVar = Evidence
+    view: ClassVar[View] = "labels"
+    summary: ClassVar[str] = "Classify texts"
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("two columns of the logits have the same label")
+        return self
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """text, and of pairs pair."""
+        return ("text", "pair") if self.pairs else ("text",)
+
+    def wrong_output(self, output: Output) -> str | None:
+        """Logits have a column a label."""
+        if output.shape != (len(self.labels),):
+            return f"it has the shape {output.shape}, and the task has {len(self.labels)} labels"
+        return None
+
+    def wrong_fitted(self, fitted: Fitted) -> str | None:
+        """A temperature above 0 may be."""
+        if unknown := sorted(set(fitted) - {TEMPERATURE}):
+            return f"{unknown[0]} is none of what is fitted for it: {TEMPERATURE}"
+        return (
+            None if fitted.get(TEMPERATURE, 1.0) > 0 else f"its temperature is {fitted[TEMPERATURE]:g}, which is not above 0"
+        )
+
+    def settled(self, outputs: Outputs, fitted: Fitted) -> Outputs:
+        """Logits whose softmax is what is answered."""
+        return np.asarray(outputs) / np.float32(fitted.get(TEMPERATURE, 1.0))
+
+    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Answer]:
+        """The most probable label of each; of equals the first column wins."""
+        if not len(outputs):
+            return []
+        top_k = options.top_k if isinstance(options, Options) else None
+        return [_answer(row, self.labels, top_k) for row in softmax(np.asarray(outputs)).tolist()]
+
+    def confidence(self, outputs: Outputs) -> np.ndarray:
+        """The highest probability."""
+        return softmax(np.asarray(outputs)).max(axis=-1, initial=0.0)
+
+    def same(self, left: Outputs, right: Outputs) -> np.ndarray:
+        """Whether the most probable label is the same."""
+        return np.asarray(np.asarray(left).argmax(axis=-1) == np.asarray(right).argmax(axis=-1))
+
+    def distance(self, left: Outputs, right: Outputs) -> np.ndarray:
+        """The largest change of a probability."""
+        return np.abs(softmax(np.asarray(left)) - softmax(np.asarray(right))).max(axis=-1, initial=0.0)
+
+    def gap(self, left: Outputs, right: Outputs) -> np.ndarray:
+        """The change of the probability of the label that the first one gives."""
+        columns_N1 = np.asarray(left).argmax(axis=-1)[:, None]
+        given_NC, other_NC = softmax(np.asarray(left)), softmax(np.asarray(right))
+        return np.abs(np.take_along_axis(given_NC - other_NC, columns_N1, axis=-1))[:, 0]
+
+    def said(self, outputs: Outputs) -> list[str]:
+        """The most probable label."""
+        return [self.labels[column] for column in np.asarray(outputs).argmax(axis=-1).tolist()]
+
+    @property
+    def sayings(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
+    def unlike(self, other: Task) -> str | None:
+        """The same labels may stand in another order."""
+        if not isinstance(other, Classification) or other.fields != self.fields:
+            return super().unlike(other)
+        if apart := sorted(set(self.labels) ^ set(other.labels)):
+            return f"only one of them has the label {apart[0]!r}"
+        return None
+
+    def aligned(self, outputs: Outputs, other: Task) -> Outputs:
+        """The columns in the order of this task's labels."""
+        assert isinstance(other, Classification)
+        if self.labels == other.labels:
+            return outputs
+        return np.asarray(outputs)[..., [other.labels.index(label) for label in self.labels]]
+
+    def wrong_target(self, target: BaseModel) -> tuple[str, str] | None:
+        """A label that the model does not have."""
+        label = target.label if isinstance(target, Target) else None
+        if label is None or label in self.labels:
+            return None
+        return "label", f"The model has no label {label!r}; it has {', '.join(self.labels)}"
+
+    def evidence(self, outputs: Outputs, target: BaseModel) -> Explained:
+        """By how much the label's log-odds fall where a part is left out."""
+        logits_NC = np.asarray(outputs)
+        label = target.label if isinstance(target, Target) else None
+        column = int(logits_NC[0].argmax()) if label is None else self.labels.index(label)
+        probability_N = softmax(logits_NC)[:, column]
+        bounded_N = probability_N.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        odds_N = np.log(bounded_N / (1 - bounded_N))
+        fell_N = odds_N[0] - odds_N[1:]
+        parts = [Evidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
+        return Explained({"label": self.labels[column], "probability": float(probability_N[0])}, parts)
+
+    def columns(self, wide: bool) -> dict[str, type]:
+        """The label and its probability; with `wide` each label's."""
+        each = {f"probability_{label}": float for label in self.labels} if wide else {}
+        return {"predicted": str, "probability": float, **each}
+
+    def cells(self, answer: Any, wide: bool) -> dict[str, Any]:
+        """As the columns say."""
+        each = {f"probability_{one.label}": one.probability for one in answer.probabilities} if wide else {}
+        return {"predicted": answer.label, "probability": answer.probability, **each}
+
+
+TASK = Classification
+
+
+def softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Probabilities of each class, float64, each row summing to 1."""
+    shifted_NC = logits_NC.astype(np.float64) - logits_NC.max(axis=-1, keepdims=True)
+    powers_NC = np.exp(shifted_NC)
+    return powers_NC / powers_NC.sum(axis=-1, keepdims=True)
+
+
+def _answer(probabilities: list[float], labels: Sequence[str], top_k: int | None) -> Answer:
+    # Plain lists: on rows as short as these numpy costs more, and its argsort hands the interpreter to other threads.
+    # Sorted in reverse, equals keep their order.
+    columns = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
+    ranked = tuple(LabelProbability(labels[column], probabilities[column]) for column in columns)
+    return Answer(ranked[0].label, ranked[0].probability, ranked)
