@@ -62,11 +62,11 @@ def _holds(has: Mapping[str, float], each: Mapping[str, float]) -> int:
 
 def tune_config(step: Step, at_once: int, known: Sequence[Record] = ()) -> "TuneConfig":
     """Algorithm and scheduler, as the step's settings say; trials that have begun before are the first to be drawn again."""
-    settings, stage = step.tune, step.stage
+    settings = step.tune
     plain = settings.in_turns or settings.algorithm == "random" or any(space.kind == "grid" for space in step.spaces.values())
     return tune.TuneConfig(
-        metric=stage.score,
-        mode=stage.mode,
+        metric=step.score.name,
+        mode=step.score.mode,
         search_alg=_plain(step, at_once) if plain else _optuna(step, known),
         scheduler=_scheduler(step),
         num_samples=count_trials(settings, step.spaces)[0],

@@ -3,8 +3,8 @@
     task = Classification(labels=("ham", "spam"))
     task.answers(task.settled(logits_NC, {"temperature": 1.3}), items, Options(top_k=1))[0].label
 
-What is fitted is a temperature: logits are divided by it before they become probabilities, so that those hold (Guo et al. 2017).
-N items, C classes.
+What is fitted is a temperature: logits are divided by it before they become probabilities, so that those hold (Guo et al.
+2017). N items, C classes.
 """
 
 from collections.abc import Sequence

@@ -13,8 +13,7 @@ N items, W windows, T tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal
 

@@ -89,7 +89,7 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics={"height": height}, details={"walker": name})
 
 
-STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, score="height")
+STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=(Metric("height"),), searchable=True)
 
 
 # CPUs of its own for each trial: two at once on the tests' cluster.

@@ -67,11 +67,13 @@ def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]]
 
 def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]]) -> Artifact:
     """PREDICTIONS: the logits of each text."""
-    draft = root / "predictions-draft" / "logits"
-    draft.mkdir(parents=True)
-    columns = {"key": [text_key(text) for text in logits], "logits": [list(row) for row in logits.values()]}
-    parquet.write_table(pa.table(columns), draft / "rows.parquet")
-    return publish_directory(draft.parent, root / "predictions", Kind.PREDICTIONS)
+    draft = root / "predictions-draft"
+    (draft / DIRECTORY).mkdir(parents=True)
+    logits_NC = np.array(list(logits.values()), dtype=np.float32)
+    task = Classification(labels=LABELS[: logits_NC.shape[1]] if logits_NC.shape[1] < 3 else tuple("abc"))
+    content, _ = packed(task, [text_key(text) for text in logits], logits_NC)
+    (draft / DIRECTORY / f"rows{SUFFIX}").write_bytes(content)
+    return publish_directory(draft, root / "predictions", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
 
 
 def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:
