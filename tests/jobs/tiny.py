@@ -26,6 +26,8 @@ from cluster.artifact import Artifact, Kind, publish
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from serve.tasks.classification import Classification
 
 torch.set_num_threads(1)
 
@@ -65,12 +67,12 @@ def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]]
     return publish_directory(draft, root / "examples", Kind.EXAMPLES)
 
 
-def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]]) -> Artifact:
-    """PREDICTIONS: the logits of each text."""
+def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]], labels: Sequence[str] = LABELS) -> Artifact:
+    """PREDICTIONS: the logits of each text, for these labels."""
     draft = root / "predictions-draft"
     (draft / DIRECTORY).mkdir(parents=True)
     logits_NC = np.array(list(logits.values()), dtype=np.float32)
-    task = Classification(labels=LABELS[: logits_NC.shape[1]] if logits_NC.shape[1] < 3 else tuple("abc"))
+    task = Classification(labels=tuple(labels))
     content, _ = packed(task, [text_key(text) for text in logits], logits_NC)
     (draft / DIRECTORY / f"rows{SUFFIX}").write_bytes(content)
     return publish_directory(draft, root / "predictions", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
