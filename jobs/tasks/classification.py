@@ -94,15 +94,8 @@ class SoftLabels:
         from jobs.losses import answers
 
         self.weights_K, self.averaged = weights_K, mix.loss == "mse"
-        losses: dict[str, Any] = {
-            "forward_kl": answers.forward_kl,
-            "reverse_kl": answers.reverse_kl,
-            "symmetric_kl": answers.symmetric_kl,
-            "skewed_kl": partial(answers.skewed_kl, skew=mix.skew),
-            "jensen_shannon": answers.jensen_shannon,
-            "mse": answers.logit_mse,
-        }
-        self.compare = losses[mix.loss]
+        skewed = partial(answers.skewed_kl, skew=mix.skew)
+        self.compare: Any = skewed if mix.loss == "skewed_kl" else answers.ANSWER_LOSSES[mix.loss]
 
     def loss(self, outputs: "Tensor", batch: Batch, temperature: "Tensor") -> "Tensor":
         """Summed over the batch; the teachers' logits are BKC."""

@@ -21,6 +21,7 @@ from cluster.artifact import Artifact, Kind
 from jobs.core.cli import connect, guarded
 from jobs.core.config import Config
 from jobs.core.execute import execute
+from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage

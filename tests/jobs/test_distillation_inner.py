@@ -22,8 +22,7 @@ from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.distill import DistillConfig, build, run
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
-from jobs.tasks.classification import save_classifier
-from jobs.tasks.matching import MatchedClassification, MatchedStudent
+from jobs.tasks.matched import Matched, MatchedStudent
 from jobs.training.inner import is_causal, look_inside, record
 from jobs.training.layers import LAYER
 from jobs.training.loop import fit
@@ -40,6 +39,7 @@ from tests.jobs.tiny import (
     publish_predictions,
     random_ids,
     same_weights,
+    save_classifier,
 )
 from tests.jobs.training_runs import QUICK, Recorded
 from tests.jobs.two_workers import together
@@ -225,7 +225,7 @@ class Made:
 
     def model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Artifact:
         draft = self.root / f"{name}-draft"
-        save_classifier(model, tokenizer or self.tokenizer, LABELS, MAX_LENGTH, draft)
+        save_classifier(model, tokenizer or self.tokenizer, LABELS, draft)
         return publish_directory(draft, self.root / name, Kind.MODEL, step=name)
 
     def inputs(self, **more: list[Artifact]) -> Inputs:
@@ -236,10 +236,10 @@ class Made:
         asked = {**QUICK, "max_length": MAX_LENGTH, "dropout": 0.0, "match": match, **settings}
         return DistillConfig.model_validate(asked)
 
-    def build(self, match: Mapping[str, Any], **settings: Any) -> tuple[MatchedStudent, MatchedClassification]:
+    def build(self, match: Mapping[str, Any], **settings: Any) -> tuple[MatchedStudent, Matched]:
         torch.manual_seed(0)
         model, learner = build(self.config(match, **settings), self.inputs())
-        assert isinstance(model, MatchedStudent) and isinstance(learner, MatchedClassification)
+        assert isinstance(model, MatchedStudent) and isinstance(learner, Matched)
         return model, learner
 
 
@@ -342,7 +342,7 @@ def test_a_decoders_tokens_are_compared_with_earlier_ones_alone(tmp_path: Path, 
     student = made.model("small", classifier("gpt2", **shape, layers=2, hidden=16, heads=2))
     config = made.config({"reads": {"what": "query_key", "relation_heads": 4}, "last": {"what": "hidden"}})
     model, learner = build(config, made.inputs(teacher_model=[teacher], init=[student]))
-    assert isinstance(learner, MatchedClassification) and learner.causal
+    assert isinstance(learner, Matched) and learner.causal
     loss = learner.loss(model, learner.batch(np.arange(8), (0, 0)))
     loss.backward()
     assert torch.isfinite(loss) and all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)

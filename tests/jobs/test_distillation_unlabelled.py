@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from jobs.tasks.distillation import DistilledClassification
 from transformers import PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact, Kind, publish
@@ -25,7 +26,6 @@ from jobs.data.loader import read_examples
 from jobs.data.rows import check_source
 from jobs.losses.settings import Mix
 from jobs.tasks.classification import Classification, save_classifier
-from jobs.tasks.distillation import DistilledClassification
 from serve.engine import load_engine
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, tiny_classifier
 

@@ -13,8 +13,8 @@ from jobs.objectives.architectures import Shape, new_model
 from jobs.objectives.heads import IGNORED, LanguageModel
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
-from jobs.training.models import load_classifier
 from tests.jobs.language_runs import language_objective, language_tokenizer, publish_language
+from tests.jobs.tiny import load_classifier
 
 CPU = torch.device("cpu")
 

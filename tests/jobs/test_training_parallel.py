@@ -16,7 +16,6 @@ from cluster.artifact import open_artifact
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build
-from jobs.tasks.classification import Classification
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
@@ -24,7 +23,7 @@ from jobs.training.objective import Batch
 from jobs.training.settings import Training
 from jobs.training.worker import Learner
 from tests.jobs.language_runs import publish_language
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, same_weights, tiny_tokenizer
+from tests.jobs.tiny import MESSAGES, publish_examples, same_weights, supervised, tiny_tokenizer
 from tests.jobs.training_runs import QUICK, Recorded, new_model
 from tests.jobs.two_workers import together
 
@@ -55,7 +54,7 @@ def made(root: Path, name: str) -> tuple[nn.Module, Learner, list[list[int]]]:
     else:
         tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
         model = new_model("classification", tokenizer, 0.0)
-        learner = Classification(open_artifact(str(root / "examples")), tokenizer, LABELS, MAX_LENGTH)
+        learner = supervised(open_artifact(str(root / "examples")), tokenizer)
     order: list[list[int]] = []
     batch = learner.batch
 
