@@ -92,7 +92,7 @@ class Classification(Objective):
         self.label_smoothing = label_smoothing
         self.weights_C = _weights(class_weights, labels, self.train.labels)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The training examples with these numbers; nothing is random."""
         return self.train.batch(indices)
 

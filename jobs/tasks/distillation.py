@@ -72,20 +72,19 @@ class DistilledClassification(Classification):
         """What moves over the run ends at its last step."""
         self.steps = steps
 
-    def progress(self, seed: Sequence[int]) -> float:
-        """How far the run is, 0 at its first step and 1 at its last; a function of the step's number alone."""
-        step = seed[1] if len(seed) > 1 else 0
+    def progress(self, step: int) -> float:
+        """How far the run is, 0 at its first step and 1 at its last."""
         return step / (self.steps - 1) if self.steps > 1 else 0.0
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The examples with the teachers' logits beside them, and the step's temperature and alpha beside each."""
-        mix, progress = self.mix, self.progress(seed)
+        mix, progress = self.mix, self.progress(step)
         now = {
             "temperature": annealed(mix.temperature, mix.temperature_end, mix.annealing, progress),
             "alpha": annealed(mix.alpha, mix.alpha_end, mix.annealing, progress),
         }
         beside = {key: torch.full((len(indices),), value) for key, value in now.items()}
-        return {**super().batch(indices, seed), **beside, "teacher": self.teachers_NKC[torch.from_numpy(indices)]}
+        return {**super().batch(indices, seed, step), **beside, "teacher": self.teachers_NKC[torch.from_numpy(indices)]}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss, summed over the batch."""

@@ -72,11 +72,11 @@ class MatchedClassification(DistilledClassification):
         super().__init__(examples, tokenizer, labels, max_length, teachers, mix, weights)
         self.teacher, self.causal, self.matches = teacher.eval().requires_grad_(False), causal, matches
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The examples as for distillation, and the step's weights of the matches beside each."""
-        how, progress = self.mix.annealing, self.progress(seed)
+        how, progress = self.mix.annealing, self.progress(step)
         now_M = torch.tensor([annealed(m.weight, m.weight_end, how, progress) for m in self.matches.values()])
-        return {**super().batch(indices, seed), "match": now_M.expand(len(indices), -1)}
+        return {**super().batch(indices, seed, step), "match": now_M.expand(len(indices), -1)}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss and those of the matches, summed over the batch."""

@@ -65,10 +65,10 @@ class Multitask(Objective):
         generator = np.random.default_rng([seed, number, len(self.tasks)])
         return generator.choice(len(self.tasks), self.steps_per_epoch(batch_size), p=self.chances)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The examples, all of one task, and which task it is."""
         task = int(np.searchsorted(self.starts, indices[0], side="right")) - 1
-        rows = self.tasks[task].batch(indices - self.starts[task], seed)
+        rows = self.tasks[task].batch(indices - self.starts[task], seed, step)
         return {**rows, "task": torch.full((len(indices),), task)}
 
     def count(self, batch: Batch) -> float:

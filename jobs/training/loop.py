@@ -135,7 +135,7 @@ class _Loop:
 
     def _make(self, asked: tuple[int, np.ndarray]) -> _Made:
         step, indices = asked
-        whole = self.objective.batch(indices, (self.settings.seed, step))
+        whole = self.objective.batch(indices, self.settings.seed, step)
         return _Made(whole, max(1, self.objective.count(whole)), self.objective.tokens(whole))
 
     def _step(self, step: int, indices: np.ndarray, made: _Made) -> tuple[Tensor, float]:

@@ -46,8 +46,8 @@ class Objective(Protocol):
         """The batches of an epoch as numbers of examples; a function of the seed and the epoch alone."""
         return epoch_batches(self.size, batch_size, seed, number, self.lengths)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        """The rows of these training examples; random choices come from the seed."""
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        """The rows of these training examples; what is random comes from the seed and the step's number (from 0) alone."""
         ...
 
     def count(self, batch: Batch) -> float:

@@ -59,9 +59,9 @@ def made(root: Path, name: str) -> tuple[nn.Module, Learner, list[list[int]]]:
     order: list[list[int]] = []
     batch = learner.batch
 
-    def watched(indices: Any, seed: Any) -> Batch:
+    def watched(indices: Any, seed: int, step: int) -> Batch:
         order.append(indices.tolist())
-        return batch(indices, seed)
+        return batch(indices, seed, step)
 
     learner.batch = watched  # type: ignore[method-assign]
     return model, learner, order
