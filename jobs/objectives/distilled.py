@@ -83,6 +83,7 @@ class DistilledLanguage(Objective):
         self.temperature, self.seed = float(self.soft.settings["temperature"]), int(self.soft.settings["seed"])
         self.size, self.validation_size, self.lengths = objective.size, objective.validation_size, objective.lengths
         self.score, self.mode, self.measures = objective.score, objective.mode, objective.measures
+        self.splits = objective.splits
 
     def begin(self, steps: int) -> None:
         """Alpha ends at the last step."""

@@ -33,6 +33,8 @@ class Objective(Protocol):
     """What `measure` returns that may say which evaluation is best, and whether more is better (max) or less (min)."""
     skips_weights: bool = False
     """Whether a step may leave some weights without a gradient (heads of other tasks)."""
+    splits: bool = True
+    """Whether a batch's loss is the sum of its parts', however it is cut; not so where rows are compared with each other."""
 
     def begin(self, steps: int) -> None:
         """Told before the first batch how many steps the whole run has, for what moves over it."""

@@ -184,6 +184,16 @@ def test_alpha_moves_over_the_run_and_draws_are_a_function_of_the_step(
     assert len(shown) == (1 if objective == "causal" else DRAWS)
 
 
+def test_batches_are_cut_where_those_of_the_objective_may_be(
+    answered: tuple[str, Artifact, Artifact], tokens: Artifact
+) -> None:
+    objective, _, soft = answered
+    _, learner = student(objective, tokens, soft)
+    assert learner.splits
+    learner.objective.splits = False
+    assert not DistilledLanguage(learner.objective, soft, learner.mix).splits
+
+
 def test_answers_for_other_masks_tokens_or_objectives_are_refused(
     answered: tuple[str, Artifact, Artifact], tokens: Artifact, tmp_path: Path
 ) -> None:
