@@ -193,7 +193,7 @@ def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner",
     size = min(config.heal.batch_size, learner.size)
     chosen = list(islice(epoch_batches(learner.size, size, config.heal.seed, 0), config.prune.calibration_batches))
     for goal in pruner.goals:
-        pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
+        pruner.remove(goal, learner, (learner.batch(indices, config.heal.seed, 0) for indices in chosen))
         healing.context.report(state="pruned", **pruner.sizes())
         metrics |= healing.heal(model)
     return metrics | pruner.finish()
@@ -223,7 +223,7 @@ def _export(
     learner = healing.learner
 
     chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
-    batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
+    batches = (learner.batch(np.array([number]), config.heal.seed, 0) for number in chosen)
     feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
     validation = read_examples(inputs.one("examples"), "validation")
     judge = partial(macro_f1_of, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())

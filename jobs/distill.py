@@ -92,7 +92,7 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
             continue
         batches = epoch_batches(learner.size, min(config.batch_size, learner.size), config.seed, 0)
         chosen = islice(batches, pruner.settings.calibration_batches)
-        pruner.remove(goal, learner, (learner.batch(indices, (config.seed,)) for indices in chosen))
+        pruner.remove(goal, learner, (learner.batch(indices, config.seed, 0) for indices in chosen))
 
 
 def _matched(

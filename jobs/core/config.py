@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
+<<<<<<< HEAD
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+=======
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.config import JsonDict
+>>>>>>> speed
 from pydantic_core import ErrorDetails
+
+SPEED_ONLY: JsonDict = {"speed_only": True}
+"""A field's `json_schema_extra`: it changes how fast a step is or what memory it takes; in what comes out only rounding, and
+what dropout draws. So it is no part of what the step is."""
 
 
 class Config(BaseModel):
@@ -120,6 +129,23 @@ def nested_config(annotation: Any) -> type[BaseModel] | None:
 def named_configs(annotation: Any) -> type[BaseModel] | None:
     """The Config of which an annotation such as `dict[str, Config]` holds some under names, or None."""
     return nested_config(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+
+
+def identifying(tree: Mapping[str, Any], config: type[BaseModel]) -> dict[str, Any]:
+    """A dumped config without what is SPEED_ONLY in it; a key that is searched stays: it is part of what the search is."""
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        field = config.model_fields.get(name)
+        if not isinstance(value, Mapping):
+            if field is None or field.json_schema_extra != SPEED_ONLY:
+                kept[name] = value
+        elif field is not None and (nested := nested_config(field.annotation)) is not None:
+            kept[name] = identifying(value, nested)
+        elif field is not None and (named := named_configs(field.annotation)) is not None:
+            kept[name] = {own: identifying(part, named) if isinstance(part, Mapping) else part for own, part in value.items()}
+        else:
+            kept[name] = value
+    return kept
 
 
 def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:

@@ -14,8 +14,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import RESERVED, Kind
+<<<<<<< HEAD
 from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
 from jobs.core.metric import Metric
+=======
+from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
+>>>>>>> speed
 from jobs.core.recipe_file import read_tree
 from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
@@ -86,12 +90,16 @@ class Step:
         return self.stage.output if isinstance(self.stage.output, Kind) else self.stage.output(self.config)
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value or search space, as JSON: what the step is."""
+        """Every key with its value or search space, as JSON: what replays the step."""
         dumped = self.config.model_dump(mode="json")
         resolved = fill(dumped, {path: {space.kind: list(space.values)} for path, space in self.spaces.items()})
         if self.spaces:
             resolved["tune"] = self.tune.model_dump(mode="json", exclude={"max_concurrent"})
         return resolved
+
+    def identifying(self) -> dict[str, Any]:
+        """Those of them that say what the step is: not what only changes its speed or its memory."""
+        return identifying(self.resolved(), self.stage.config)
 
 
 @dataclass(frozen=True)

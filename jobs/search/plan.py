@@ -86,7 +86,7 @@ def _plain(step: Step, at_once: int) -> BasicVariantGenerator:
     # Those that are compared with each other must all be there; they train in turns.
     generator = BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
     # Ray would name the trials of each search otherwise; by their own names they find what they have left before.
-    generator._uuid_prefix = digest({"step": step.name, "config": step.resolved()})[:5] + "_"
+    generator._uuid_prefix = digest({"step": step.name, "config": step.identifying()})[:5] + "_"
     return generator
 
 

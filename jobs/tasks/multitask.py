@@ -41,6 +41,7 @@ class Multitask(Objective):
         self.tasks, self.names = [main, *others.values()], ["", *others]
         self.score, self.mode, self.measures = main.score, main.mode, main.measures
         self.lengths: Sequence[int] | None = None
+        self.splits = all(task.splits for task in self.tasks)
         sizes = np.array([task.size for task in self.tasks], dtype=float)
         self.chances = sizes ** (1 / temperature) / (sizes ** (1 / temperature)).sum()
         self.starts = np.concatenate([[0], np.cumsum([task.size for task in self.tasks])])

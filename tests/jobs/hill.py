@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import connect, guarded
-from jobs.core.config import Config
+from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.execute import execute
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
@@ -46,7 +48,7 @@ class Hill(Config):
     """Has no effect."""
     evaluations: int = 3
     """Steps, each with its evaluation."""
-    pause: float = 0.0
+    pause: float = Field(0.0, json_schema_extra=SPEED_ONLY)
     """Seconds that a step takes."""
     fails_above: float = math.inf
     """Learning rates above it diverge."""

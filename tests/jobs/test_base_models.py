@@ -158,7 +158,7 @@ def test_short_rows_are_filled_with_another_token_and_nothing_depends_on_it(kind
     end = tokenizer.eos_token or ""
     examples = publish_examples(tmp_path, {"train": [*MESSAGES[:20], (f"bye {end}", "ham")], "validation": MESSAGES[20:30]})
     objective = supervised(examples, tokenizer, max_length=length_of(base, 24))
-    batch = objective.batch(np.arange(21), (0,))
+    batch = objective.batch(np.arange(21), 0, 0)
     assert (batch["attention_mask"].sum(1) == torch.tensor(objective.train.lengths)).all(), "an end that is text stays text"
     with torch.no_grad():
         for weight in model.parameters():

@@ -77,7 +77,7 @@ def test_the_mix_of_soft_and_hard_labels(
     objective = distilled(examples, tokenizer, predictions(tmp_path, soft), mix)
     model = tiny_classifier("bert", 2, len(tokenizer))
     chosen = np.array([7, 0, 11])
-    batch = objective.batch(chosen, (0, 0))
+    batch = objective.batch(chosen, 0, 0)
     with torch.inference_mode():
         logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         found = float(objective.loss(model, batch))
@@ -95,7 +95,7 @@ def test_the_recipes_skew_is_the_one_that_counts(
     for skew in (0.1, 0.9):
         mix = Mix(loss="skewed_kl", skew=skew, alpha=1.0)
         objective = distilled(examples, tokenizer, made, mix)
-        losses.append(float(objective.of_answers(torch.zeros(4, 2), objective.batch(np.arange(4), (0, 0)))))
+        losses.append(float(objective.of_answers(torch.zeros(4, 2), objective.batch(np.arange(4), 0, 0))))
     assert losses[1] < 0.2 * losses[0]
 
 
@@ -154,7 +154,7 @@ def test_temperature_and_alpha_of_each_step_of_a_run(
     settings = Training.model_validate({**QUICK, "batch_size": 4, "max_steps": 5})
     fit(tiny_classifier("bert", 2, len(tokenizer)), objective, settings, Recorded())
     assert seen == [pytest.approx(now) for now in zip((5, 4, 3, 2, 1), (1, 0.8, 0.6, 0.4, 0.2), strict=True)]
-    batch = objective.batch(np.arange(3), (0, 2))
+    batch = objective.batch(np.arange(3), 0, 2)
     assert batch["temperature"].tolist() == [3.0] * 3
     target = torch.tensor([answers(MESSAGES[:12])[MESSAGES[number][0]] for number in range(3)])
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0]])
@@ -198,7 +198,7 @@ def test_several_teachers_are_weighed(
     objective = distilled(examples, tokenizer, made, mix, weights)
     chosen = [3, 8, 1]
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0]])
-    found = float(objective.of_answers(logits, objective.batch(np.array(chosen), (0, 0))))
+    found = float(objective.of_answers(logits, objective.batch(np.array(chosen), 0, 0)))
     share = 0.5 if weights is None else 0.75
     first, second = of_texts(one, chosen), of_texts(other, chosen)
     if name == "mse":
@@ -234,7 +234,7 @@ def test_texts_without_a_label_teach_by_the_teachers_answers_alone(tokenizer: Pr
     objective = distilled(examples, tokenizer, predictions(tmp_path, soft), mix)
     assert (objective.size, objective.validation_size) == (12, 8)
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0], [0.5, 0.2]])
-    batch = objective.batch(np.arange(4), (0, 0))
+    batch = objective.batch(np.arange(4), 0, 0)
     assert batch["labels"].tolist() == [-100, 1, 0, -100] and objective.count(batch) == 4
     hard = functional.cross_entropy(logits[1:3], torch.tensor([1, 0]), reduction="sum")
     wanted = 0.3 * float(forward_kl(logits, of_texts(soft, range(4)), 2.0)) + 0.7 * float(hard)
@@ -288,7 +288,7 @@ def test_what_is_kept_is_what_the_student_sees(examples: Artifact, tokenizer: Pr
     assert types == [pa.float16(), pa.float32()]
     made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={"labels": list(LABELS)})
     objective = distilled(examples, tokenizer, [made], Mix())
-    seen = objective.batch(np.arange(12), (0, 0))["teacher"][:, 0]
+    seen = objective.batch(np.arange(12), 0, 0)["teacher"][:, 0]
     assert seen.dtype == torch.float32
     assert np.abs(seen.numpy() - logits).max() < 0.004 and (seen.numpy()[:6] == logits[:6]).all()
 

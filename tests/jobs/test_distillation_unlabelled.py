@@ -80,7 +80,7 @@ def test_texts_without_a_label_from_the_file_to_the_loss(
 
     student = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, [soft], Mix(alpha=0.4))
     assert student.size == len(train) and Classification(examples, tokenizer, LABELS, MAX_LENGTH).size == len(train) - 3
-    batch = student.batch(np.arange(student.size), (0, 0))
+    batch = student.batch(np.arange(student.size), 0, 0)
     assert int((batch["labels"] == -100).sum()) == 3
     assert math.isfinite(float(student.of_answers(torch.zeros(student.size, 2), batch)))
     with pytest.raises(BadInput, match=r"splits = \['test'\].*has no rows in these splits"):

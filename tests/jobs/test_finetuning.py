@@ -165,7 +165,7 @@ def test_smoothing_and_weights_by_hand(tmp_path: Path, tokenizer: PreTrainedToke
     examples = publish_examples(tmp_path, {"train": rows, "validation": rows})
     objective = supervised(examples, tokenizer, label_smoothing=0.2, class_weights="balanced")
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
-    batch = objective.batch(np.arange(4), (0, 0))
+    batch = objective.batch(np.arange(4), 0, 0)
 
     class Fixed(nn.Module):
         def forward(self, **_: Any) -> Any:

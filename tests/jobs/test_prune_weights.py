@@ -77,7 +77,7 @@ def test_steps_with_healing_end_at_a_stock_model(classification: Supervised, tmp
     before = parameters(model)
     pruner = Pruner(model, Prune(feed_forward=0.5, layers=1, weights=0.5, steps=2))
     settings = Training.model_validate({"precision": "fp32", "batch_size": 16, "epochs": 1, "evaluations": 1})
-    batches = [classification.batch(indices, (0,)) for indices in classification.epoch(0, 16, 0)]
+    batches = [classification.batch(indices, 0, 0) for indices in classification.epoch(0, 16, 0)]
     scores = []
     for goal in pruner.goals:
         pruner.remove(goal, classification, batches)

@@ -58,9 +58,9 @@ def made(root: Path, name: str) -> tuple[nn.Module, Learner, list[list[int]]]:
     order: list[list[int]] = []
     batch = learner.batch
 
-    def watched(indices: Any, seed: Any) -> Batch:
+    def watched(indices: Any, seed: int, step: int) -> Batch:
         order.append(indices.tolist())
-        return batch(indices, seed)
+        return batch(indices, seed, step)
 
     learner.batch = watched  # type: ignore[method-assign]
     return model, learner, order
@@ -76,15 +76,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "ddp-dies": {"strategy": "ddp", "settings": SAVING, "dies_at": 5},
     "fsdp-dies": {"strategy": "fsdp", "settings": SAVING, "dies_at": 5},
     "tensor": {"strategy": "tensor", "settings": {"average": 0.9, "gradient_accumulation": 2}},
-    "tensor-dies": {"strategy": "tensor", "settings": SAVING, "dies_at": 5},
+    # Shards that compute together may read what must not be cut: each of them reads all of it.
+    "tensor-dies": {"strategy": "tensor", "settings": SAVING, "dies_at": 5, "splits": False},
     "alone-died": {"strategy": "fsdp", "settings": SAVING},
 }
 
 
 def train(root: Path, name: str, rank: int = 0, workers: int = 1, **changed: Any) -> dict[str, Any]:
     """One of the runs; with `dies_at` it ends there, having written its checkpoints, as one that was killed."""
-    plan = {"dies_at": None, **RUNS[name], **changed}
+    plan = {"dies_at": None, "splits": True, **RUNS[name], **changed}
     model, objective, order = made(root, name)
+    objective.splits = plan["splits"]
     settings = Training.model_validate({**PLAIN, **plan["settings"]})
     with closing(Checkpoints(str(root / name), print)) as checkpoints:
         hooks = Mortal(lambda **_: None, checkpoints, rank, workers)
@@ -111,6 +113,11 @@ def work(rank: int, root: str) -> None:
     """All runs with two workers, one after another."""
     with pytest.raises(BadInput, match=r"resources\.parallel = 'tensor': transformers has no tensor-parallel plan for Bert"):
         train(Path(root), "ddp", rank, 2, strategy="tensor")
+    for name in ("ddp", "fsdp"):
+        with pytest.raises(
+            BadInput, match=r"resources\.workers = 2: .* cut into shares: .* Set it to 1, or resources\.parallel"
+        ):
+            train(Path(root), name, rank, 2, splits=False)
     for name in RUNS:
         torch.save(train(Path(root), name, rank, 2), f"{root}/{name}-{rank}.pt")
 
