@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-<<<<<<< HEAD
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
-=======
-from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.config import JsonDict
->>>>>>> speed
 from pydantic_core import ErrorDetails
 
 SPEED_ONLY: JsonDict = {"speed_only": True}

@@ -14,12 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import RESERVED, Kind
-<<<<<<< HEAD
-from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
-from jobs.core.metric import Metric
-=======
 from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
->>>>>>> speed
+from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
 from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
