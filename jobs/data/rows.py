@@ -32,12 +32,17 @@ UNLABELLED = "unlabelled"
 class Labelling(Protocol):
     """What makes targets of rows: a kind of task with the settings that a recipe gives it (jobs/tasks/labelling.py)."""
 
-    fields: Mapping[str, str]
-    """The column of the source for each text of an item."""
-    paths: Mapping[str, str]
-    """Further columns that must be there, by the recipe's key that names each."""
-    types: "Mapping[str, pa.DataType]"
-    """The target columns, with their types."""
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The column of the source for each text of an item."""
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Further columns that must be there, by the recipe's key that names each."""
+
+    @property
+    def types(self) -> "Mapping[str, pa.DataType]":
+        """The target columns, with their types."""
 
     def targets(self, frame: "pd.DataFrame") -> tuple[dict[str, list[Any]], dict[int, str]]:
         """The target columns of rows, and the reason for each row whose target means nothing, by its place."""

@@ -191,7 +191,8 @@ class Learning:
         return [outputs.float().cpu().numpy()]
 
     def window_soft(self, spec: Any, output: Output, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
-        """A teacher's output of an item, as what each window of the student is to say."""
+        """A teacher's output of an item, as what each window of the student is to say. Not asked of kinds whose items have one
+        window and one shape: there it is the output itself."""
         return [np.asarray(output)] * len(windows)
 
     # Judging
