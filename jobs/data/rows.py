@@ -41,6 +41,10 @@ class Labelling(Protocol):
         """Further columns that must be there, by the recipe's key that names each."""
 
     @property
+    def lists(self) -> Sequence[str]:
+        """Those of them whose columns may hold lists."""
+
+    @property
     def types(self) -> "Mapping[str, pa.DataType]":
         """The target columns, with their types."""
 
@@ -254,6 +258,8 @@ def _check_tables(
                 Problem(key, column, f"{source} has no such column", nearest(column, table.column_names))
                 for key, column in missing
             ]
+        if problems := _nested(table, source, reading, wanted):
+            return problems
         if problems := _check_rows(table, source, rows, reading, named, wanted, seen):
             return problems
         rows += table.num_rows
@@ -263,6 +269,19 @@ def _check_tables(
     if rows == 0:
         return [Problem(where, source, f"it has no rows ({len(resolve(source))} file)", "Give a file with data.")]
     return []
+
+
+def _nested(table: "pa.Table", source: str, reading: Reading, wanted: Mapping[str, str]) -> list[Problem]:
+    """Columns of lists or records, where a text, a label or a name is asked for."""
+    import pyarrow as pa
+
+    single = {key: column for key, column in wanted.items() if reading.labelling is None or key not in reading.labelling.lists}
+    kinds = {key: table.schema.field(column).type for key, column in single.items()}
+    return [
+        Problem(key, single[key], f"in {source} it holds {kind}, and single values are asked for", "Name another column.")
+        for key, kind in kinds.items()
+        if pa.types.is_nested(kind)
+    ]
 
 
 def _check_rows(

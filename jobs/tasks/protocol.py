@@ -113,6 +113,8 @@ class Learning:
     """Figures that models are compared by; the first is the score where nothing else is asked for."""
     soft_losses: ClassVar[tuple[str, ...]]
     """How answers of student and teacher may be compared; the first is usual."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Keys of `paths` whose columns may hold lists; all others hold single values."""
     augments: ClassVar[bool] = True
     """Whether words of a text may be left out and moved, and mean something still."""
     calibrates: ClassVar[bool] = False

@@ -1,9 +1,9 @@
 """BENCH=pairs: two texts classified together, fine-tuned as a recipe does it and by the plain loop of an example script.
 
-    DATA=DIRECTORY make bench BENCH=pairs          SICK (Marelli et al. 2014): train.tsv.gz and trial.tsv of SemEval 2014 task 1
-    DATA=DIRECTORY python -m tests.benchmarks.pairs loop 0         one side, one seed: which test pairs it gets right, as JSON
+    DATA=DIRECTORY make bench BENCH=pairs                       SICK (Marelli et al. 2014): train.tsv.gz and trial.tsv
+    DATA=DIRECTORY python -m tests.benchmarks.pairs loop 0      one side, one seed: which test pairs it gets right, as JSON
 
-Both sides have the same initial weights, the same order of examples, the same steps and rates; each cuts and pads texts itself.
+Both sides have the same initial weights, order of examples, steps and rates; each cuts and pads texts itself.
 """
 
 import csv
@@ -112,7 +112,7 @@ def settings(seed: int) -> dict[str, Any]:
 
 
 def loop(examples: Any, seed: int) -> list[bool]:
-    """The loop of an example script: transformers' model and tokenizer, torch's optimiser, padding to the longest of a batch."""
+    """The loop of an example script: transformers' model and tokenizer, torch's optimiser, batches padded to their longest."""
     import torch
     from transformers import AutoTokenizer
 
