@@ -4,9 +4,9 @@
     outputs, requests, lengths = await batcher([Item(("Win a prize now",))])
 
 Fair: each request's items stand in a line of their own, and all lines move together, so that a single item does not wait
-behind the whole of a long list. Items are taken from the line in rounds, and the windows of each round are cut into batches: an
-item that came later overtakes nobody for being as long as the one whose turn it is. An item is answered once all its windows
-were run.
+behind the whole of a long list. Items are taken from the line in rounds, and the windows of each round are cut into batches:
+an item that came later overtakes nobody for being as long as the one whose turn it is. An item is answered once all its
+windows were run.
 """
 
 import asyncio
@@ -100,8 +100,8 @@ _Window = tuple[_Waiting, int]
 
 @dataclass(slots=True)
 class _Step:
-    """What the engine's thread gives back: what became of a batch, the items that it brought to their end, and those that nobody
-    waits for."""
+    """What the engine's thread gives back: what became of a batch, the items that it brought to their end, and those that
+    nobody waits for."""
 
     batch: list[_Window]
     done: list[_Waiting] = field(default_factory=list)
