@@ -22,8 +22,9 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import MADE_FROM
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
-from jobs.finetune import labels_of
 from jobs.losses.settings import Mix
+from jobs.tasks import spec_of
+from jobs.tasks.resolved import task_metrics
 from jobs.training.models import beyond_training, language_kind, length_of
 from serve.card import CARD, read_card
 
@@ -154,20 +155,18 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
 def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Learner", dict[str, float]]:
     """The model, what heals it, and figures of its vocabulary."""
-    from jobs.tasks.classification import Classification
-    from jobs.tasks.distillation import DistilledClassification
-    from jobs.training.models import load_classifier
+    from jobs.tasks.distilled import Distilled
+    from jobs.tasks.supervised import Supervised
+    from jobs.training.models import inputs_of, load_head
 
     examples, teacher = inputs.one("examples"), inputs.maybe("teacher")
-    labels, length = labels_of(examples), _length(config, inputs.one("model"))
-    model, tokenizer = load_classifier(inputs.one("model"), labels)
+    spec, length = spec_of(examples), _length(config, inputs.one("model"))
+    model, tokenizer = load_head(inputs.one("model"), spec)
     figures: dict[str, float] = {}
     if config.vocabulary is not None:
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
-    if teacher is None:
-        return model, Classification(examples, tokenizer, labels, length), figures
-    learner = DistilledClassification(examples, tokenizer, labels, length, [teacher], config.heal)
-    return model, learner, figures
+    task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=teacher is not None)
+    return model, task if teacher is None else Distilled(task, [teacher], config.heal), figures
 
 
 def _only_used_tokens(
@@ -194,7 +193,7 @@ def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner",
     size = min(config.heal.batch_size, learner.size)
     chosen = list(islice(epoch_batches(learner.size, size, config.heal.seed, 0), config.prune.calibration_batches))
     for goal in pruner.goals:
-        pruner.remove(goal, learner, (learner.batch(indices, (config.heal.seed,)) for indices in chosen))
+        pruner.remove(goal, learner, (learner.batch(indices, config.heal.seed, 0) for indices in chosen))
         healing.context.report(state="pruned", **pruner.sizes())
         metrics |= healing.heal(model)
     return metrics | pruner.finish()
@@ -224,7 +223,7 @@ def _export(
     learner = healing.learner
 
     chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
-    batches = (learner.batch(np.array([number]), (config.heal.seed,)) for number in chosen)
+    batches = (learner.batch(np.array([number]), config.heal.seed, 0) for number in chosen)
     feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
     validation = read_examples(inputs.one("examples"), "validation")
     judge = partial(macro_f1_of, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
@@ -248,7 +247,8 @@ STAGE = Stage(
     output=Kind.MODEL,
     version=5,
     rules=COMPRESS_RULES,
-    headline=("feed_forward_kept", "macro_f1", "export_difference"),
+    metrics=task_metrics,
+    headline=("feed_forward_kept", "export_difference"),
 )
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The student is a base of one's own (`inputs.init`, `model:`), or a part of one (
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
@@ -17,16 +17,19 @@ from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
-from jobs.finetune import TASK_RULES, TaskConfig, adapted, base_model, check, labels_of, origin, sources
+from jobs.finetune import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
 from jobs.finetune import shape as shape_of_base
 from jobs.losses.settings import MIX_RULES, Match, Mix
-from jobs.training.models import length_of, padding_told
+from jobs.tasks import spec_of
+from jobs.tasks.resolved import task_metrics
+from jobs.training.models import inputs_of, length_of, load_head, padding_told
 from jobs.training.settings import Shorten
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.tasks.distilled import Distilled
     from jobs.training.worker import Learner
 
 
@@ -52,21 +55,22 @@ class DistillConfig(Mix, TaskConfig):
 
 def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The student with a head for the task, and the mixed objective."""
-    from jobs.tasks.distillation import DistilledClassification
+    from jobs.tasks.distilled import Distilled
+    from jobs.tasks.supervised import Supervised
     from jobs.training.shorten import student_of
 
     examples = inputs.one("examples")
-    labels = labels_of(examples)
-    model, tokenizer = base_model(config, inputs, labels)
+    spec = spec_of(examples)
+    model, tokenizer = base_model(config, inputs, spec)
     length = length_of(origin(config, inputs), config.max_length)
-    rest: Any = (examples, tokenizer, labels, length, inputs["teacher"], config, config.teacher_weights)
-    learner = DistilledClassification(*rest)
+    task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=True)
+    learner = Distilled(task, inputs["teacher"], config, config.teacher_weights)
     if config.student is not None:
         model = student_of(model, config.student)
         _prune(model, config, learner)
     if not config.match:
         return adapted(config, model), learner
-    return _matched(config, inputs, model, tokenizer, rest)
+    return _matched(config, inputs, model, tokenizer, learner)
 
 
 def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | None" = None) -> None:
@@ -88,20 +92,23 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
             continue
         batches = epoch_batches(learner.size, min(config.batch_size, learner.size), config.seed, 0)
         chosen = islice(batches, pruner.settings.calibration_batches)
-        pruner.remove(goal, learner, (learner.batch(indices, (config.seed,)) for indices in chosen))
+        pruner.remove(goal, learner, (learner.batch(indices, config.seed, 0) for indices in chosen))
 
 
 def _matched(
-    config: DistillConfig, inputs: Inputs, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rest: Any
+    config: DistillConfig,
+    inputs: Inputs,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    learner: "Distilled",
 ) -> tuple["nn.Module", "Learner"]:
     """The student beside its teacher."""
-    from jobs.tasks.matching import MatchedClassification, MatchedStudent, prepare_match
-    from jobs.training.models import load_classifier
+    from jobs.tasks.matched import Matched, MatchedStudent, prepare_match
 
-    teacher, theirs = load_classifier(inputs.one("teacher_model"), labels_of(inputs.one("examples")))
+    teacher, theirs = load_head(inputs.one("teacher_model"), learner.task.spec)
     widths, causal = prepare_match(model, teacher, (tokenizer, theirs), config.match)
     student = MatchedStudent(adapted(config, model), widths, config.match)
-    return student, MatchedClassification(teacher, causal, config.match, *rest)
+    return student, Matched(learner, teacher, causal, config.match)
 
 
 def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
@@ -158,7 +165,9 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=4,
-    headline=("macro_f1", "accuracy", "steps_per_second"),
+    metrics=task_metrics,
+    searchable=True,
+    headline=("steps_per_second",),
     sources=sources,
     check=check,
     rules=(
@@ -186,7 +195,6 @@ STAGE = Stage(
             "Leave it out, or add match.",
         ),
     ),
-    score="macro_f1",
     shaped_by=("model", "student"),
     shape=shape,
     changeable=(*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),

@@ -6,9 +6,8 @@ r"""finetune: a base MODEL and EXAMPLES become a MODEL of a task.
 The base is another step's model (`inputs.init`) or one from outside (`model:`).
 """
 
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,8 +17,11 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
-from jobs.training.models import check_model, check_tokenizer, length_of, padding_told
+from jobs.tasks import learning_of, spec_of
+from jobs.tasks.resolved import task_metrics
+from jobs.training.models import check_model, check_tokenizer, inputs_of, length_of, load_head, new_head, padding_told
 from jobs.training.settings import RULES, Adapter, Freeze, Training
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +58,8 @@ class FinetuneConfig(TaskConfig):
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """What an example of a label counts; balanced: inversely to how often the label is there. Labels not named count 1. With
     inputs.auxiliary a label counts so in each task that has it."""
+    loss: dict[str, Any] = {}
+    """What else the kind of task has to set of its loss."""
     sampling_temperature: float = Field(2.0, ge=1)
     """With inputs.auxiliary: a task is drawn for each step with a chance that grows with its examples to the power of 1 /
     temperature (1: by size, high: all alike)."""
@@ -88,16 +92,9 @@ def origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
     return base if base is not None else str(config.model)
 
 
-def labels_of(examples: Artifact) -> list[str]:
-    """The labels of a task, in the order of the model's outputs."""
-    return list(json.loads((examples.local(["task.json"]) / "task.json").read_text())["labels"])
-
-
-def base_model(config: TaskConfig, inputs: Inputs, labels: list[str]) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """The base with a head for these labels, and its tokenizer."""
-    from jobs.training.models import load_classifier
-
-    return load_classifier(origin(config, inputs), labels, config.dropout)
+def base_model(config: TaskConfig, inputs: Inputs, spec: Task) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """The base with a head for this task, and its tokenizer."""
+    return load_head(origin(config, inputs), spec, config.dropout)
 
 
 def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
@@ -111,21 +108,19 @@ def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
 
 def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The base with a head for the task, and the task's objective; with auxiliary tasks, a head for each."""
-    from jobs.tasks.classification import Classification
     from jobs.tasks.multitask import Multitask, MultitaskModel
+    from jobs.tasks.supervised import Supervised
 
-    def task(examples: Artifact) -> Classification:
-        labels, weights = labels_of(examples), config.class_weights
-        if isinstance(weights, dict):
-            weights = {label: weight for label, weight in weights.items() if label in labels} or None
-        return Classification(examples, tokenizer, labels, length, config.label_smoothing, weights)
+    def task(examples: Artifact) -> Supervised:
+        spec = spec_of(examples)
+        return Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), loss_settings(config, spec))
 
     examples, length = inputs.one("examples"), length_of(origin(config, inputs), config.max_length)
-    model, tokenizer = base_model(config, inputs, labels_of(examples))
+    model, tokenizer = base_model(config, inputs, spec_of(examples))
     others = inputs.get("auxiliary", [])
     if not others:
         return adapted(config, model), task(examples)
-    heads = [base_model(config, inputs, labels_of(other))[0] for other in others]
+    heads = [base_model(config, inputs, spec_of(other))[0] for other in others]
     tasks = {other.manifest.step: task(other) for other in others}
     main = adapted(config, model)
     return MultitaskModel(main, heads), Multitask(task(examples), tasks, config.sampling_temperature)
@@ -133,9 +128,16 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
 
 def shape(config: TaskConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The base with random weights."""
-    from jobs.training.models import new_classifier
+    return new_head(origin(config, inputs), spec_of(inputs.one("examples")))
 
-    return new_classifier(origin(config, inputs), labels_of(inputs.one("examples")))
+
+def loss_settings(config: FinetuneConfig, spec: Task) -> dict[str, Any]:
+    """What the recipe says of the loss, as far as the task's kind has it; weights of other tasks' labels are left out."""
+    own, weights = learning_of(spec.kind).Loss.model_fields, config.class_weights
+    if isinstance(weights, dict):
+        weights = {label: weight for label, weight in weights.items() if label in spec.sayings} or None
+    shared = {"label_smoothing": config.label_smoothing, "class_weights": weights}
+    return {key: value for key, value in shared.items() if key in own} | config.loss
 
 
 def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -154,7 +156,8 @@ def _check_labels(config: FinetuneConfig, inputs: Inputs) -> None:
     """BadInput with each label that has a weight and that no task has."""
     if not isinstance(config.class_weights, dict):
         return
-    known = {label for examples in [*inputs["examples"], *inputs.get("auxiliary", [])] for label in labels_of(examples)}
+    given = [*inputs["examples"], *inputs.get("auxiliary", [])]
+    known = {label for examples in given for label in spec_of(examples).sayings}
     named, remedy = config.class_weights.items(), f"Labels: {', '.join(sorted(known))}."
     problems = [
         Problem(f"class_weights.{label}", weight, "no such label", remedy) for label, weight in named if label not in known
@@ -175,7 +178,9 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=4,
-    headline=("macro_f1", "accuracy", "steps_per_second"),
+    metrics=task_metrics,
+    searchable=True,
+    headline=("steps_per_second",),
     sources=sources,
     check=check,
     rules=(
@@ -188,7 +193,6 @@ STAGE = Stage(
             "Leave it out, or name others in inputs.auxiliary.",
         ),
     ),
-    score="macro_f1",
     shaped_by=("model",),
     shape=shape,
     changeable=(*CHANGEABLE, "dropout"),

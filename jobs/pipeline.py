@@ -239,7 +239,8 @@ def headline(place: Place, artifact: Artifact) -> str:
     words = [str(manifest.details[key]) for key in ("winner", "url") if key in manifest.details]
     if "trials" in manifest.details:
         words.append(f"best of {len(manifest.details['trials'])} trials")
-    words += [f"{key} {value:.5g}" for key in place.step.stage.headline if (value := manifest.metrics.get(key)) is not None]
+    shown = (*(metric.name for metric in place.step.metrics), *place.step.stage.headline)
+    words += [f"{key} {value:.5g}" for key in shown if (value := manifest.metrics.get(key)) is not None]
     if not words:
         words = [f"{key} {value:.4f}" for key, value in manifest.metrics.items()]
     return "  ".join(words)

@@ -9,6 +9,7 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,10 +23,12 @@ from jobs.core.stage import Context, Inputs, Outcome, Stage
 from jobs.data.augment import Augment
 from jobs.data.clean import Clean
 from jobs.data.dedup import Split
-from jobs.data.rows import TrainTexts, as_many_as_fit, check_source, load_rows
+from jobs.data.rows import Reading, TrainTexts, as_many_as_fit, check_source, load_rows
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
-from jobs.tasks.settings import Task
+from jobs.tasks import TASK_FILE, learning_of
+from jobs.tasks.labelling import Labelling, settings_type
+from jobs.tasks.protocol import TaskSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from jobs.data.pack import Bounds
+
+    AnyTask = TaskSettings
+else:
+    AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
 LEAST_BLOCK_BYTES = 8 << 20
@@ -50,8 +57,8 @@ class PrepareConfig(Config):
     """The column that holds the text (for plain text files always `text`)."""
     tokenizer: Tokenizer | None = None
     """Make TOKENS, cut with this tokenizer."""
-    task: Task | None = None
-    """Make EXAMPLES of this task."""
+    task: AnyTask | None = None
+    """Make EXAMPLES of this task: {kind: …} and the keys of its kind."""
     slices: tuple[str, ...] = ()
     """With task: columns to keep (source, country, …). evaluate looks at the texts of each of their values by themselves, and
     select can refuse a candidate that one of them pays for."""
@@ -79,6 +86,8 @@ class PrepareConfig(Config):
             raise ValueError("slices are for examples of a task, which are judged; tokens are not")
         if self.augment is not None and self.task is None:
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
+        if self.augment is not None and self.task is not None and not learning_of(self.task.kind).augments:
+            raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
         return self
 
 
@@ -97,9 +106,17 @@ def sources(config: PrepareConfig) -> dict[str, str]:
 
 def check(config: PrepareConfig) -> list[Problem]:
     """Missing files, empty data, missing columns, labels that train lacks."""
-    label = config.task.label if config.task else None
+    reading = reading_of(config)
+    paths = reading.labelling.paths if reading.labelling is not None else {}
     slices = {f"slices.{number}": name for number, name in enumerate(config.slices)}
-    return check_source(config.source, {"text": config.text, "task.label": label, **slices}, config.split)
+    return check_source(config.source, reading, {"text": config.text, **paths, **slices})
+
+
+def reading_of(config: PrepareConfig) -> Reading:
+    """How the source's rows become items."""
+    labelling = None if config.task is None else Labelling.of(config.task, config.text)
+    fields = {"text": config.text} if labelling is None else labelling.fields
+    return Reading(fields, config.clean, config.split, labelling, config.slices)
 
 
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -109,15 +126,14 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     data_context = ray.data.DataContext.get_current()
     data_context.execution_options.preserve_order = True
     data_context.target_min_block_size = LEAST_BLOCK_BYTES
-    rows, counts = load_rows(
-        config.source, config.text, config.task, config.clean, config.split, config.slices, config.augment
-    )
+    reading = reading_of(config)
+    rows, counts = load_rows(config.source, reading, config.augment)
     if config.limit is not None:
         rows = rows.limit(config.limit).materialize()
     context.report(state="cleaned", rows=rows.count())
-    if config.task is None:
+    if not isinstance(reading.labelling, Labelling):
         return _make_tokens(config, rows, counts, context)
-    return _make_examples(config.task, rows, counts, context)
+    return _make_examples(reading.labelling, rows, counts, context)
 
 
 def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
@@ -217,60 +233,56 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(task: Task, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
-    """Write rows as Parquet, a file a split and block, and the task's labels."""
-    output = context.output
-
-    def write(table: "pa.Table") -> "pa.Table":
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as parquet
-
-        written = []
-        for split in pc.unique(table["split"]).to_pylist():
-            part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
-            part = part.set_column(part.column_names.index("label"), "label", part["label"].cast(pa.string()))
-            buffer = io.BytesIO()
-            parquet.write_table(part, buffer)
-            path, file = write_by_content(output, split, ".parquet", buffer.getvalue())
-            found = zip(*part["label"].drop_null().value_counts().flatten(), strict=True)
-            labels = json.dumps({str(key): int(count) for key, count in found})
-            known = {"labels": labels, "unlabelled": part["label"].null_count}
-            written.append({"path": path, "size": file.size, "sha256": file.sha256, **known})
-        return pa.Table.from_pylist(written)
-
-    written = rows.map_batches(write, batch_format="pyarrow", batch_size=None).take_all()
-    by_split: dict[str, dict[str, int]] = {}
-    unlabelled = sum(row["unlabelled"] for row in written)
+def _make_examples(labelling: Labelling, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
+    """Write rows as Parquet, a file a split and block, and the task that they make."""
+    written = rows.map_batches(
+        WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
+    ).take_all()
+    by_split: dict[str, dict[str, float]] = {}
+    metrics: dict[str, float] = dict(counts)
+    unlabelled = 0
     for row in written:
-        labels = by_split.setdefault(row["path"].split("/")[0], {})
-        for name, count in json.loads(row["labels"]).items():
-            labels[name] = labels.get(name, 0) + count
-    _check_labels(by_split)
-    names = sorted(by_split["train"])
-    (context.directory / "task.json").write_text(
-        json.dumps({"kind": task.kind, "labels": names}, ensure_ascii=False, indent=1)
-    )
-    metrics: dict[str, float] = {**counts, **{f"{split}_rows": sum(labels.values()) for split, labels in by_split.items()}}
+        split = row["path"].split("/")[0]
+        own = by_split.setdefault(split, {})
+        for name, number in json.loads(row["statistics"]).items():
+            own[name] = own.get(name, 0) + number
+        metrics[f"{split}_rows"] = metrics.get(f"{split}_rows", 0) + row["rows"]
+        unlabelled += row["unlabelled"]
+    spec = labelling.spec(by_split)
+    (context.directory / TASK_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
     return Outcome(metrics=metrics, files=files, details={"labels": by_split})
 
 
-def _check_labels(by_split: dict[str, dict[str, int]]) -> None:
-    train = set(by_split.get("train", {}))
-    if len(train) < 2:
-        raise BadInput(
-            [Problem("task.label", sorted(train), "the training split has fewer than two labels", "Give more rows.")]
-        )
-    problems = [
-        Problem(split, label, "this label is not in the training split", "Give more rows, or split by column.")
-        for split, labels in by_split.items()
-        for label in sorted(set(labels) - train)
-    ]
-    if problems:
-        raise BadInput(problems)
+@dataclass(frozen=True)
+class WriteExamples:
+    """Writes the rows of a block below the output, a file a split."""
+
+    labelling: Labelling
+    output: str
+
+    def write(self, table: "pa.Table") -> "pa.Table":
+        """What was written, a row a file."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as parquet
+
+        types, written = self.labelling.types, []
+        for split in pc.unique(table["split"]).to_pylist():
+            part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
+            for name, kind in types.items():
+                part = part.set_column(part.column_names.index(name), name, part[name].cast(kind))
+            buffer = io.BytesIO()
+            parquet.write_table(part, buffer)
+            path, file = write_by_content(self.output, split, ".parquet", buffer.getvalue())
+            targets = part.select(list(types)).to_pydict()
+            known = sum(any(value is not None for value in row) for row in zip(*targets.values(), strict=True))
+            statistics = json.dumps(self.labelling.statistics(targets))
+            counted = {"rows": known, "unlabelled": part.num_rows - known, "statistics": statistics}
+            written.append({"path": path, "size": file.size, "sha256": file.sha256, **counted})
+        return pa.Table.from_pylist(written)
 
 
 STAGE = Stage(

@@ -14,6 +14,7 @@ from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
+from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
@@ -176,7 +177,7 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=3,
-    headline=("perplexity", "validation_loss", "pair_accuracy", "steps_per_second"),
+    headline=("steps_per_second",),
     sources=sources,
     check=check,
     rules=(
@@ -207,8 +208,8 @@ STAGE = Stage(
             "Give mix.alpha_end, or leave it out.",
         ),
     ),
-    score="validation_loss",
-    mode="min",
+    metrics=(Metric("validation_loss", mode="min"), Metric("perplexity", mode="min"), Metric("pair_accuracy")),
+    searchable=True,
 )
 
 if __name__ == "__main__":

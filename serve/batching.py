@@ -100,8 +100,8 @@ _Window = tuple[_Waiting, int]
 
 @dataclass(slots=True)
 class _Step:
-    """What the engine's thread gives back: what became of a batch, the items that it brought to their end, and those that
-    nobody waits for."""
+    """What the engine's thread gives back: a batch that was run, the items that it brought to their end, and those that nobody
+    waits for."""
 
     batch: list[_Window]
     done: list[_Waiting] = field(default_factory=list)

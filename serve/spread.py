@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from serve.models import Model, Outcome
-from serve.tasks.protocol import Item
+from serve.tasks.protocol import Item, Outputs
 
 PART_TEXTS = 32
 """Fewer texts than that are not worth a hop to another replica."""
@@ -77,7 +77,7 @@ class Bulk:
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
     parts = [outcome.outputs for outcome in outcomes]
-    # Vectors and dense outputs are arrays, all others lists.
-    outputs = np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [output for part in parts for output in part]
+    dense = isinstance(parts[0], np.ndarray)
+    outputs: Outputs = np.concatenate(parts) if dense else [output for part in parts for output in part]
     lengths = [length for outcome in outcomes for length in outcome.lengths]
     return Outcome(outputs, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)

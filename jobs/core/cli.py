@@ -172,9 +172,9 @@ def _keys(stage: Stage) -> str:
     for name, spec in stage.inputs.items():
         extra = ", optional" * spec.optional + ", a list" * spec.many
         lines.append(f"  inputs.{name:<22} {spec.kind}{extra}: {spec.meaning}")
-    lines.append("\nkeys (any number or choice may be a search space):" if stage.score else "\nkeys:")
+    lines.append("\nkeys (any number or choice may be a search space):" if stage.searchable else "\nkeys:")
     for section, prefix in ((stage.config, ""), (Tune, "tune."), (Resources, "resources."), (Tracking, "tracking.")):
-        if section is Tune and stage.score is None:
+        if section is Tune and not stage.searchable:
             continue
         for key, kind, default, meaning in describe(section, prefix):
             lines.append(f"  {key:<30} {kind}{f', default {default}' if default not in ('', 'required') else ''}")

@@ -4,10 +4,15 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
+
+SPEED_ONLY: JsonDict = {"speed_only": True}
+"""A field's `json_schema_extra`: it changes how fast a step is or what memory it takes; in what comes out only rounding, and
+what dropout draws. So it is no part of what the step is."""
 
 
 class Config(BaseModel):
@@ -47,7 +52,7 @@ def problems_of(error: ValidationError, config: type[BaseModel], prefix: str) ->
 
 
 def _problem(detail: ErrorDetails, config: type[BaseModel], prefix: str) -> Problem:
-    location = [str(part) for part in detail["loc"]]
+    location = _without_tags(config, [str(part) for part in detail["loc"]])
     path = ".".join(part for part in [prefix, *location] if part)
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -68,6 +73,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Known here: {', '.join(known)}." if known else "Remove it."
 
 
+def _without_tags(config: type[BaseModel], location: list[str]) -> list[str]:
+    """A location without what pydantic puts into it where one of several configs was chosen."""
+    kept: list[str] = []
+    for place, part in enumerate(location):
+        field = config.model_fields.get(part)
+        tagged = tagged_configs(field.annotation) if field is not None else {}
+        if part and location[place + 1 : place + 2] and location[place + 1] in tagged:
+            rest = location[place + 2 :]
+            return [*kept, part, *_without_tags(tagged[location[place + 1]], rest)]
+        kept.append(part)
+    return kept
+
+
 def _keys(config: type[BaseModel], location: list[str]) -> list[str]:
     """The keys of the config that stands at a location inside another."""
     parts = iter(location)
@@ -82,10 +100,23 @@ def _keys(config: type[BaseModel], location: list[str]) -> list[str]:
     return list(config.model_fields)
 
 
+def tagged_configs(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The Configs by their tags, where an annotation has several of which one is chosen."""
+    if get_origin(annotation) is Annotated:
+        inner, *notes = get_args(annotation)
+        tags = [note.tag for note in notes if isinstance(note, Tag)]
+        return {tags[0]: inner} if tags else tagged_configs(inner)
+    if get_origin(annotation) in (Union, UnionType):
+        return {tag: config for option in get_args(annotation) for tag, config in tagged_configs(option).items()}
+    return {}
+
+
 def nested_config(annotation: Any) -> type[BaseModel] | None:
-    """The Config inside an annotation such as `Config | None`, or None."""
+    """The Config inside an annotation such as `Config | None`, or None; of several to choose from the first."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if get_origin(annotation) is Annotated:
+        return nested_config(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return next((nested for option in get_args(annotation) if (nested := nested_config(option))), None)
     return None
@@ -94,6 +125,23 @@ def nested_config(annotation: Any) -> type[BaseModel] | None:
 def named_configs(annotation: Any) -> type[BaseModel] | None:
     """The Config of which an annotation such as `dict[str, Config]` holds some under names, or None."""
     return nested_config(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+
+
+def identifying(tree: Mapping[str, Any], config: type[BaseModel]) -> dict[str, Any]:
+    """A dumped config without what is SPEED_ONLY in it; a key that is searched stays: it is part of what the search is."""
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        field = config.model_fields.get(name)
+        if not isinstance(value, Mapping):
+            if field is None or field.json_schema_extra != SPEED_ONLY:
+                kept[name] = value
+        elif field is not None and (nested := nested_config(field.annotation)) is not None:
+            kept[name] = identifying(value, nested)
+        elif field is not None and (named := named_configs(field.annotation)) is not None:
+            kept[name] = {own: identifying(part, named) if isinstance(part, Mapping) else part for own, part in value.items()}
+        else:
+            kept[name] = value
+    return kept
 
 
 def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
@@ -106,7 +154,8 @@ def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
             rows.append(
                 (prefix + name, "section", "" if default.startswith(nested.__name__) else default, field.description or "")
             )
-            rows += describe(nested, f"{prefix}{name}.")
+            for each in tagged_configs(field.annotation).values() or [nested]:
+                rows += describe(each, f"{prefix}{name}.")
         elif (named := named_configs(field.annotation)) is not None:
             rows.append((prefix + name, "sections", default, field.description or ""))
             rows += describe(named, f"{prefix}{name}.NAME.")

@@ -30,7 +30,7 @@ from cluster.artifact import (
     with_others,
 )
 from cluster.storage import absolute, delete, exists, join, list_directories
-from jobs.core.config import BadInput, Problem
+from jobs.core.config import BadInput, Problem, identifying
 from jobs.core.recipe import Recipe, Step
 from jobs.core.remarks import remarks
 from jobs.core.stage import Context, Inputs, Outcome
@@ -95,16 +95,16 @@ def _place(recipe: Recipe, step: Step, storage: str, inputs: Inputs) -> Place:
     if before is None:
         return Place(step, uri, None, "never run")
     changed = _differences(step, before) + _new_parents(inputs, before)
-    return Place(step, uri, None, "; ".join(changed) or "its outside data changed", before.seconds)
+    return Place(step, uri, None, "; ".join(changed) or _outside(step, before), before.seconds)
 
 
 def identity(step: Step, inputs: Mapping[str, list[Artifact]]) -> str:
-    """What the step is: its stage and version, config, outside data by content, parents by content."""
+    """What the step is: its stage and version, config but for speed and memory, outside data and parents by content."""
     return digest(
         {
             "stage": step.stage.name,
             "version": step.stage.version,
-            "config": step.resolved(),
+            "config": step.identifying(),
             "sources": sources_of(step),
             "parents": {key: [artifact.fingerprint for artifact in artifacts] for key, artifacts in inputs.items()},
         }
@@ -131,10 +131,10 @@ def _latest(recipe: Recipe, step: Step, storage: str) -> Manifest | None:
 
 
 def _differences(step: Step, before: Manifest) -> list[str]:
-    """Each key of the config that differs from an earlier run's."""
+    """Each key of the config that differs from an earlier run's, of those that say what the step is."""
     if before.stage != step.stage.name:
         return [f"stage {before.stage} → {step.stage.name}"]
-    old, new = _flatten(before.config), _flatten(step.resolved())
+    old, new = _flatten(identifying(before.config, step.stage.config)), _flatten(step.identifying())
     changed = [
         f"{key} {old.get(key)} → {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     ]
@@ -149,6 +149,13 @@ def _new_parents(inputs: Inputs, before: Manifest) -> list[str]:
         old = {parent.fingerprint for parent in before.parents.get(key, [])}
         changed += [f"new parent {a.manifest.step}" for a in artifacts if a.fingerprint not in old]
     return changed
+
+
+def _outside(step: Step, before: Manifest) -> str:
+    """Why a step runs again that has the config and the parents of before."""
+    if before.sources != sources_of(step):
+        return "its outside data changed"
+    return "its parents' order, or what counts as the same step, is another than when it last ran"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

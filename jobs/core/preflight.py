@@ -41,7 +41,7 @@ def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
     for step in steps:
         problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
         problems += [_prefixed(step, problem) for problem in _idle(step)]
-        problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.score else []
+        problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.searchable else []
     return problems
 
 

@@ -6,7 +6,7 @@ recipe.steps["student"].inputs         # {"examples": ("messages",), …}
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import zip_longest
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from cluster.artifact import RESERVED, Kind
-from jobs.core.config import BadInput, Config, Problem, nearest, problems_of
+from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
+from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
 from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
@@ -40,6 +41,13 @@ class Step:
     tracking: Tracking = Tracking()
     shapes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """In a search with a budget: the shapes within it by name, each with its values by path."""
+    metrics: tuple[Metric, ...] = ()
+    """The figures by which what it makes is compared, the first being the score."""
+
+    @property
+    def score(self) -> Metric:
+        """What a search improves."""
+        return self.metrics[0]
 
     def configure(self, values: Mapping[str, Any]) -> Config:
         """The step's config with these values in the place of its search spaces."""
@@ -78,12 +86,16 @@ class Step:
         return self.stage.output if isinstance(self.stage.output, Kind) else self.stage.output(self.config)
 
     def resolved(self) -> dict[str, Any]:
-        """Every key with its value or search space, as JSON: what the step is."""
+        """Every key with its value or search space, as JSON: what replays the step."""
         dumped = self.config.model_dump(mode="json")
         resolved = fill(dumped, {path: {space.kind: list(space.values)} for path, space in self.spaces.items()})
         if self.spaces:
             resolved["tune"] = self.tune.model_dump(mode="json", exclude={"max_concurrent"})
         return resolved
+
+    def identifying(self) -> dict[str, Any]:
+        """Those of them that say what the step is: not what only changes its speed or its memory."""
+        return identifying(self.resolved(), self.stage.config)
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,13 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     order, found = _order(steps)
     if problems + found:
         raise BadInput(problems + found)
-    return Recipe(str(name), {step_name: steps[step_name] for step_name in order})
+    return Recipe(str(name), {step_name: _judged(steps[step_name], steps) for step_name in order})
+
+
+def _judged(step: Step, steps: Mapping[str, Step]) -> Step:
+    """The step with its metrics: what it learns from may decide them."""
+    metrics = step.stage.metrics
+    return replace(step, metrics=metrics if isinstance(metrics, tuple) else metrics(step, steps))
 
 
 def _is_name(value: Any) -> bool:
@@ -151,7 +169,7 @@ def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Pr
     problems += found
     tracking, found = _parse_tracking(watched, raw, path)
     problems += found
-    if spaces and stage.score is None:
+    if spaces and not stage.searchable:
         problems.append(Problem(path, sorted(spaces), f"{stage.name} has no score to search by", "Give single values."))
     if spaces and isinstance(resources, Resources) and resources.workers > 1:
         remedy = "Set workers to 1: trials run side by side instead."

@@ -17,6 +17,7 @@ from cluster.artifact import OTHERS, Artifact, File, Kind
 from cluster.storage import join
 from jobs.core.config import Config, Problem
 from jobs.core.idle import Rule
+from jobs.core.metric import Metric
 from jobs.core.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -181,17 +182,19 @@ class Stage:
     """What would go wrong with a config, found without running it (files, columns, labels)."""
     rules: tuple[Rule, ...] = ()
     """What keys need to do something; a recipe that gives one in vain is refused."""
-    score: str | None = None
-    """The metric that a search over this stage improves; None where it cannot be searched."""
+    metrics: "tuple[Metric, ...] | Callable[[Any, Mapping[str, Any]], tuple[Metric, ...]]" = ()
+    """The figures by which what it makes is compared, the first being the score; a function of the step and the recipe's steps
+    where its inputs decide."""
+    searchable: bool = False
+    """Whether keys of its config may be search spaces; a search improves the score."""
     shaped_by: tuple[str, ...] = ()
     """The keys that make the model's shape, where `shape` can build it."""
     shape: "Callable[[Any, Inputs], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None" = None
     """The model that a config would train, with random weights, and its tokenizer."""
     changeable: tuple[str, ...] = CHANGEABLE
     """The keys that population-based training may change while the model trains."""
-    mode: Literal["max", "min"] = "max"
     headline: tuple[str, ...] = ()
-    """The metrics that the pipeline shows when a step of this stage is done."""
+    """What the pipeline shows besides its metrics when a step of this stage is done."""
     effect: bool = False
     """Whether the step acts on the world (a deployment) and so runs even if its artifact is there."""
     settle: Callable[[Artifact, Context], None] | None = None

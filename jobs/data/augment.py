@@ -10,13 +10,13 @@ the teacher's to say, so no label is kept. A Chinese character counts as a word.
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from jobs.core.config import Config
-from jobs.data.clean import text_key
+from jobs.data.clean import item_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,7 @@ def changed(text: str, settings: Augment, rng: random.Random) -> str:
     return "".join(words[word] + gaps[place] for word, place in zip(order, kept, strict=True)).strip()
 
 
-def augmenting(settings: Augment) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
+def augmenting(settings: Augment, fields: Sequence[str] = ("text",)) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that puts changed texts behind the rows of a batch: of the training split, with no label or slice.
 
     What becomes of a text depends on it and the seed alone, not on its batch.
@@ -74,20 +74,19 @@ def augmenting(settings: Augment) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
         import pandas as pd
 
         source = rows[rows["split"] == "train"]
-        keys: list[str] = []
-        texts: list[str] = []
-        for key, text in zip(source["key"], source["text"], strict=True):
+        made: list[tuple[str, ...]] = []
+        for key, *texts in zip(source["key"], *(source[name] for name in fields), strict=True):
             rng = random.Random(f"{settings.seed} {key}")
-            for copy in (changed(text, settings, rng) for _ in range(settings.copies)):
-                if (new := text_key(copy)) != key:
-                    keys.append(new)
-                    texts.append(copy)
+            for copy in ([changed(text, settings, rng) for text in texts] for _ in range(settings.copies)):
+                if (new := item_key(copy)) != key:
+                    made.append((new, *copy))
         columns = {
-            name: pd.Series([None] * len(texts), dtype=rows[name].dtype)
+            name: pd.Series([None] * len(made), dtype=rows[name].dtype)
             for name in rows
-            if name not in ("key", "text", "split")
+            if name not in ("key", *fields, "split")
         }
-        added = pd.DataFrame({"key": keys, "text": texts, **columns, "split": "train"})
+        items = pd.DataFrame(made, columns=["key", *fields], dtype="str")
+        added = items.assign(**columns, split="train")
         return pd.concat([rows, added[list(rows)]], ignore_index=True)
 
     return augment

@@ -3,6 +3,8 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -49,3 +51,17 @@ def text_key(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     letters = _NOT_WORD.sub(" ", folded).strip()
     return hashlib.blake2b((letters or folded).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def item_key(texts: Sequence[str]) -> str:
+    """The same for all the texts of an item together; of one text its own."""
+    if len(texts) == 1:
+        return text_key(texts[0])
+    return hashlib.blake2b("".join(map(text_key, texts)).encode(), digest_size=16).hexdigest()
+
+
+def value_name(value: Any) -> str:
+    """A value of a column as a name, empty where there is none; whole numbers that came as floats lose their point."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

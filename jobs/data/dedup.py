@@ -65,6 +65,13 @@ def deduplicate(rows: "Dataset", count: int) -> "Dataset":
 def keep_first(frame: "pd.DataFrame") -> "pd.DataFrame":
     """One row a key of a partition that holds all rows of its keys."""
     order = frame.assign(_rank=frame["split"].map(SPLITS.index))
-    by: list[Any] = ["key", "_rank", *(column for column in ("label", "text") if column in frame)]
+    # Of rows that share a key the first by what else they are, so that no order of theirs decides.
+    by: list[Any] = ["key", "_rank", *_telling(frame)]
     kept = order.sort_values(by).drop_duplicates("key").drop(columns="_rank")
     return kept.reset_index(drop=True)
+
+
+def _telling(frame: "pd.DataFrame") -> list[str]:
+    """The columns that rows of one key differ in: targets, then texts."""
+    own = [name for name in frame if name not in ("key", "split") and not str(name).startswith("slice_")]
+    return sorted(own)

@@ -43,15 +43,13 @@ class TokenRows:
 
 
 def read_examples(examples: Artifact, split: str) -> pa.Table:
-    """The rows of one split: key, text, label; empty where the split is not there."""
+    """The rows of one split: key, the task's texts and targets, slices; empty where the split is not there."""
     paths = examples.files(f"{split}/", ".parquet")
+    if not paths:
+        others = [path for path in examples.manifest.files if path.endswith(".parquet")][:1]
+        return parquet.read_schema(examples.local(others) / others[0]).empty_table()
     directory = examples.local(paths)
-    tables = [parquet.read_table(directory / path) for path in paths]
-    if not tables:
-        return pa.table(
-            {"key": pa.array([], pa.string()), "text": pa.array([], pa.string()), "label": pa.array([], pa.string())}
-        )
-    return pa.concat_tables(tables).combine_chunks()
+    return pa.concat_tables([parquet.read_table(directory / path) for path in paths]).combine_chunks()
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:

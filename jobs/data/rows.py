@@ -4,17 +4,17 @@ Also the checks of a source that can be made without running anything.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow.compute as pc
+import numpy as np
 
 from cluster import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.augment import Augment, augmenting
-from jobs.data.clean import Clean, clean_text, text_key
+from jobs.data.clean import Clean, clean_text, item_key, value_name
 from jobs.data.dedup import SPLITS, Split, deduplicate, divided, split_of
 from jobs.data.sources import Sources, each, read, resolve, tables
-from jobs.tasks.settings import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,24 +29,50 @@ UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
 
 
-def load_rows(
-    source: Sources,
-    text: str,
-    task: Task | None,
-    clean: Clean,
-    split: Split,
-    slices: Sequence[str] = (),
-    augment: Augment | None = None,
-) -> tuple["Dataset", dict[str, int]]:
-    """Rows of key, text, (label, slices,) split: clean, without duplicates; and how many were read, made and kept."""
+class Labelling(Protocol):
+    """What makes targets of rows: a kind of task with the settings that a recipe gives it (jobs/tasks/labelling.py)."""
+
+    fields: Mapping[str, str]
+    """The column of the source for each text of an item."""
+    paths: Mapping[str, str]
+    """Further columns that must be there, by the recipe's key that names each."""
+    types: "Mapping[str, pa.DataType]"
+    """The target columns, with their types."""
+
+    def targets(self, frame: "pd.DataFrame") -> tuple[dict[str, list[Any]], dict[int, str]]:
+        """The target columns of rows, and the reason for each row whose target means nothing, by its place."""
+        ...
+
+    def statistics(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        """Of rows of one split, what adds up."""
+        ...
+
+    def check(self, statistics: Mapping[str, Mapping[str, float]]) -> list[Problem]:
+        """What is wrong with the splits together, as far as they are known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a source become items."""
+
+    fields: Mapping[str, str]
+    """The column of each text."""
+    clean: Clean
+    split: Split
+    labelling: Labelling | None = None
+    slices: Sequence[str] = ()
+    """Columns that are kept for slices."""
+
+
+def load_rows(source: Sources, reading: Reading, augment: Augment | None = None) -> tuple["Dataset", dict[str, int]]:
+    """Rows of key, texts, (targets, slices,) split: clean, without duplicates; and how many were read, made and kept."""
     parts: list[Dataset] = []
     read_count = 0
     for named, one in each(source).items():
         raw = read(one).materialize()
         read_count += raw.count()
-        parts.append(
-            raw.map_batches(_keyed(text, task, clean, split, named, set(each(source)), slices), batch_format="pandas")
-        )
+        parts.append(raw.map_batches(_keyed(reading, named, set(each(source))), batch_format="pandas"))
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
     clean_count = rows.count()
     if not clean_count:
@@ -55,7 +81,7 @@ def load_rows(
     counts = {"rows_read": read_count, "rows_empty": read_count - clean_count}
     count = clean_count
     if augment is not None:
-        rows = rows.map_batches(augmenting(augment), batch_format="pandas").materialize()
+        rows = rows.map_batches(augmenting(augment, tuple(reading.fields)), batch_format="pandas").materialize()
         count = rows.count()
         counts["rows_made"] = count - clean_count
     kept = deduplicate(rows, count).materialize()
@@ -97,47 +123,53 @@ def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
     return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
 
 
-def _keyed(
-    text: str, task: Task | None, clean: Clean, split: Split, named: str, splits: set[str], slices: Sequence[str]
-) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
-    """The function that turns a batch of raw rows into key, text, (label, slices,) split."""
-    rest = divided(split, named, splits)
-    labelled = task is not None and named != UNLABELLED
+def _keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
+    """The function that turns a batch of raw rows into key, texts, (targets, slices,) split."""
+    rest = divided(reading.split, named, splits)
+    labelling = reading.labelling if named != UNLABELLED else None
 
     def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
-        texts = [clean_text("" if value is None else str(value), clean) for value in frame[text]]
-        columns: dict[str, Any] = {"key": [text_key(one) for one in texts], "text": texts}
-        if task is not None and not labelled:
-            columns["label"] = pd.Series([None] * len(texts), dtype="str")
-        elif task is not None:
-            columns["label"] = [task.names.get(name, name) for name in map(_label_name, frame[task.label])]
-        for name in slices:
-            found = frame[name] if labelled else [None] * len(texts)
-            columns[f"{SLICE}{name}"] = pd.Series([_label_name(value) or None for value in found], dtype="str")
-        if named == UNLABELLED:
-            columns["split"] = ["train"] * len(texts)
-        elif split.by != "hash":
-            columns["split"] = [_split_name(value) for value in frame[split.by]]
-        elif named in ("test", "validation"):
-            columns["split"] = [named] * len(texts)
-        else:
-            columns["split"] = [split_of(key, rest) for key in columns["key"]]
-        made = pd.DataFrame(columns)
-        keep = made["text"] != ""
-        if labelled:
-            keep &= made["label"] != ""
-        return made[keep].reset_index(drop=True)
+        texts = {
+            name: [clean_text("" if value is None else str(value), reading.clean) for value in frame[column]]
+            for name, column in reading.fields.items()
+        }
+        columns: dict[str, Any] = {"key": [item_key(item) for item in zip(*texts.values(), strict=True)], **texts}
+        keep = np.all([[text != "" for text in column] for column in texts.values()], axis=0)
+        if labelling is not None:
+            found, wrong = labelling.targets(frame)
+            columns |= {name: _typed(values, labelling.types[name]) for name, values in found.items()}
+            keep &= np.any([[value is not None for value in values] for values in found.values()], axis=0)
+            keep[list(wrong)] = False
+        elif reading.labelling is not None:
+            columns |= {name: _typed([None] * len(frame), kind) for name, kind in reading.labelling.types.items()}
+        for name in reading.slices:
+            values = frame[name] if labelling is not None else [None] * len(frame)
+            columns[f"{SLICE}{name}"] = pd.Series([value_name(value) or None for value in values], dtype="str")
+        columns["split"] = _splits(frame, columns["key"], reading.split, rest, named)
+        return pd.DataFrame(columns)[keep].reset_index(drop=True)
 
     return keyed
 
 
-def _label_name(value: Any) -> str:
-    """Labels are strings; whole numbers that came as floats lose their point."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+def _splits(frame: "pd.DataFrame", keys: Sequence[str], split: Split, rest: Split, named: str) -> list[str]:
+    """The split of each row."""
+    if named == UNLABELLED:
+        return ["train"] * len(keys)
+    if split.by != "hash":
+        return [_split_name(value) for value in frame[split.by]]
+    if named in ("test", "validation"):
+        return [named] * len(keys)
+    return [split_of(key, rest) for key in keys]
+
+
+def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
+    """A column whose type does not hang on which values a batch happens to have."""
+    import pandas as pd
+    import pyarrow as pa
+
+    return pd.Series(values, dtype="str" if pa.types.is_string(kind) else pd.ArrowDtype(kind))
 
 
 def _split_name(value: Any) -> str:
@@ -148,11 +180,28 @@ def _split_name(value: Any) -> str:
     return name
 
 
-def check_source(source: Sources, columns: Mapping[str, str | None], split: Split) -> list[Problem]:
-    """What is wrong with a source: missing or empty files, columns that are not there, labels unknown to train."""
+@dataclass
+class _Seen:
+    """What a check has seen of the labelled rows."""
+
+    statistics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By split."""
+
+    def add(self, split: str, statistics: Mapping[str, float]) -> None:
+        """Take in rows of a split."""
+        own = self.statistics.setdefault(split, {})
+        for name, number in statistics.items():
+            own[name] = own.get(name, 0) + number
+
+
+def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
+    """What is wrong with a source: missing or empty files, columns that are not there, targets that mean nothing.
+
+    `columns` are those that must be there, by the recipe's key that names each.
+    """
     problems: list[Problem] = []
-    labels: dict[str, set[str]] = {}
-    known = (*SPLITS, *([UNLABELLED] if columns.get("task.label") is not None else []))
+    seen = _Seen()
+    known = (*SPLITS, *([UNLABELLED] if reading.labelling is not None else []))
     for named, one in each(source).items():
         where = f"source.{named}" if named else "source"
         if named not in ("", *known):
@@ -162,20 +211,12 @@ def check_source(source: Sources, columns: Mapping[str, str | None], split: Spli
             problems += _check_named(one, where)
             continue
         try:
-            problems += _check_tables(one, where, columns, split, named, labels)
+            problems += _check_tables(one, where, reading, columns, named, seen)
         except BadInput as error:
             problems += [Problem(where, p.value, p.reason, p.remedy) for p in error.problems]
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
-    unseen = {label: name for name, found in labels.items() if name != "train" for label in found - labels.get("train", set())}
-    if "train" in labels:
-        problems += [
-            Problem(
-                f"source.{name}", label, "this label is not in the training set", "Add such rows to train, or remove them."
-            )
-            for label, name in sorted(unseen.items())
-        ]
-    return problems
+    return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None else [])
 
 
 def _check_named(source: str, where: str) -> list[Problem]:
@@ -191,13 +232,13 @@ def _check_named(source: str, where: str) -> list[Problem]:
 
 
 def _check_tables(
-    source: str, where: str, columns: Mapping[str, str | None], split: Split, named: str, labels: dict[str, set[str]]
+    source: str, where: str, reading: Reading, columns: Mapping[str, str], named: str, seen: _Seen
 ) -> list[Problem]:
-    wanted = {key: column for key, column in columns.items() if column is not None}
-    if split.by != "hash":
-        wanted["split.by"] = split.by
+    wanted = dict(columns)
+    if reading.split.by != "hash":
+        wanted["split.by"] = reading.split.by
     if named == UNLABELLED:
-        wanted = {"text": wanted["text"]}
+        wanted = {key: column for key, column in wanted.items() if column in reading.fields.values()}
     rows, read_bytes = 0, 0
     for table in tables(source):
         if table.num_rows == 0:
@@ -208,8 +249,9 @@ def _check_tables(
                 Problem(key, column, f"{source} has no such column", nearest(column, table.column_names))
                 for key, column in missing
             ]
+        if problems := _check_rows(table, source, rows, reading, named, wanted, seen):
+            return problems
         rows += table.num_rows
-        _collect_labels(table, wanted, split, named, labels)
         read_bytes += table.nbytes
         if read_bytes > CHECKED_BYTES:
             break
@@ -218,18 +260,52 @@ def _check_tables(
     return []
 
 
-def _collect_labels(
-    table: "pa.Table", wanted: Mapping[str, str], split: Split, named: str, labels: dict[str, set[str]]
-) -> None:
-    """The labels of each split; rows without a label are dropped later and count for nothing here."""
-    label = wanted.get("task.label")
-    if label is None:
-        return
+def _check_rows(
+    table: "pa.Table", source: str, before: int, reading: Reading, named: str, wanted: Mapping[str, str], seen: _Seen
+) -> list[Problem]:
+    """Rows of a table that make no item; `before` are the source's rows before it."""
+    labelling = reading.labelling
+    if labelling is None:
+        return []
+    problems = _one_sided(table, source, before, reading)
+    if named == UNLABELLED or problems:
+        return problems
+    frame = table.select(list(dict.fromkeys(wanted.values()))).to_pandas()
+    found, wrong = labelling.targets(frame)
+    if wrong:
+        first, more = min(wrong), f", and {len(wrong) - 1} rows more" if len(wrong) > 1 else ""
+        reason = f"row {before + first + 1} of {source}{more}: {wrong[first]}"
+        key = next(key for key, column in labelling.paths.items() if column not in reading.fields.values())
+        return [Problem(key, labelling.paths[key], reason, "Mend these rows, or take them out.")]
+    for split, places in _places(frame, reading.split, named).items():
+        seen.add(split, labelling.statistics({name: [values[row] for row in places] for name, values in found.items()}))
+    return []
+
+
+def _one_sided(table: "pa.Table", source: str, before: int, reading: Reading) -> list[Problem]:
+    """Rows that have some of an item's texts and lack others."""
+    if len(reading.fields) < 2:
+        return []
+    there = {
+        name: np.array([value is not None and str(value).strip() != "" for value in table[column].to_pylist()])
+        for name, column in reading.fields.items()
+    }
+    some_N, all_N = np.any(list(there.values()), axis=0), np.all(list(there.values()), axis=0)
+    rows = np.flatnonzero(some_N & ~all_N).tolist()
+    if not rows:
+        return []
+    lacking = next(name for name, found_N in there.items() if not found_N[rows[0]])
+    more = f", and {len(rows) - 1} rows more lack one" if len(rows) > 1 else ""
+    reason = f"row {before + rows[0] + 1} of {source} has no {lacking}{more}"
+    key = "text" if lacking == "text" else f"task.{lacking}"
+    return [Problem(key, reading.fields[lacking], reason, "Give each row all its texts, or take it out.")]
+
+
+def _places(frame: "pd.DataFrame", split: Split, named: str) -> dict[str, Sequence[int]]:
+    """The rows of each split, as far as it is known before they are hashed."""
     if split.by == "hash":
-        if named:
-            names = {_label_name(value) for value in pc.unique(table[label]).to_pylist()}
-            labels.setdefault(named, set()).update(names - {""})
-        return
-    pairs = table.select([split.by, label]).group_by([split.by, label]).aggregate([]).to_pydict()
-    for place, value in zip(pairs[split.by], pairs[label], strict=True):
-        labels.setdefault(_split_name(place), set()).update({_label_name(value)} - {""})
+        return {named: range(len(frame))} if named else {}
+    places: dict[str, list[int]] = {}
+    for place, value in enumerate(frame[split.by]):
+        places.setdefault(_split_name(value), []).append(place)
+    return dict(places.items())

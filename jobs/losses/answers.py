@@ -9,6 +9,7 @@ B batch, C classes, K teachers.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -66,6 +67,17 @@ def jensen_shannon(student_BC: Tensor, teacher_BC: Tensor, temperature: float | 
 def logit_mse(student_BC: Tensor, teacher_BC: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """Squared difference of the logits, a mean over classes (Ba & Caruana 2014); there is nothing to soften."""
     return (in_full(student_BC) - in_full(teacher_BC)).square().mean(-1).sum()
+
+
+ANSWER_LOSSES: dict[str, Callable[[Tensor, Tensor, float | Tensor], Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "symmetric_kl": symmetric_kl,
+    "skewed_kl": skewed_kl,
+    "jensen_shannon": jensen_shannon,
+    "mse": logit_mse,
+}
+"""By the names that recipes have for them."""
 
 
 def mixture(teachers_BKC: Tensor, weights_K: Tensor, temperature: float | Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from pydantic import Field, model_validator
 from jobs.core.config import Config
 from jobs.core.idle import Rule
 
-AnswerLossName = Literal["forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse"]
 What = Literal["hidden", "embedding", "attention", "query_key", "value_relation"]
 Compared = Literal["mse", "cosine", "kl"]
 Annealing = Literal["linear", "cosine"]
@@ -34,9 +33,10 @@ FITTING: dict[str, tuple[Compared, ...]] = {
 class Mix(Config):
     """How the teacher's answers and the labels are weighed."""
 
-    loss: AnswerLossName = "forward_kl"
-    """How the answers are compared. forward_kl: cover what the teacher holds likely. reverse_kl: avoid what it holds unlikely.
-    symmetric_kl: both. skewed_kl, jensen_shannon: bounded ones. mse: of the logits, whatever the temperature."""
+    loss: str | None = None
+    """How the answers are compared; each kind of task has its own ways, and a usual one. Of labels, forward_kl (usual): cover
+    what the teacher holds likely. reverse_kl: avoid what it holds unlikely. symmetric_kl: both. skewed_kl and
+    jensen_shannon: bounded ones. mse: of the logits, whatever the temperature."""
     skew: float = Field(0.1, gt=0, lt=1)
     """skewed_kl: the teacher's share in what it is compared with."""
     temperature: float = Field(2.0, gt=0, le=100)

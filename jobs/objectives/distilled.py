@@ -83,18 +83,18 @@ class DistilledLanguage(Objective):
         self.temperature, self.seed = float(self.soft.settings["temperature"]), int(self.soft.settings["seed"])
         self.size, self.validation_size, self.lengths = objective.size, objective.validation_size, objective.lengths
         self.score, self.mode, self.measures = objective.score, objective.mode, objective.measures
+        self.splits = objective.splits
 
     def begin(self, steps: int) -> None:
         """Alpha ends at the last step."""
         self.steps = steps
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """Rows as the teacher saw them, what it said of their targets, and the step's alpha beside each."""
-        draws = np.random.default_rng([*seed, 4]).integers(self.soft.draws, size=len(indices))
+        draws = np.random.default_rng([seed, step, 4]).integers(self.soft.draws, size=len(indices))
         rows = self.objective.train.rows(indices)
         asked = list(zip(rows, indices.tolist(), draws.tolist(), strict=True))
         made = [masked_by(self.objective, row_T, self.seed, row, draw) for row_T, row, draw in asked]
-        step = seed[1] if len(seed) > 1 else 0
         alpha = annealed(self.mix.alpha, self.mix.alpha_end, self.mix.annealing, step / max(1, self.steps - 1))
         soft = self.soft.of([row * self.soft.draws + draw for _, row, draw in asked])
         return {**join(made), **soft, "alpha": torch.full((len(indices),), alpha)}

@@ -47,9 +47,9 @@ class LanguageObjective(Objective):
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
         """The batch of these rows."""
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """Training rows, with what is random drawn anew."""
-        return self.make(self.train.rows(indices), np.random.default_rng([*seed, 1]))
+        return self.make(self.train.rows(indices), np.random.default_rng([seed, step, 1]))
 
     def documents(self, ids_BT: np.ndarray) -> np.ndarray:
         """documents_BT: which document of its row each token is of."""

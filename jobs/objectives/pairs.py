@@ -39,9 +39,9 @@ class PairObjective(MaskedObjective):
         super().__init__(tokens, tokenizer, probability, masking)
         self.order, self.frame = order, pair_frame(tokenizer)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """Rows of which about half are changed, with fresh masks."""
-        return self._pairs(self.train, indices, np.random.default_rng([*seed, 1]))
+        return self._pairs(self.train, indices, np.random.default_rng([seed, step, 1]))
 
     def validation_batches(self, indices: np.ndarray) -> Sequence[Batch]:
         """Validation rows, each with its own generator; a false B comes from another validation row."""

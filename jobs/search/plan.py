@@ -62,11 +62,11 @@ def _holds(has: Mapping[str, float], each: Mapping[str, float]) -> int:
 
 def tune_config(step: Step, at_once: int, known: Sequence[Record] = ()) -> "TuneConfig":
     """Algorithm and scheduler, as the step's settings say; trials that have begun before are the first to be drawn again."""
-    settings, stage = step.tune, step.stage
+    settings = step.tune
     plain = settings.in_turns or settings.algorithm == "random" or any(space.kind == "grid" for space in step.spaces.values())
     return tune.TuneConfig(
-        metric=stage.score,
-        mode=stage.mode,
+        metric=step.score.name,
+        mode=step.score.mode,
         search_alg=_plain(step, at_once) if plain else _optuna(step, known),
         scheduler=_scheduler(step),
         num_samples=count_trials(settings, step.spaces)[0],
@@ -86,7 +86,7 @@ def _plain(step: Step, at_once: int) -> BasicVariantGenerator:
     # Those that are compared with each other must all be there; they train in turns.
     generator = BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
     # Ray would name the trials of each search otherwise; by their own names they find what they have left before.
-    generator._uuid_prefix = digest({"step": step.name, "config": step.resolved()})[:5] + "_"
+    generator._uuid_prefix = digest({"step": step.name, "config": step.identifying()})[:5] + "_"
     return generator
 
 

@@ -228,8 +228,7 @@ class _Trial:
 
     @property
     def _score(self) -> str:
-        assert self.step.stage.score is not None
-        return self.step.stage.score
+        return self.step.score.name
 
     @property
     def _evaluations(self) -> int:

@@ -36,12 +36,11 @@ def table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str,
 
 
 def _row(step: Step, name: str, record: Mapping[str, Any], error: str | None, context: Context) -> dict[str, Any]:
-    assert step.stage.score is not None
     place, path = trial_place(context, name), record.get("path", [])
     done = exists(join(place, OUTCOME))
     score = path[-1]["score"] if path else None
     if done:
-        score = json.loads(read_bytes(join(place, OUTCOME)))["metrics"][step.stage.score]
+        score = json.loads(read_bytes(join(place, OUTCOME)))["metrics"][step.score.name]
     error = None if done else record.get("error") or error
     row = {
         "name": name,
@@ -75,7 +74,7 @@ def schedule(path: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def kept_of(step: Step, trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The finished trials that go on, at most `tune.keep`: the best, the best of each other shape, then what is next best."""
     finished = [trial for trial in trials if trial["status"] == "finished" and trial["score"] is not None]
-    sign = 1 if step.stage.mode == "max" else -1
+    sign = step.score.sign
     ranked = sorted(finished, key=lambda trial: -sign * trial["score"])
     seen: set[str] = set()
     firsts: list[dict[str, Any]] = []
@@ -96,7 +95,7 @@ def adopt(
         copy_file(source, str(context.directory / stat.path))
     record = _outcome(best, context)
     details = {**record["details"], **more, "trials": list(trials), "best": best["values"], "best_trial": best["name"]}
-    details["mode"] = step.stage.mode
+    details["mode"] = step.score.mode
     if "schedule" in best:
         details["schedule"] = schedule(_published(step, read_record(trial_place(context, best["name"]))["path"]))
     further = tuple(_other(trial, number, context) for number, trial in enumerate(others, 2))
@@ -128,8 +127,8 @@ def _outcome(trial: Mapping[str, Any], context: Context) -> dict[str, Any]:
 def _published(step: Step, path: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The part of a path that the published weights went: up to the best evaluation where that is what is kept."""
     settings = step.config.model_dump()
-    if settings.get("keep") != "best" or settings.get("monitor") not in (None, step.stage.score):
+    if settings.get("keep") != "best" or settings.get("monitor") not in (None, step.score.name):
         return path
-    sign = 1 if step.stage.mode == "max" else -1
+    sign = step.score.sign
     best = max(range(len(path)), key=lambda number: sign * path[number]["score"])
     return path[: best + 1]

@@ -1,1 +1,42 @@
-"""Tasks: how labels become targets, which head, which loss, which metrics. One file a task."""
+"""How each kind of task is learned and judged: one file a kind, and what wraps any of them (supervised, distilled, matched).
+
+    learning_of("…")                    # the jobs half of a kind, by its name
+    spec_of(examples)                   # the serve half that prepare has written beside them
+
+The serve halves, and how kinds of other packages are found, are in serve/tasks.
+"""
+
+import json
+from functools import cache
+from importlib import import_module
+
+from cluster.artifact import Artifact
+from jobs.tasks.protocol import Learning
+from serve.tasks import ANSWER, kinds, task_of
+from serve.tasks.protocol import Task
+
+LEARN = "learn"
+TASK_FILE = "task.json"
+
+
+@cache
+def learning_of(kind: str) -> Learning:
+    """How tasks of this kind are learned; ValueError names the kinds that there are."""
+    if kind not in kinds():
+        raise ValueError(f"{kind} is no kind of task here; there are {', '.join(sorted(kinds()))}")
+    answering = kinds()[kind]
+    own = answering.startswith("serve.tasks.")
+    module = import_module(f"{__name__}.{kind}" if own else f"{answering.removesuffix(ANSWER)}{LEARN}")
+    found: Learning = module.LEARNING
+    return found
+
+
+@cache
+def usual_kind() -> str:
+    """The kind of a `task` that names none: the one whose settings have a default for it."""
+    return next(kind for kind in kinds() if not learning_of(kind).Settings.model_fields["kind"].is_required())
+
+
+def spec_of(examples: Artifact) -> Task:
+    """The task of EXAMPLES."""
+    return task_of(json.loads((examples.local([TASK_FILE]) / TASK_FILE).read_text(encoding="utf-8")))

@@ -1,160 +1,309 @@
-"""Classification: one label for a text. Tokenised examples, cross-entropy, accuracy and macro-F1.
+"""Classification: one label for a text, or for two texts together. How it is learned and judged: cross-entropy, macro-F1.
 
-B batch, T tokens, C classes.
+    task: {kind: classification, label: spam}
+    task: {label: entailment, pair: hypothesis}           # text and the column `hypothesis` are classified together
+
+B batch, C classes, K teachers, N items.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import pyarrow.compute as pc
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field
 
-from cluster.artifact import Artifact
-from jobs.calibration import calibrated
-from jobs.core.config import BadInput, Problem
-from jobs.data.loader import read_examples
+from jobs.core.config import BadInput, Config, Problem
+from jobs.core.metric import Metric
+from jobs.data.clean import value_name
 from jobs.figures import accuracy, macro_f1
-from jobs.losses.answers import UNLABELLED
-from jobs.training.adapter import merged
-from jobs.training.objective import Batch, Objective
-from serve.card import Card, TrainingData, Variant, write_card
-from serve.drift import training_data
+from jobs.tasks.protocol import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
+from serve.tasks.classification import TEMPERATURE, Classification, softmax
+from serve.tasks.protocol import Fitted, Outputs
 
-EVALUATION_BATCH = 64
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from torch import Tensor
+    from transformers import PreTrainedConfig
 
+    from jobs.report.markup import Html
 
-class Encoded:
-    """The texts of one split as token ids, and their labels as numbers; those without a label only where asked for."""
-
-    def __init__(
-        self,
-        examples: Artifact,
-        split: str,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        max_length: int,
-        unlabelled: bool = False,
-    ) -> None:
-        table = read_examples(examples, split)
-        if not unlabelled:
-            table = table.filter(pc.is_valid(table["label"]))
-        self.keys: list[str] = table["key"].to_pylist()
-        numbers: dict[str | None, int] = {None: UNLABELLED}
-        numbers |= {label: number for number, label in enumerate(labels)}
-        self.labels = np.array([numbers[label] for label in table["label"].to_pylist()], dtype=np.int64)
-        texts = table["text"].to_pylist()
-        encoded = tokenizer(texts, truncation=True, max_length=max_length) if texts else {"input_ids": []}
-        self.ids: list[list[int]] = encoded["input_ids"]
-        self.lengths = [len(ids) for ids in self.ids]
-        self.pad = int(tokenizer.pad_token_id)
-
-    def batch(self, indices: np.ndarray) -> Batch:
-        """input_ids_BT and attention_mask_BT padded to the longest, labels_B."""
-        longest = max(self.lengths[index] for index in indices)
-        ids_BT = torch.full((len(indices), longest), self.pad)
-        mask_BT = torch.zeros((len(indices), longest), dtype=torch.long)
-        for row, index in enumerate(indices):
-            length = self.lengths[index]
-            ids_BT[row, :length] = torch.tensor(self.ids[index])
-            mask_BT[row, :length] = 1
-        return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": torch.from_numpy(self.labels[indices])}
+LABEL = "label"
 
 
-class Classification(Objective):
-    """The objective of fine-tuning a classifier; distillation extends it with the teacher's answers."""
+class Settings(TaskSettings):
+    """What the labelled rows are for: classification, one label for a text or for a pair of texts."""
 
-    score = "macro_f1"
-    mode = "max"
-    measures: Mapping[str, str] = MappingProxyType({"macro_f1": "max", "accuracy": "max", "validation_loss": "min"})
-    unlabelled = False
-    """Whether texts without a label train too."""
+    kind: Literal["classification"] = "classification"
+    """classification: one label for a text, or for two."""
+    label: str = "label"
+    """The column that holds the label."""
+    pair: str | None = None
+    """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
+    other)."""
+    names: dict[str, str] = {}
+    """What labels in that column are called from here on, e.g. {"0": ham, "1": spam}."""
 
-    def __init__(
-        self,
-        examples: Artifact,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        max_length: int,
-        label_smoothing: float = 0.0,
-        class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
-    ) -> None:
-        self.tokenizer, self.names, self.max_length = tokenizer, tuple(labels), max_length
-        self.train = Encoded(examples, "train", tokenizer, labels, max_length, self.unlabelled)
-        self.validation = Encoded(examples, "validation", tokenizer, labels, max_length)
-        self.size, self.validation_size = len(self.train.ids), len(self.validation.ids)
-        self.lengths: Sequence[int] | None = self.train.lengths
-        self.label_smoothing = label_smoothing
-        self.weights_C = _weights(class_weights, labels, self.train.labels)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        """The training examples with these numbers; nothing is random."""
-        return self.train.batch(indices)
+class Loss(Config):
+    """What may be set of the loss."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all labels (Szegedy et al. 2016)."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """What an example of a label counts."""
+
+
+class CrossEntropy:
+    """The usual loss, with label smoothing and weights."""
+
+    splits = True
+
+    def __init__(self, label_smoothing: float = 0.0, weights_C: "Tensor | None" = None) -> None:
+        self.label_smoothing, self.weights_C = label_smoothing, weights_C
+
+    def loss(self, outputs: "Tensor", batch: Batch) -> "Tensor":
+        """Summed over the batch; those without a label have none."""
+        from torch.nn import functional
+
+        from jobs.losses.answers import in_full
+
+        logits_BC = in_full(outputs)
+        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
+        return functional.cross_entropy(
+            logits_BC,
+            batch["labels"],
+            weights_C,
+            reduction="sum",
+            ignore_index=MISSING,
+            label_smoothing=self.label_smoothing,
+        )
 
     def count(self, batch: Batch) -> float:
         """One target an example, or the weight of its label."""
         return len(batch["labels"]) if self.weights_C is None else float(self.weights_C[batch["labels"]].sum())
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy, summed over the batch."""
-        logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
-        return functional.cross_entropy(
-            logits_BC.float(), batch["labels"], weights_C, reduction="sum", label_smoothing=self.label_smoothing
-        )
 
-    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
-        """The logits and labels of the validation examples with these numbers."""
-        by_length = sorted(indices, key=lambda index: self.validation.lengths[index])
-        logits, labels = [], []
-        for start in range(0, len(by_length), EVALUATION_BATCH):
-            batch = self.validation.batch(np.array(by_length[start : start + EVALUATION_BATCH]))
-            inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
-            logits.append(model(**inputs).logits.float().cpu().numpy())
-            labels.append(batch["labels"].numpy())
-        if not logits:
-            return np.zeros((0, len(self.names)), dtype=np.float32), np.zeros(0, dtype=np.int64)
-        return np.concatenate(logits), np.concatenate(labels)
+class SoftLabels:
+    """How far the student's answers are from the teachers' (Hinton et al. 2015, and the others in jobs/losses/answers.py)."""
 
-    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+    def __init__(self, mix: Any, weights_K: "Tensor") -> None:
+        from functools import partial
+
+        from jobs.losses import answers
+
+        self.weights_K, self.averaged = weights_K, mix.loss == "mse"
+        skewed = partial(answers.skewed_kl, skew=mix.skew)
+        self.compare: Any = skewed if mix.loss == "skewed_kl" else answers.ANSWER_LOSSES[mix.loss]
+
+    def loss(self, outputs: "Tensor", batch: Batch, temperature: "Tensor") -> "Tensor":
+        """Summed over the batch; the teachers' logits are BKC."""
+        compared: Tensor = self.compare(outputs, self._target(batch["teacher"], temperature), temperature)
+        return compared
+
+    def _target(self, teachers_BKC: "Tensor", temperature: "Tensor") -> "Tensor":
+        """The logits_BC that the student is to come to."""
+        from jobs.losses.answers import mixture
+
+        if teachers_BKC.shape[1] == 1:
+            return teachers_BKC[:, 0]
+        weights_K = self.weights_K.to(teachers_BKC.device)
+        if self.averaged:
+            return (teachers_BKC * weights_K[:, None]).sum(1)
+        return mixture(teachers_BKC, weights_K, temperature)
+
+
+class Judged:
+    """Labels against the truth."""
+
+    def __init__(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> None:
+        self.truth_N, self.predicted_N = truth_N, predicted_N
+        self.goodness_N = (truth_N == predicted_N).astype(np.float64)
+
+    def figure(self, metric: str, weights_N: np.ndarray | None = None) -> float:
+        """macro_f1 or accuracy."""
+        figure = {"macro_f1": macro_f1, "accuracy": accuracy}[metric]
+        return figure(self.truth_N, self.predicted_N, weights_N)
+
+
+class ClassificationLearning(Learning):
+    """The jobs half."""
+
+    kind: ClassVar = "classification"
+    Settings: ClassVar = Settings
+    Loss: ClassVar = Loss
+    metrics: ClassVar = (Metric("macro_f1", highest=1.0), Metric("accuracy", short="acc", highest=1.0))
+    soft_losses: ClassVar = ("forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse")
+    calibrates: ClassVar = True
+
+    def fields(self, settings: Any, text: str) -> dict[str, str]:
+        """The text, and of pairs the second one."""
+        return {"text": text} | ({"pair": settings.pair} if settings.pair is not None else {})
+
+    def paths(self, settings: Any) -> dict[str, str]:
+        """The label's column, and the second text's."""
+        return {"task.label": settings.label} | ({"task.pair": settings.pair} if settings.pair is not None else {})
+
+    def types(self, settings: Any) -> "dict[str, pa.DataType]":
+        """The label is a string."""
+        import pyarrow as pa
+
+        return {LABEL: pa.string()}
+
+    def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
+        """The label by its name from here on; an empty one is none."""
+        names = (settings.names.get(name, name) for name in map(value_name, frame[settings.label]))
+        return Targets({LABEL: [name or None for name in names]})
+
+    def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
+        """How often each label is there."""
+        return dict(Counter(label for label in columns[LABEL] if label is not None))
+
+    def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
+        """Labels that train lacks."""
+        train = set(statistics.get("train", {}))
+        return [
+            Problem(
+                f"source.{split}", label, "this label is not in the training set", "Add such rows to train, or remove them."
+            )
+            for label, split in sorted((label, split) for split, labels in statistics.items() for label in labels)
+            if "train" in statistics and label not in train
+        ]
+
+    def spec(self, settings: Any, statistics: Statistics) -> Classification:
+        """The labels of the training split, in the order of their names."""
+        train = set(statistics.get("train", {}))
+        if len(train) < 2:
+            reason = "the training split has fewer than two labels"
+            raise BadInput([Problem("task.label", sorted(train), reason, "Give more rows.")])
+        problems = [
+            Problem(split, label, "this label is not in the training split", "Give more rows, or split by column.")
+            for split, labels in statistics.items()
+            for label in sorted(set(labels) - train)
+        ]
+        if problems:
+            raise BadInput(problems)
+        return Classification(labels=tuple(sorted(train)), pairs=settings.pair is not None)
+
+    def truth(self, spec: Any, columns: Columns) -> np.ndarray:
+        """The number of each label; MISSING without one."""
+        numbers: dict[str | None, int] = {None: MISSING}
+        numbers |= {label: number for number, label in enumerate(spec.labels)}
+        return np.array([numbers[label] for label in columns[LABEL]], dtype=np.int64)
+
+    def known(self, truth: Truth) -> np.ndarray:
+        """Those with a label."""
+        return np.asarray(truth) != MISSING
+
+    def head(self, spec: Any) -> dict[str, Any]:
+        """The labels, in their order."""
+        numbered = dict(enumerate(spec.labels))
+        return {"id2label": numbered, "label2id": {label: number for number, label in numbered.items()}}
+
+    def knows(self, spec: Any, config: "PreTrainedConfig") -> bool:
+        """Whether the config names these labels, in this order."""
+        return list((config.id2label or {}).values()) == list(spec.labels)
+
+    def criterion(self, spec: Any, settings: Any, truth: Truth) -> CrossEntropy:
+        """Cross-entropy; BadInput for a weight of a label that is not there."""
+        return CrossEntropy(settings.label_smoothing, _weights(settings.class_weights, spec.labels, np.asarray(truth)))
+
+    def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftLabels:
+        """By one of the losses of jobs/losses/answers.py."""
+        return SoftLabels(mix, weights_K)
+
+    def judged(self, spec: Any, outputs: Outputs, truth: Truth) -> Judged:
+        """The most probable labels against the truth."""
+        return Judged(np.asarray(truth), _predicted(outputs))
+
+    def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
+        """Cross-entropy of each."""
+        import torch
+        from torch.nn import functional
+
+        if not len(outputs):
+            return np.zeros(0, dtype=np.float32)
+        logits_NC = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
+        return functional.cross_entropy(logits_NC, torch.from_numpy(np.asarray(truth)), reduction="none").numpy()
+
+    def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
+        """Labels and losses: no logits."""
+        return _predicted(outputs), np.asarray(truth), self.losses(spec, outputs, truth)
+
+    def measured(self, spec: Any, parts: Sequence[Any]) -> dict[str, float]:
         """macro_f1, accuracy and the mean cross-entropy."""
-        logits_BC = np.concatenate([part[0] for part in parts])
-        labels_B = np.concatenate([part[1] for part in parts])
-        loss = functional.cross_entropy(torch.from_numpy(logits_BC), torch.from_numpy(labels_B))
-        return {**scores(logits_BC.argmax(-1), labels_B), "validation_loss": float(loss)}
+        predicted_N, truth_N, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        judged = Judged(truth_N, predicted_N)
+        return {metric.name: judged.figure(metric.name) for metric in self.metrics} | {
+            "validation_loss": float(losses_N.mean())
+        }
 
-    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
-        """Write weights, config, tokenizer and card."""
-        stock = merged(model)
-        assert isinstance(stock, PreTrainedModel)
-        labelled = self.train.labels >= 0
-        training = None
-        if labelled.any():
-            training = training_data([self.names[number] for number in self.train.labels[labelled]], self.train.lengths)
-        temperature, figures = self._calibrated(stock)
-        rest = (self.tokenizer, self.names, self.max_length, directory, temperature, training)
-        return figures | save_classifier(stock, *rest)
+    def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
+        """The temperature at which probabilities hold (Guo et al. 2017)."""
+        from jobs.calibration import calibrated
 
-    def _calibrated(self, model: PreTrainedModel) -> tuple[float, dict[str, float]]:
-        """The temperature at which its probabilities hold on the validation split, and figures of that."""
-        if not self.validation_size:
-            return 1.0, {}
-        training = model.training
-        model.float().eval()
-        with torch.inference_mode():
-            logits_BC, labels_B = self.evaluate(model, np.arange(self.validation_size), model.device)
-        model.train(training)
-        return calibrated(logits_BC, labels_B)
+        temperature, figures = calibrated(np.asarray(outputs), np.asarray(truth))
+        return {TEMPERATURE: temperature}, figures
+
+    def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
+        """How far confidence is from accuracy, with the temperature and without, and which labels are taken for which."""
+        from sklearn.metrics import confusion_matrix
+
+        from jobs.calibration import calibration_error
+
+        truth_N = np.asarray(truth)
+        return {
+            "calibration_error": calibration_error(softmax(np.asarray(settled)), truth_N),
+            "calibration_error_unscaled": calibration_error(softmax(np.asarray(raw)), truth_N),
+            "confusion": confusion_matrix(truth_N, _predicted(settled), labels=range(len(spec.labels))).tolist(),
+        }
+
+    def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
+        """Each label's items."""
+        truth_N = np.asarray(truth)
+        named = sorted((spec.labels[number], number) for number in np.unique(truth_N).tolist())
+        return {f"label {label}": truth_N == number for label, number in named}
+
+    def training_answers(self, spec: Any, truth: Truth) -> list[str]:
+        """The labels."""
+        return [spec.labels[number] for number in np.asarray(truth).tolist() if number != MISSING]
+
+    def expected(self, spec: Any, target: Any) -> str:
+        """The label."""
+        return str(spec.labels[int(target)])
+
+    def is_right(self, spec: Any, answer: Mapping[str, Any], target: Any) -> bool:
+        """Whether the label is the one."""
+        return bool(answer["label"] == spec.labels[int(target)])
+
+    def questions(self, spec: Any, truth: Truth, count: int) -> list[int]:
+        """In turns from each label, by its name."""
+        places: dict[str, list[int]] = {}
+        for place, number in enumerate(np.asarray(truth).tolist()):
+            places.setdefault(spec.labels[number], []).append(place)
+        turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
+        return turns[:count]
+
+    def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
+        """Confusion matrices of the teacher and of the winner."""
+        from jobs.report.sections import confusion
+
+        return [section for section in [confusion(report, winner)] if section is not None]
+
+
+LEARNING = ClassificationLearning()
+
+
+def _predicted(outputs: Outputs) -> np.ndarray:
+    return np.asarray(outputs).argmax(-1) if len(outputs) else np.zeros(0, dtype=np.int64)
 
 
 def _weights(
     asked: Literal["balanced"] | Mapping[str, float] | None, labels: Sequence[str], train_N: np.ndarray
-) -> Tensor | None:
+) -> "Tensor | None":
+    import torch
+
     if asked is None:
         return None
     if asked == "balanced":
@@ -164,37 +313,3 @@ def _weights(
     if unknown:
         raise BadInput([Problem(f"class_weights.{unknown[0]}", None, "no such label", f"Labels: {', '.join(labels)}.")])
     return torch.tensor([asked.get(label, 1.0) for label in labels])
-
-
-def scores(predicted_B: np.ndarray, labels_B: np.ndarray) -> dict[str, float]:
-    """Macro-F1 and accuracy."""
-    return {"macro_f1": macro_f1(labels_B, predicted_B), "accuracy": accuracy(labels_B, predicted_B)}
-
-
-def save_classifier(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: Sequence[str],
-    max_length: int,
-    directory: Path,
-    temperature: float = 1.0,
-    training: TrainingData | None = None,
-) -> dict[str, float]:
-    """Write a MODEL directory that stock `from_pretrained` loads; returns its number of parameters."""
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
-    model.float().save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    variants = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32", temperature=temperature)}
-    card = Card(
-        task="classification",
-        labels=tuple(labels),
-        max_length=max_length,
-        variants=variants,
-        default="torch",
-        parameters=parameters,
-        training=training,
-    )
-    write_card(directory, card)
-    return {"parameters": float(parameters)}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from jobs.tasks.classification import Classification
+from jobs.tasks.supervised import Supervised
 from jobs.training.adapter import stock_of
 from jobs.training.objective import Batch, Objective
 
@@ -37,10 +37,11 @@ class Multitask(Objective):
 
     skips_weights = True
 
-    def __init__(self, main: Classification, others: Mapping[str, Classification], temperature: float) -> None:
+    def __init__(self, main: Supervised, others: Mapping[str, Supervised], temperature: float) -> None:
         self.tasks, self.names = [main, *others.values()], ["", *others]
         self.score, self.mode, self.measures = main.score, main.mode, main.measures
         self.lengths: Sequence[int] | None = None
+        self.splits = all(task.splits for task in self.tasks)
         sizes = np.array([task.size for task in self.tasks], dtype=float)
         self.chances = sizes ** (1 / temperature) / (sizes ** (1 / temperature)).sum()
         self.starts = np.concatenate([[0], np.cumsum([task.size for task in self.tasks])])
@@ -65,10 +66,10 @@ class Multitask(Objective):
         generator = np.random.default_rng([seed, number, len(self.tasks)])
         return generator.choice(len(self.tasks), self.steps_per_epoch(batch_size), p=self.chances)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The examples, all of one task, and which task it is."""
         task = int(np.searchsorted(self.starts, indices[0], side="right")) - 1
-        rows = self.tasks[task].batch(indices - self.starts[task], seed)
+        rows = self.tasks[task].batch(indices - self.starts[task], seed, step)
         return {**rows, "task": torch.full((len(indices),), task)}
 
     def count(self, batch: Batch) -> float:
@@ -79,7 +80,7 @@ class Multitask(Objective):
         """The task's own."""
         return self._task(batch).loss(cast(nn.Module, partial(model, int(batch["task"][0]))), batch)
 
-    def _task(self, batch: Batch) -> Classification:
+    def _task(self, batch: Batch) -> Supervised:
         return self.tasks[int(batch["task"][0])]
 
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
@@ -104,7 +105,7 @@ class Multitask(Objective):
         return self.tasks[0].save(model.tasks[0], directory)
 
 
-def _stream(task: Classification, batch_size: int, seed: int, done: int) -> Iterator[np.ndarray]:
+def _stream(task: Supervised, batch_size: int, seed: int, done: int) -> Iterator[np.ndarray]:
     """A task's batches from one of its steps on, epoch after epoch."""
     epoch, skipped = divmod(done, task.steps_per_epoch(batch_size))
     while True:

@@ -1,12 +1,12 @@
 """What a transformer computes on its way: hidden states, queries, keys and values, whatever the architecture calls them.
 
     record(model)                                        # once; refuses architectures that cannot be looked into
-    logits_BC, inner = look_inside(model, input_ids=ids_BT, attention_mask=mask_BT)
+    output, inner = look_inside(model, input_ids=ids_BT, attention_mask=mask_BT)
     inner.hidden[-1], inner.heads[0].query
 
 Attention is transformers' own, called through its registry of attention functions, where a copy of what it is given is kept.
 
-B batch, H heads, T tokens, D width, C classes.
+B batch, H heads, T tokens, D width.
 """
 
 import sys
@@ -56,15 +56,15 @@ def record(model: PreTrainedModel) -> None:
     model.set_attn_implementation(RECORDED)
 
 
-def look_inside(model: nn.Module, **inputs: Tensor) -> tuple[Tensor, Inner]:
-    """A forward pass: logits_BC, and what was computed on the way (heads only where the model was made to record them)."""
+def look_inside(model: nn.Module, **inputs: Tensor) -> tuple[Any, Inner]:
+    """A forward pass: the model's output, and what it computed on the way (heads only where it was made to record them)."""
     heads: list[Heads] = []
     token = _recording.set(heads)
     try:
         output = model(**inputs, output_hidden_states=True)
     finally:
         _recording.reset(token)
-    return output.logits, Inner(output.hidden_states[0], tuple(output.hidden_states[1:]), tuple(heads))
+    return output, Inner(output.hidden_states[0], tuple(output.hidden_states[1:]), tuple(heads))
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -80,6 +80,7 @@ class _Loop:
         self.score, self.mode = _monitored(objective, settings.monitor)
         self.freezing = Freezing(model, settings.freeze)
         self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
+        _check_whole(objective, settings, self.spread.world)
         self.model, self.optimizer = self.spread.prepare(model, lambda inner: make_optimizer(inner, settings.optimizer))
         self.average = Average(model, settings.average) if settings.average else None
         self.guard = Guard(settings.stability)
@@ -135,7 +136,7 @@ class _Loop:
 
     def _make(self, asked: tuple[int, np.ndarray]) -> _Made:
         step, indices = asked
-        whole = self.objective.batch(indices, (self.settings.seed, step))
+        whole = self.objective.batch(indices, self.settings.seed, step)
         return _Made(whole, max(1, self.objective.count(whole)), self.objective.tokens(whole))
 
     def _step(self, step: int, indices: np.ndarray, made: _Made) -> tuple[Tensor, float]:
@@ -296,6 +297,22 @@ def _check_judged(objective: Objective, settings: Training) -> None:
     given = {key: value for key in ("patience", "monitor") if (value := getattr(settings, key)) is not None}
     if given and not objective.validation_size:
         raise BadInput([Problem(key, value, reason, remedy) for key, value in given.items()])
+
+
+def _check_whole(objective: Objective, settings: Training, readers: int) -> None:
+    """BadInput where batches that must stay whole would be cut: into parts, or among workers that each read their own rows."""
+    if objective.splits:
+        return
+    reason = "a row's loss depends on the other rows of its batch, which would be cut into {}: that is another loss"
+    parts, problems = settings.gradient_accumulation, []
+    if parts > 1:
+        remedy = "Set it to 1; less memory takes a lower batch_size, or activation_checkpointing."
+        problems.append(Problem("gradient_accumulation", parts, reason.format("parts"), remedy))
+    if readers > 1:
+        remedy = "Set it to 1, or resources.parallel to tensor: there all workers read the whole batch."
+        problems.append(Problem("resources.workers", readers, reason.format("shares"), remedy))
+    if problems:
+        raise BadInput(problems)
 
 
 def _monitored(objective: Objective, name: str | None) -> tuple[str, str]:

@@ -1,22 +1,27 @@
 """Existing models, from a name, a directory or a step (new ones: jobs/objectives/architectures.py)."""
 
-from collections.abc import Sequence
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster import storage
 from cluster.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
+from jobs.tasks import learning_of
 from jobs.training.padding import give_padding, plainly_padded
 from jobs.training.positions import longest_of_config
 from serve.card import CARD, read_card
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+READ = ("input_ids", "attention_mask")
+"""What every model reads of its tokens."""
 LENGTH = 128
 """Tokens at which texts are cut where neither the recipe nor the model says how many."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -33,17 +38,15 @@ def training_attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def load_classifier(
-    origin: str | Artifact, labels: Sequence[str], dropout: float | None = None
+def load_head(
+    origin: str | Artifact, spec: Task, dropout: float | None = None
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A model with a head for these labels, and its tokenizer. The head is a new one unless it was trained for them."""
-    from transformers import AutoModelForSequenceClassification
-
+    """A model with a head for this task, and its tokenizer. The head is a new one unless it was trained for the same."""
     directory = _directory_of(origin)
-    config, tokenizer, known = _plan(origin, directory, labels)
+    config, tokenizer, known = _plan(origin, directory, spec)
     if dropout is not None:
         set_dropout(config, dropout)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model: PreTrainedModel = _loader(spec).from_pretrained(
         directory,
         config=config,
         ignore_mismatched_sizes=True,
@@ -53,33 +56,45 @@ def load_classifier(
     if not known:
         for part in model.children():
             if part is not model.base_model:
-                # As many labels may mean others: their head would be a wrong start.
+                # One of the same size may mean something else, and would be a wrong start.
                 for weight in part.parameters():
                     weight._is_hf_initialized = False
                 part.apply(model._init_weights)
     return model, tokenizer
 
 
-def new_classifier(origin: str | Artifact, labels: Sequence[str]) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+def new_head(origin: str | Artifact, spec: Task) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The same model with random weights; the origin's are not even read."""
-    from transformers import AutoModelForSequenceClassification
+    config, tokenizer, _ = _plan(origin, _directory_of(origin), spec)
+    return _loader(spec).from_config(config).eval(), tokenizer
 
-    config, tokenizer, _ = _plan(origin, _directory_of(origin), labels)
-    return AutoModelForSequenceClassification.from_config(config).eval(), tokenizer
+
+def inputs_of(model: "nn.Module", spec: Task) -> tuple[str, ...]:
+    """What a model is to read of its tokens: of several texts also which each belongs to, where it has learned to tell."""
+    config: Any = getattr(model, "config", None)
+    takes = "token_type_ids" in inspect.signature(model.forward).parameters
+    if len(spec.fields) > 1 and takes and (getattr(config, "type_vocab_size", 0) or 0) > 1:
+        return (*READ, "token_type_ids")
+    return READ
+
+
+def _loader(spec: Task) -> Any:
+    import transformers
+
+    return getattr(transformers, spec.auto_class)
 
 
 def _directory_of(origin: str | Artifact) -> str:
     return str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
 
 
-def _plan(
-    origin: str | Artifact, directory: str, labels: Sequence[str]
-) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
-    """The config for these labels, the tokenizer, and whether the model was trained for just these labels."""
-    base = _read(origin, directory)
+def _plan(origin: str | Artifact, directory: str, spec: Task) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
+    """The config for this task, the tokenizer, and whether the model was trained for just this task."""
+    base, learning = _read(origin, directory), learning_of(spec.kind)
     config = base.config
-    known = list((config.id2label or {}).values()) == list(labels)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: number for number, label in enumerate(labels)}
+    known = learning.knows(spec, config) if base.task is None else base.task == spec
+    for key, value in learning.head(spec).items():
+        setattr(config, key, value)
     return config, base.tokenizer, known
 
 
@@ -94,6 +109,8 @@ class Base:
     """Tokens of the longest texts that it was trained on, where that is written down."""
     padding: str | None
     """The token that pads, where the model has none of its own for it."""
+    task: Task | None = None
+    """What it answers, where it has a card that says so."""
 
 
 def read_base(origin: str | Artifact) -> Base:
@@ -108,10 +125,11 @@ def _read(origin: str | Artifact, directory: str) -> Base:
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin
     trained = origin.manifest.details.get("max_length") if isinstance(origin, Artifact) else None
-    if (Path(directory) / CARD).is_file():
-        trained = read_card(Path(directory)).max_length
+    card = read_card(Path(directory)) if (Path(directory) / CARD).is_file() else None
+    trained = trained if card is None else card.max_length
     config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    return Base(named, config, tokenizer, trained, give_padding(tokenizer, config, named))
+    task = None if card is None else card.task
+    return Base(named, config, tokenizer, trained, give_padding(tokenizer, config, named), task)
 
 
 def language_kind(config: "PreTrainedConfig") -> Literal["causal", "span_corruption"] | None:

@@ -33,6 +33,8 @@ class Objective(Protocol):
     """What `measure` returns that may say which evaluation is best, and whether more is better (max) or less (min)."""
     skips_weights: bool = False
     """Whether a step may leave some weights without a gradient (heads of other tasks)."""
+    splits: bool = True
+    """Whether a batch's loss is the sum of its parts', however it is cut; not so where rows are compared with each other."""
 
     def begin(self, steps: int) -> None:
         """Told before the first batch how many steps the whole run has, for what moves over it."""
@@ -46,8 +48,8 @@ class Objective(Protocol):
         """The batches of an epoch as numbers of examples; a function of the seed and the epoch alone."""
         return epoch_batches(self.size, batch_size, seed, number, self.lengths)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        """The rows of these training examples; random choices come from the seed."""
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        """The rows of these training examples; what is random comes from the seed and the step's number (from 0) alone."""
         ...
 
     def count(self, batch: Batch) -> float:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jobs.core.config import Config
+from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.idle import Rule
 
 
@@ -116,15 +116,15 @@ class Training(Config):
     """Stop after so many steps whatever epochs says."""
     batch_size: int = Field(32, ge=1)
     """Examples in one step, over all workers and accumulated parts."""
-    gradient_accumulation: int = Field(1, ge=1)
+    gradient_accumulation: int = Field(1, ge=1, json_schema_extra=SPEED_ONLY)
     """Parts into which each worker's share of a step is cut."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients longer than this are shortened to it."""
     average: float | None = Field(None, gt=0, lt=1)
     """Judge and publish an exponential moving average of the weights with this decay, e.g. 0.999."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = Field(False, json_schema_extra=SPEED_ONLY)
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
-    compile: bool = False
+    compile: bool = Field(False, json_schema_extra=SPEED_ONLY)
     """Compile the model (torch.compile): slow to start; pays on GPUs in long runs."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware computes in it, else fp32. fp16 needs a GPU."""
@@ -138,9 +138,9 @@ class Training(Config):
     """Stop after so many evaluations without a better one."""
     keep: Literal["best", "last"] = "best"
     """Which weights are published."""
-    checkpoint_seconds: float = Field(60.0, gt=0)
+    checkpoint_seconds: float = Field(60.0, gt=0, json_schema_extra=SPEED_ONLY)
     """A checkpoint is written at least this often (when workers are lost, training goes on from there)."""
-    checkpoint_steps: int | None = Field(None, ge=1)
+    checkpoint_steps: int | None = Field(None, ge=1, json_schema_extra=SPEED_ONLY)
     """Write a checkpoint every so many steps instead."""
 
 

@@ -156,6 +156,28 @@ def test_the_steps_driver(world: World, number: int) -> None:
     world.same(storage)
 
 
+def test_a_run_that_took_too_much_memory_goes_on_with_less(world: World) -> None:
+    """Its batches are cut into more parts: that is the same step, which goes on from its checkpoint in its place."""
+    storage, less = world.fresh(world.directory / "memory"), ("gradient_accumulation=4", "activation_checkpointing=true")
+    fault = Fault(storage, lambda: kill(world.cluster, "jobs.pretrain", str(storage)))
+    ran = world.pretrain(storage)
+    assert fault.struck and ran.exit_code != 0
+    wait(lambda: not processes(world.cluster, "RayTrainWorker"))
+    newest = max(path.parent.name for path in storage.glob(".scratch/*/*/checkpoints/step-*/state.json"))
+    ran = world.pretrain(storage, *less)
+    fault.end("a step's driver", "with batches cut into more parts the step goes on from the checkpoint before")
+    assert ran.exit_code == 0 and f"going on from checkpoint {newest}" in ran.text, ran.text
+    whole, mended = world.artifact(world.whole), world.artifact(storage)
+    assert whole.uri.rsplit("/", 1)[-1] == mended.uri.rsplit("/", 1)[-1] and not list(storage.glob(".scratch/*/*/*"))
+    assert all(losses(whole)[step] == loss for step, loss in losses(mended).items() if step <= fault.at)
+    assert abs(losses(whole)[STEPS] - losses(mended)[STEPS]) < 0.2, "the same batches, with other dropout"
+    config = mended.manifest.config
+    assert (config["gradient_accumulation"], config["activation_checkpointing"], config["compile"]) == (4, True, False)
+    again = world.pretrain(storage, "compile=true")
+    assert again.exit_code == 0 and "going on" not in again.text, again.text
+    assert world.artifact(storage).manifest.created == mended.manifest.created, "what is done is not done again to be faster"
+
+
 def replaced(world: World, nodes: list[Node], fault: Fault) -> list[Node]:
     """Another node as soon as the fault has struck; a list that then is not empty."""
     came: list[Node] = []

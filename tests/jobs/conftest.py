@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from jobs.objectives.language import LanguageObjective
     from jobs.objectives.masked import MaskedObjective
-    from jobs.tasks.classification import Classification
+    from jobs.tasks.supervised import Supervised
 
 
 @pytest.fixture(scope="session")
@@ -21,14 +21,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> "PreTrainedTokenizerB
 
 
 @pytest.fixture(scope="session")
-def classification(tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrainedTokenizerBase") -> "Classification":
+def classification(tmp_path_factory: pytest.TempPathFactory, tokenizer: "PreTrainedTokenizerBase") -> "Supervised":
     """58 messages to train on, 22 to validate on."""
-    from jobs.tasks.classification import Classification
-    from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples
+    from tests.jobs.tiny import MESSAGES, publish_examples, supervised
 
     root = tmp_path_factory.mktemp("classification")
     examples = publish_examples(root, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
-    return Classification(examples, tokenizer, LABELS, MAX_LENGTH)
+    return supervised(examples, tokenizer)
 
 
 @pytest.fixture(scope="session")

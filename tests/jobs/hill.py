@@ -17,10 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import connect, guarded
-from jobs.core.config import Config
+from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.execute import execute
+from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
@@ -45,7 +48,7 @@ class Hill(Config):
     """Has no effect."""
     evaluations: int = 3
     """Steps, each with its evaluation."""
-    pause: float = 0.0
+    pause: float = Field(0.0, json_schema_extra=SPEED_ONLY)
     """Seconds that a step takes."""
     fails_above: float = math.inf
     """Learning rates above it diverge."""
@@ -89,7 +92,7 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics={"height": height}, details={"walker": name})
 
 
-STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, score="height")
+STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=(Metric("height"),), searchable=True)
 
 
 # CPUs of its own for each trial: two at once on the tests' cluster.

@@ -17,12 +17,11 @@ from jobs.core.recipe import parse_recipe
 from jobs.objectives.architectures import Shape, new_model
 from jobs.objectives.pretrained import load_base
 from jobs.parents import parent_problems
-from jobs.tasks.classification import Classification
-from jobs.training.models import check_tokenizer, length_of, load_classifier, read_base
+from jobs.training.models import check_tokenizer, length_of, read_base
 from jobs.training.padding import give_padding
 from jobs.training.positions import longest_of_config, longest_text
 from serve.engine import load_engine
-from tests.jobs.tiny import LABELS, MESSAGES, publish_examples
+from tests.jobs.tiny import LABELS, MESSAGES, load_classifier, publish_examples, supervised
 
 END = "<|endoftext|>"
 SMALL: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -158,8 +157,8 @@ def test_short_rows_are_filled_with_another_token_and_nothing_depends_on_it(kind
     assert tokenizer.pad_token == TAKEN[kind] and tokenizer.model_max_length > 1e29
     end = tokenizer.eos_token or ""
     examples = publish_examples(tmp_path, {"train": [*MESSAGES[:20], (f"bye {end}", "ham")], "validation": MESSAGES[20:30]})
-    objective = Classification(examples, tokenizer, LABELS, length_of(base, 24))
-    batch = objective.batch(np.arange(21), (0,))
+    objective = supervised(examples, tokenizer, max_length=length_of(base, 24))
+    batch = objective.batch(np.arange(21), 0, 0)
     assert (batch["attention_mask"].sum(1) == torch.tensor(objective.train.lengths)).all(), "an end that is text stays text"
     with torch.no_grad():
         for weight in model.parameters():

@@ -10,14 +10,22 @@ from transformers import PreTrainedTokenizerBase
 from cluster.artifact import Kind
 from jobs.calibration import calibrate_variants, calibration_error, fit_temperature
 from jobs.judging import Candidate, judge_quality
-from jobs.tasks.classification import Classification, save_classifier
 from serve.answers import softmax
 from serve.card import read_card
 from serve.engine import load_engine
 from serve.local import LocalModel
 from serve.schema import ServedModel
 from serve.settings import ModelSettings
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier
+from tests.jobs.tiny import (
+    LABELS,
+    MAX_LENGTH,
+    MESSAGES,
+    publish_directory,
+    publish_examples,
+    save_classifier,
+    supervised,
+    tiny_classifier,
+)
 
 TEXTS, TRUTH = [text for text, _ in MESSAGES], [label for _, label in MESSAGES]
 
@@ -58,7 +66,7 @@ def test_a_published_classifier_answers_with_the_temperature_of_its_validation_s
 ) -> None:
     """A random model is sure of itself and often wrong; what is served and what is judged are the same."""
     examples = publish_examples(tmp_path, {"train": MESSAGES[:40], "validation": MESSAGES[40:]})
-    objective = Classification(examples, tokenizer, LABELS, MAX_LENGTH)
+    objective = supervised(examples, tokenizer)
     draft = tmp_path / "draft"
     figures = objective.save(tiny_classifier("bert", 2, len(tokenizer)), draft)
     temperature = read_card(draft).variants["torch"].temperature

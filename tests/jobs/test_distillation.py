@@ -22,21 +22,22 @@ from jobs.core.config import BadInput, describe
 from jobs.core.recipe import load_recipe
 from jobs.data.clean import text_key
 from jobs.distill import DistillConfig
-from jobs.losses.answers import forward_kl, mixture
+from jobs.losses.answers import ANSWER_LOSSES, forward_kl, mixture
 from jobs.losses.settings import Mix, annealed
 from jobs.predict import LOST_IN_HALF, _write, halved
-from jobs.tasks.classification import Classification
-from jobs.tasks.distillation import ANSWER_LOSSES, DistilledClassification
+from jobs.tasks.distilled import Distilled
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,
     MESSAGES,
+    distilled,
     publish_directory,
     publish_examples,
     publish_predictions,
     same_weights,
+    supervised,
     tiny_classifier,
 )
 from tests.jobs.training_runs import QUICK, Recorded
@@ -73,10 +74,10 @@ def test_the_mix_of_soft_and_hard_labels(
     # The teacher answered in another order, and for texts that are not in the training split too.
     soft = answers(list(reversed(MESSAGES[:20])))
     mix = Mix(loss=name, temperature=temperature, alpha=alpha)
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, predictions(tmp_path, soft), mix)
+    objective = distilled(examples, tokenizer, predictions(tmp_path, soft), mix)
     model = tiny_classifier("bert", 2, len(tokenizer))
     chosen = np.array([7, 0, 11])
-    batch = objective.batch(chosen, (0, 0))
+    batch = objective.batch(chosen, 0, 0)
     with torch.inference_mode():
         logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         found = float(objective.loss(model, batch))
@@ -93,8 +94,8 @@ def test_the_recipes_skew_is_the_one_that_counts(
     losses = []
     for skew in (0.1, 0.9):
         mix = Mix(loss="skewed_kl", skew=skew, alpha=1.0)
-        objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, mix)
-        losses.append(float(objective.of_answers(torch.zeros(4, 2), objective.batch(np.arange(4), (0, 0)))))
+        objective = distilled(examples, tokenizer, made, mix)
+        losses.append(float(objective.of_answers(torch.zeros(4, 2), objective.batch(np.arange(4), 0, 0))))
     assert losses[1] < 0.2 * losses[0]
 
 
@@ -103,14 +104,14 @@ def test_a_training_text_without_a_soft_label_is_refused(
 ) -> None:
     made = predictions(tmp_path, answers(MESSAGES[:12]), answers(MESSAGES[:9]))
     with pytest.raises(BadInput, match="3 of 12 training examples have no soft label.*same examples") as caught:
-        DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, Mix())
+        distilled(examples, tokenizer, made, Mix())
     assert (caught.value.problems[0].path, caught.value.problems[0].value) == ("inputs.teacher", made[1].uri)
 
 
 def test_a_teacher_of_another_task_is_refused(examples: Artifact, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     made = predictions(tmp_path, {text: [0.0, 1.0, 2.0] for text, _ in MESSAGES})
     with pytest.raises(BadInput, match="the teacher knows 3 labels, the examples have 2"):
-        DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, Mix())
+        distilled(examples, tokenizer, made, Mix())
     draft = tmp_path / "draft" / "logits"
     draft.mkdir(parents=True)
     soft = answers(MESSAGES[:12])
@@ -118,7 +119,7 @@ def test_a_teacher_of_another_task_is_refused(examples: Artifact, tokenizer: Pre
     parquet.write_table(pa.table(rows), draft / "rows.parquet")
     turned = publish_directory(draft.parent, tmp_path / "turned", Kind.PREDICTIONS, details={"labels": ["spam", "ham"]})
     with pytest.raises(BadInput, match="the teacher's labels are spam, ham, the examples' ham, spam"):
-        DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, [turned], Mix())
+        distilled(examples, tokenizer, [turned], Mix())
 
 
 # Schedules
@@ -142,7 +143,7 @@ def test_temperature_and_alpha_of_each_step_of_a_run(
     """As the loop has them: the start at the first step, the end at the last, whatever was done before."""
     seen = []
 
-    class Watched(DistilledClassification):
+    class Watched(Distilled):
         def loss(self, model: Any, batch: Any) -> Any:
             seen.append((float(batch["temperature"][0]), float(batch["alpha"][0])))
             return super().loss(model, batch)
@@ -153,7 +154,7 @@ def test_temperature_and_alpha_of_each_step_of_a_run(
     settings = Training.model_validate({**QUICK, "batch_size": 4, "max_steps": 5})
     fit(tiny_classifier("bert", 2, len(tokenizer)), objective, settings, Recorded())
     assert seen == [pytest.approx(now) for now in zip((5, 4, 3, 2, 1), (1, 0.8, 0.6, 0.4, 0.2), strict=True)]
-    batch = objective.batch(np.arange(3), (0, 2))
+    batch = objective.batch(np.arange(3), 0, 2)
     assert batch["temperature"].tolist() == [3.0] * 3
     target = torch.tensor([answers(MESSAGES[:12])[MESSAGES[number][0]] for number in range(3)])
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0]])
@@ -167,7 +168,7 @@ def test_a_killed_run_with_a_schedule_ends_with_the_same_weights(
 ) -> None:
     mix = Mix(temperature=8, temperature_end=1, alpha=1.0, alpha_end=0.0, annealing="cosine")
     made = predictions(tmp_path, answers(MESSAGES[:12], scale=0.2))
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, mix)
+    objective = distilled(examples, tokenizer, made, mix)
     settings = Training.model_validate({**QUICK, "batch_size": 4, "max_steps": 9, "epochs": 9, "checkpoint_steps": 3})
 
     def run(hooks: Recorded) -> dict[str, torch.Tensor]:
@@ -194,10 +195,10 @@ def test_several_teachers_are_weighed(
     one, other = answers(MESSAGES[:12], 0.3), answers(list(reversed(MESSAGES[:12])), -0.2)
     made = predictions(tmp_path, one, other)
     mix = Mix(loss=name, temperature=3.0, alpha=1.0)
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, mix, weights)
+    objective = distilled(examples, tokenizer, made, mix, weights)
     chosen = [3, 8, 1]
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0]])
-    found = float(objective.of_answers(logits, objective.batch(np.array(chosen), (0, 0))))
+    found = float(objective.of_answers(logits, objective.batch(np.array(chosen), 0, 0)))
     share = 0.5 if weights is None else 0.75
     first, second = of_texts(one, chosen), of_texts(other, chosen)
     if name == "mse":
@@ -213,7 +214,7 @@ def test_weights_that_are_not_one_a_teacher_are_refused(
 ) -> None:
     made = predictions(tmp_path, answers(MESSAGES[:12]), answers(MESSAGES[:12]))
     with pytest.raises(BadInput, match=r"teacher_weights = \[1.0\]: 1 weights for 2 teachers"):
-        DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, made, Mix(), [1.0])
+        distilled(examples, tokenizer, made, Mix(), [1.0])
 
 
 def test_one_teacher_twice_is_one_teacher() -> None:
@@ -230,15 +231,15 @@ def test_texts_without_a_label_teach_by_the_teachers_answers_alone(tokenizer: Pr
     examples = publish_examples(tmp_path, {"train": rows, "validation": [*MESSAGES[12:20], ("nobody knows", None)]})  # type: ignore[list-item]
     soft = answers(rows, 0.4)
     mix = Mix(temperature=2.0, alpha=0.3)
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, predictions(tmp_path, soft), mix)
+    objective = distilled(examples, tokenizer, predictions(tmp_path, soft), mix)
     assert (objective.size, objective.validation_size) == (12, 8)
     logits = torch.tensor([[0.3, -1.0], [2.0, 0.0], [-1.0, 1.0], [0.5, 0.2]])
-    batch = objective.batch(np.arange(4), (0, 0))
+    batch = objective.batch(np.arange(4), 0, 0)
     assert batch["labels"].tolist() == [-100, 1, 0, -100] and objective.count(batch) == 4
     hard = functional.cross_entropy(logits[1:3], torch.tensor([1, 0]), reduction="sum")
     wanted = 0.3 * float(forward_kl(logits, of_texts(soft, range(4)), 2.0)) + 0.7 * float(hard)
     assert float(objective.of_answers(logits, batch)) == pytest.approx(wanted, rel=1e-5)
-    plain = Classification(examples, tokenizer, LABELS, MAX_LENGTH, class_weights="balanced")
+    plain = supervised(examples, tokenizer, class_weights="balanced")
     assert (plain.size, plain.validation_size) == (8, 8) and set(plain.train.labels) == {0, 1}
 
 
@@ -247,7 +248,7 @@ def test_a_student_learns_from_texts_without_labels(tokenizer: PreTrainedTokeniz
     rows: list[Any] = [(text, None) for text, _ in MESSAGES[:58]]
     examples = publish_examples(tmp_path, {"train": rows, "validation": MESSAGES[58:]})
     soft = {text: [4.0, -4.0] if label == "ham" else [-4.0, 4.0] for text, label in MESSAGES[:58]}
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, predictions(tmp_path, soft), Mix(alpha=0.5))
+    objective = distilled(examples, tokenizer, predictions(tmp_path, soft), Mix(alpha=0.5))
     settings = Training.model_validate({**QUICK, "epochs": 10, "schedule": {"name": "constant"}})
     fitted = fit(tiny_classifier("bert", 2, len(tokenizer)), objective, settings, Recorded())
     assert fitted.metrics["accuracy"] > 0.9
@@ -286,8 +287,8 @@ def test_what_is_kept_is_what_the_student_sees(examples: Artifact, tokenizer: Pr
     types = [parquet.read_table(draft / name)["logits"].type.value_type for name in (half, whole)]
     assert types == [pa.float16(), pa.float32()]
     made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={"labels": list(LABELS)})
-    objective = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, [made], Mix())
-    seen = objective.batch(np.arange(12), (0, 0))["teacher"][:, 0]
+    objective = distilled(examples, tokenizer, [made], Mix())
+    seen = objective.batch(np.arange(12), 0, 0)["teacher"][:, 0]
     assert seen.dtype == torch.float32
     assert np.abs(seen.numpy() - logits).max() < 0.004 and (seen.numpy()[:6] == logits[:6]).all()
 

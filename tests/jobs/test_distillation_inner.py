@@ -22,8 +22,7 @@ from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.distill import DistillConfig, build, run
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
-from jobs.tasks.classification import save_classifier
-from jobs.tasks.matching import MatchedClassification, MatchedStudent
+from jobs.tasks.matched import Matched, MatchedStudent
 from jobs.training.inner import is_causal, look_inside, record
 from jobs.training.layers import LAYER
 from jobs.training.loop import fit
@@ -40,6 +39,7 @@ from tests.jobs.tiny import (
     publish_predictions,
     random_ids,
     same_weights,
+    save_classifier,
 )
 from tests.jobs.training_runs import QUICK, Recorded
 from tests.jobs.two_workers import together
@@ -225,7 +225,7 @@ class Made:
 
     def model(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> Artifact:
         draft = self.root / f"{name}-draft"
-        save_classifier(model, tokenizer or self.tokenizer, LABELS, MAX_LENGTH, draft)
+        save_classifier(model, tokenizer or self.tokenizer, LABELS, draft)
         return publish_directory(draft, self.root / name, Kind.MODEL, step=name)
 
     def inputs(self, **more: list[Artifact]) -> Inputs:
@@ -236,10 +236,10 @@ class Made:
         asked = {**QUICK, "max_length": MAX_LENGTH, "dropout": 0.0, "match": match, **settings}
         return DistillConfig.model_validate(asked)
 
-    def build(self, match: Mapping[str, Any], **settings: Any) -> tuple[MatchedStudent, MatchedClassification]:
+    def build(self, match: Mapping[str, Any], **settings: Any) -> tuple[MatchedStudent, Matched]:
         torch.manual_seed(0)
         model, learner = build(self.config(match, **settings), self.inputs())
-        assert isinstance(model, MatchedStudent) and isinstance(learner, MatchedClassification)
+        assert isinstance(model, MatchedStudent) and isinstance(learner, Matched)
         return model, learner
 
 
@@ -261,7 +261,7 @@ def test_the_loss_is_the_weighted_sum_of_what_is_matched(made: Made) -> None:
     """Each part reckoned anew from stock models' own outputs and weights."""
     model, learner = made.build(EVERYTHING)
     model.eval()
-    batch = learner.batch(np.array([3, 40, 7]), (0, 0))
+    batch = learner.batch(np.array([3, 40, 7]), 0, 0)
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     mask = batch["attention_mask"]
     with torch.no_grad():
@@ -308,14 +308,14 @@ def test_what_is_matched_comes_nearer_and_the_teacher_stays(
     made = Made(tmp_path, tokenizer, heads=4)
     model, learner = made.build({"it": {"what": what, "weight": 20.0}}, alpha=0.5)
     frozen = copy.deepcopy(learner.teacher.state_dict())
-    batch = learner.batch(np.arange(58), (0, 0))
+    batch = learner.batch(np.arange(58), 0, 0)
 
     def apart() -> float:
         with torch.no_grad():
             model.eval()
             whole = float(learner.loss(model, batch))
             learner.matches = {"it": learner.matches["it"].model_copy(update={"weight": 0.0})}
-            rest = float(learner.loss(model, learner.batch(np.arange(58), (0, 0))))
+            rest = float(learner.loss(model, learner.batch(np.arange(58), 0, 0)))
             learner.matches = {"it": learner.matches["it"].model_copy(update={"weight": 20.0})}
             return whole - rest
 
@@ -330,7 +330,7 @@ def test_what_is_matched_comes_nearer_and_the_teacher_stays(
 def test_weights_of_matches_move_over_the_run(made: Made) -> None:
     _, learner = made.build({"a": {"what": "hidden", "weight": 4, "weight_end": 0}, "b": {"what": "embedding"}})
     learner.begin(5)
-    assert [learner.batch(np.arange(2), (0, step))["match"].tolist() for step in (0, 1, 4)] == [
+    assert [learner.batch(np.arange(2), 0, step)["match"].tolist() for step in (0, 1, 4)] == [
         [[4.0, 1.0]] * 2, [[3.0, 1.0]] * 2, [[0.0, 1.0]] * 2,
     ]  # fmt: skip
 
@@ -342,8 +342,8 @@ def test_a_decoders_tokens_are_compared_with_earlier_ones_alone(tmp_path: Path, 
     student = made.model("small", classifier("gpt2", **shape, layers=2, hidden=16, heads=2))
     config = made.config({"reads": {"what": "query_key", "relation_heads": 4}, "last": {"what": "hidden"}})
     model, learner = build(config, made.inputs(teacher_model=[teacher], init=[student]))
-    assert isinstance(learner, MatchedClassification) and learner.causal
-    loss = learner.loss(model, learner.batch(np.arange(8), (0, 0)))
+    assert isinstance(learner, Matched) and learner.causal
+    loss = learner.loss(model, learner.batch(np.arange(8), 0, 0))
     loss.backward()
     assert torch.isfinite(loss) and all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
 
@@ -396,7 +396,7 @@ def test_activation_checkpointing_changes_no_gradient(made: Made) -> None:
         if twice:
             assert isinstance(model.student, PreTrainedModel)
             model.student.gradient_checkpointing_enable({"use_reentrant": False})
-        learner.loss(model.train(), learner.batch(np.arange(6), (0, 0))).backward()
+        learner.loss(model.train(), learner.batch(np.arange(6), 0, 0)).backward()
         ends.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
     assert ends[0].keys() == dict(model.named_parameters()).keys()
     assert same_weights(ends[0], ends[1]) < 1e-6

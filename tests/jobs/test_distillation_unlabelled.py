@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from jobs.tasks.distillation import DistilledClassification
 from transformers import PreTrainedTokenizerBase
 
 from cluster.artifact import Artifact, Kind, publish
@@ -25,7 +26,6 @@ from jobs.data.loader import read_examples
 from jobs.data.rows import check_source
 from jobs.losses.settings import Mix
 from jobs.tasks.classification import Classification, save_classifier
-from jobs.tasks.distillation import DistilledClassification
 from serve.engine import load_engine
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, tiny_classifier
 
@@ -80,7 +80,7 @@ def test_texts_without_a_label_from_the_file_to_the_loss(
 
     student = DistilledClassification(examples, tokenizer, LABELS, MAX_LENGTH, [soft], Mix(alpha=0.4))
     assert student.size == len(train) and Classification(examples, tokenizer, LABELS, MAX_LENGTH).size == len(train) - 3
-    batch = student.batch(np.arange(student.size), (0, 0))
+    batch = student.batch(np.arange(student.size), 0, 0)
     assert int((batch["labels"] == -100).sum()) == 3
     assert math.isfinite(float(student.of_answers(torch.zeros(student.size, 2), batch)))
     with pytest.raises(BadInput, match=r"splits = \['test'\].*has no rows in these splits"):

@@ -20,6 +20,7 @@ from jobs.core.stage import Context, Inputs
 from jobs.data.tokenizer import tokenizer_of
 from jobs.objectives.distilled import DistilledLanguage, SoftTokens, masked_by
 from jobs.objectives.heads import IGNORED, LanguageModel
+from jobs.objectives.language import join
 from jobs.objectives.pretrained import load_base
 from jobs.predict import PredictConfig
 from jobs.pretrain import PretrainConfig, _check_teacher, build
@@ -130,7 +131,7 @@ def test_what_is_kept_is_what_the_teacher_says_of_the_masks_that_the_student_see
 def test_the_loss_is_the_mix_of_both_by_hand(answered: tuple[str, Artifact, Artifact], tokens: Artifact) -> None:
     objective, _, soft = answered
     model, learner = student(objective, tokens, soft, alpha=0.7)
-    batch = learner.batch(np.arange(6), (0, 3))
+    batch = learner.batch(np.arange(6), 0, 3)
     own = {key: batch[key] for key in ("input_ids", "documents", "labels")}
     with torch.inference_mode():
         _, logits_NV = model.eval()(**own, answers=True)
@@ -155,7 +156,7 @@ def test_a_student_comes_to_say_what_its_teacher_says(
     """The teacher's weights are random: nothing but its answers could teach what it says."""
     objective, _, soft = answered
     model, learner = student(objective, tokens, soft, alpha=1.0)
-    batch = learner.batch(np.arange(learner.size), (0, 0))
+    batch = learner.batch(np.arange(learner.size), 0, 0)
     config = language_config(
         objective, max_steps=60, batch_size=8, evaluations=1, precision="fp32", optimizer={"learning_rate": 5e-3}
     )
@@ -172,11 +173,25 @@ def test_alpha_moves_over_the_run_and_draws_are_a_function_of_the_step(
     objective, _, soft = answered
     _, learner = student(objective, tokens, soft, alpha=1.0, alpha_end=0.0)
     learner.begin(5)
-    assert [float(learner.batch(np.arange(2), (0, step))["alpha"][0]) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
-    first, again = (learner.batch(np.arange(8), (0, 2)) for _ in range(2))
+    assert [float(learner.batch(np.arange(2), 0, step)["alpha"][0]) for step in range(5)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    first, again = (learner.batch(np.arange(8), 0, 2) for _ in range(2))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    shown = {tuple(learner.batch(np.array([0]), (0, step))["input_ids"][0].tolist()) for step in range(12)}
+    draws = np.random.default_rng([0, 2, 4]).integers(learner.soft.draws, size=8)  # as when the run was begun, by older code
+    rows = learner.objective.train.rows(np.arange(8))
+    wanted = [masked_by(learner.objective, row_T, learner.seed, row, int(draws[row])) for row, row_T in enumerate(rows)]
+    assert torch.equal(join(wanted)["labels"], first["labels"])
+    shown = {tuple(learner.batch(np.array([0]), 0, step)["input_ids"][0].tolist()) for step in range(12)}
     assert len(shown) == (1 if objective == "causal" else DRAWS)
+
+
+def test_batches_are_cut_where_those_of_the_objective_may_be(
+    answered: tuple[str, Artifact, Artifact], tokens: Artifact
+) -> None:
+    objective, _, soft = answered
+    _, learner = student(objective, tokens, soft)
+    assert learner.splits
+    learner.objective.splits = False
+    assert not DistilledLanguage(learner.objective, soft, learner.mix).splits
 
 
 def test_answers_for_other_masks_tokens_or_objectives_are_refused(

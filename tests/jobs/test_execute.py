@@ -1,17 +1,19 @@
 """Where a step's output lies, what makes a step run again, and running one. `pytest tests/jobs/test_execute.py`"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from cluster.artifact import Artifact, ArtifactError, Kind
-from jobs.core.config import BadInput, Config
-from jobs.core.execute import Place, execute, identity, locate, output_of
+from jobs.core.config import SPEED_ONLY, BadInput, Config, identifying, nested_config
+from jobs.core.execute import Place, execute, identity, locate, output_of, sources_of
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.search import Tune
-from jobs.core.stage import Context, Input, Inputs, Outcome, Resources, Stage
+from jobs.core.stage import STAGES, Context, Input, Inputs, Outcome, Resources, Stage, load_stage
+from jobs.training.settings import Training
 from tests.jobs.tiny import publish_directory
 
 
@@ -22,6 +24,11 @@ def data(tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     return tmp_path
+
+
+LESS_MEMORY = {"gradient_accumulation": 4, "activation_checkpointing": True}
+FASTER: dict[str, Any] = {**LESS_MEMORY, "compile": True, "checkpoint_steps": 100}
+"""All that changes only a training's speed or memory, but for `checkpoint_seconds`, which does nothing beside the last."""
 
 
 def recipe(data: Path, **changes: dict[str, Any]) -> Recipe:
@@ -133,6 +140,79 @@ def test_other_hardware_and_another_folder_are_the_same_step(data: Path) -> None
     (data / "rows.csv").rename(data / "elsewhere" / "rows.csv")
     moved = recipe(data, rows={"source": str(data / "elsewhere" / "*.csv")})
     assert waiting(data, moved)["rows"].startswith("source"), "the way that data is named is part of the config"
+
+
+def test_what_only_changes_speed_or_memory_is_the_same_step(data: Path) -> None:
+    made = finish_all(data, recipe(data))
+    for fast in (FASTER, {"checkpoint_seconds": 5}):
+        changed = recipe(data, teacher=fast, student=fast, small={"heal": fast})
+        assert waiting(data, changed) == {}
+        assert {name: place.uri for name, place in places(data, changed).items()} == {n: a.uri for n, a in made.items()}
+    more = places(data, recipe(data, teacher={**FASTER, "epochs": 5}))["teacher"]
+    assert more.reason == "epochs 3.0 → 5.0", "it is no reason either"
+    step = recipe(data, small={"heal": FASTER}).steps["small"]
+    assert FASTER.items() <= step.resolved()["heal"].items(), "the manifest replays the step as it was run"
+    for name, key in (("teacher", {"precision": "bf16"}), ("soft", {"batch_size": 8}), ("small", {"heal": {"seed": 1}})):
+        assert waiting(data, recipe(data, **{name: key})), "it changes what comes out by more than rounding"
+
+
+def test_a_search_over_what_only_changes_speed_is_another_search(data: Path) -> None:
+    finish_all(data, recipe(data))
+    for parts in ([1, 4], [1, 8]):
+        changed = recipe(data, student={"gradient_accumulation": {"choice": parts}})
+        assert waiting(data, changed)["student"].startswith("gradient_accumulation.choice")
+        finish(data, changed, "student")
+    assert "gradient_accumulation.choice [1, 8] → None" in waiting(data, recipe(data, student={"epochs": 4}))["student"]
+
+
+def test_what_was_made_while_speed_counted_runs_again_and_the_reason_is_true(data: Path) -> None:
+    chosen = recipe(data)
+    finish(data, chosen, "rows")
+    place = places(data, chosen)["teacher"]
+    draft = data / "draft"
+    draft.mkdir()
+    record: dict[str, Any] = {"stage": "finetune", "stage_version": place.step.stage.version}
+    record |= {"config": {**place.step.resolved(), "compile": True}, "sources": sources_of(place.step)}
+    record["parents"] = {"examples": [output_of(chosen, "rows", str(data / "runs")).as_parent()]}
+    publish_directory(draft, str(data / "runs" / "tiny" / "teacher-0000abcd"), place.step.kind, "teacher", **record)
+    assert waiting(data, chosen)["teacher"].startswith("its parents' order, or what counts as the same step,")
+
+
+def test_every_training_leaves_the_same_keys_out() -> None:
+    """A config that gives one of them another default must mark it again."""
+    trainings = {name: found for name in STAGES for found in _trainings(load_stage(name).config)}
+    assert trainings.keys() == {"pretrain", "finetune", "distill", "compress"}
+    for training in trainings.values():
+        marked = {key for key, field in training.model_fields.items() if field.json_schema_extra == SPEED_ONLY}
+        assert marked == {*FASTER, "checkpoint_seconds"}
+
+
+def _trainings(config: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """The config and those inside of it that say how something is trained."""
+    if issubclass(config, Training):
+        yield config
+    for field in config.model_fields.values():
+        if (nested := nested_config(field.annotation)) is not None:
+            yield from _trainings(nested)
+
+
+def test_keys_below_names_of_ones_own_are_left_out_too() -> None:
+    class Part(Config):
+        """One of several."""
+
+        size: int = 1
+        quick: bool = Field(False, json_schema_extra=SPEED_ONLY)
+
+    class Whole(Config):
+        """Several."""
+
+        parts: dict[str, Part] = {}
+        one: Part | None = None
+
+    dumped = {"parts": {"left": {"size": 2, "quick": True}, "right": {"choice": [{"quick": True}]}}, "one": None}
+    kept = {"parts": {"left": {"size": 2}, "right": {"choice": [{"quick": True}]}}, "one": None}
+    assert identifying(dumped, Whole) == kept
+    assert identifying({"one": {"size": 1, "quick": {"grid": [True, False]}}}, Whole)["one"]["quick"], "a search space stays"
 
 
 def test_order_of_several_parents_and_stage_versions_count(data: Path, tmp_path: Path) -> None:

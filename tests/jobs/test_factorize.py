@@ -14,7 +14,7 @@ from jobs.compression.export import export_onnx
 from jobs.compression.factorize import LowRank, factorize, multiplied, rank_of
 from jobs.compression.sparsity import layer_matrices
 from jobs.core.config import BadInput
-from jobs.tasks.classification import Classification
+from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.small_models import logits, padded, parameters, reloaded, small_model
@@ -74,7 +74,7 @@ def test_matrices_that_two_would_not_make_smaller_stay() -> None:
     assert before - parameters(model) == 32 * 64 - 3 * (32 + 64)
 
 
-def test_healing_keeps_the_rank_and_the_export_is_smaller(classification: Classification, tmp_path: Path) -> None:
+def test_healing_keeps_the_rank_and_the_export_is_smaller(classification: Supervised, tmp_path: Path) -> None:
     model = tiny_classifier("bert", 2, len(classification.tokenizer))
     for seed, matrix in enumerate(layer_matrices(model).values()):
         low_rank(matrix, 8, seed)

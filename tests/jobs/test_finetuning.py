@@ -18,13 +18,22 @@ from jobs.core.config import BadInput
 from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs
 from jobs.finetune import FinetuneConfig, build, run
-from jobs.tasks.classification import Classification
 from jobs.tasks.multitask import Multitask, MultitaskModel
 from jobs.training.adapter import add_adapter, merged
 from jobs.training.loop import fit
-from jobs.training.models import load_classifier, set_dropout
+from jobs.training.models import set_dropout
 from jobs.training.settings import Adapter, Training
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, random_ids, tiny_classifier
+from tests.jobs.tiny import (
+    LABELS,
+    MAX_LENGTH,
+    MESSAGES,
+    load_classifier,
+    publish_directory,
+    publish_examples,
+    random_ids,
+    supervised,
+    tiny_classifier,
+)
 from tests.jobs.training_runs import QUICK, Recorded
 
 # Adapters
@@ -54,7 +63,7 @@ def test_adapters_and_head_train_and_are_merged(architecture: str, tmp_path: Pat
     )
 
     examples = publish_examples(tmp_path, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
-    objective = Classification(examples, tokenizer, LABELS, MAX_LENGTH)
+    objective = supervised(examples, tokenizer)
     fitted = fit(
         adapted, objective, Training.model_validate({**QUICK, "epochs": 12, "optimizer": {"learning_rate": 1e-2}}), Recorded()
     )
@@ -154,9 +163,9 @@ def test_smoothing_and_weights_by_hand(tmp_path: Path, tokenizer: PreTrainedToke
     """Three ham to one spam: balanced weights 4/6 and 4/2."""
     rows = [("hello you", "ham"), ("at six", "ham"), ("come home", "ham"), ("win a prize", "spam")]
     examples = publish_examples(tmp_path, {"train": rows, "validation": rows})
-    objective = Classification(examples, tokenizer, LABELS, MAX_LENGTH, 0.2, "balanced")
+    objective = supervised(examples, tokenizer, label_smoothing=0.2, class_weights="balanced")
     logits = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
-    batch = objective.batch(np.arange(4), (0, 0))
+    batch = objective.batch(np.arange(4), 0, 0)
 
     class Fixed(nn.Module):
         def forward(self, **_: Any) -> Any:
@@ -168,11 +177,11 @@ def test_smoothing_and_weights_by_hand(tmp_path: Path, tokenizer: PreTrainedToke
     wanted = 3 * (0.8 * weight[0] * good + smooth) + 0.8 * weight[1] * bad + smooth
     assert float(objective.loss(Fixed(), batch)) == pytest.approx(float(wanted), abs=1e-5)
     assert objective.count(batch) == pytest.approx(3 * weight[0] + weight[1])
-    named = Classification(examples, tokenizer, LABELS, MAX_LENGTH, 0.0, {"spam": 3.0})
+    named = supervised(examples, tokenizer, class_weights={"spam": 3.0})
     assert named.count(batch) == 6.0
     assert float(named.loss(Fixed(), batch)) == pytest.approx(float(3 * good + 3 * bad), abs=1e-5)
     with pytest.raises(BadInput, match=r"class_weights\.eggs: no such label\. Labels: ham, spam"):
-        Classification(examples, tokenizer, LABELS, MAX_LENGTH, 0.0, {"eggs": 1.0})
+        supervised(examples, tokenizer, class_weights={"eggs": 1.0})
 
 
 def test_each_task_takes_the_weights_of_its_own_labels(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

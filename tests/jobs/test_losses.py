@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from jobs.losses.answers import (
+    ANSWER_LOSSES,
     forward_kl,
     jensen_shannon,
     logit_mse,
@@ -19,7 +20,6 @@ from jobs.losses.answers import (
     with_labels,
 )
 from jobs.losses.other_answers import likeliest, over_tokens, regression_mse, sigmoid_kl, soft_bce, top_k_kl
-from jobs.tasks.distillation import ANSWER_LOSSES
 
 STUDENT = [[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]
 TEACHER = [[2.0, 0.0, -1.0], [0.5, 0.5, 4.0]]

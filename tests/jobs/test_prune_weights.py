@@ -11,7 +11,7 @@ from jobs.compression.prune import Pruner
 from jobs.compression.removal import Prune
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.core.config import BadInput
-from jobs.tasks.classification import Classification
+from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.small_models import SQUARES, parameters, small_model
@@ -52,7 +52,7 @@ def test_each_matrix_of_the_layers_loses_its_smallest_weights(architecture: str)
         {"optimizer": {"name": "adam", "learning_rate": 1e-2, "l1": 0.1}, "gradient_accumulation": 2, "precision": "bf16"},
     ],
 )
-def test_zeros_stay_zeros_while_the_model_heals(classification: Classification, more: dict[str, Any]) -> None:
+def test_zeros_stay_zeros_while_the_model_heals(classification: Supervised, more: dict[str, Any]) -> None:
     model = tiny_classifier("bert", 2, len(classification.tokenizer))
     pruner = Pruner(model, Prune(weights=0.6, steps=2))
     settings = Training.model_validate({"precision": "fp32", "batch_size": 16, "epochs": 1, **more})
@@ -72,12 +72,12 @@ def test_zeros_stay_zeros_while_the_model_heals(classification: Classification, 
     assert not any(weight._backward_hooks for weight in model.parameters())
 
 
-def test_steps_with_healing_end_at_a_stock_model(classification: Classification, tmp_path: Any) -> None:
+def test_steps_with_healing_end_at_a_stock_model(classification: Supervised, tmp_path: Any) -> None:
     model = tiny_classifier("bert", 2, len(classification.tokenizer))
     before = parameters(model)
     pruner = Pruner(model, Prune(feed_forward=0.5, layers=1, weights=0.5, steps=2))
     settings = Training.model_validate({"precision": "fp32", "batch_size": 16, "epochs": 1, "evaluations": 1})
-    batches = [classification.batch(indices, (0,)) for indices in classification.epoch(0, 16, 0)]
+    batches = [classification.batch(indices, 0, 0) for indices in classification.epoch(0, 16, 0)]
     scores = []
     for goal in pruner.goals:
         pruner.remove(goal, classification, batches)

@@ -16,7 +16,7 @@ from jobs.compression.export import export_onnx
 from jobs.compression.fake_quantized import fake_quantized, rounded_activation, rounded_weight
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.worst_nodes import worst_nodes
-from jobs.tasks.classification import Classification, save_classifier
+from jobs.tasks.supervised import Supervised
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
 from jobs.training.settings import Optimizer, Training
@@ -24,7 +24,7 @@ from serve.backends import open_session
 from serve.card import Variant, read_card, write_card
 from serve.engine import load_engine
 from tests.jobs.test_quantize import TEXTS, feeds_of
-from tests.jobs.tiny import LABELS, MAX_LENGTH, tiny_classifier
+from tests.jobs.tiny import LABELS, save_classifier, tiny_classifier
 
 LOUD = 1000.0
 
@@ -64,7 +64,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
         sure_B = model(**inputs).logits @ torch.tensor([-1.0, 1.0])
     half = sure_B.abs() > sure_B.abs().median()
     labels = {text: int(sure > 0) for text, sure, kept in zip(TEXTS, sure_B, half, strict=True) if kept}
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, directory)
+    save_classifier(model, tokenizer, LABELS, directory)
     export_onnx(model, directory / "onnx" / "model.onnx")
     graph = onnx.load(str(directory / "onnx" / "model.onnx")).graph
     wide = {tensor.name for tensor in graph.initializer if list(tensor.dims) == [64, 32]}
@@ -112,7 +112,7 @@ def test_nothing_more_is_tried_once_one_is_within(
 
 
 def test_training_for_int8_wins_back_what_int8_loses(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    classification: Supervised, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """Outliers in both layers: int8 answers by chance, and no less so after as much training without rounding."""
     model = tiny_classifier("bert", 2, len(tokenizer))
@@ -129,7 +129,7 @@ def test_training_for_int8_wins_back_what_int8_loses(
     assert plain < 0.85 and for_int8 > plain + 0.1 and for_int8 > without
 
 
-def int8_accuracy(model: PreTrainedModel, classification: Classification, place: Path) -> float:
+def int8_accuracy(model: PreTrainedModel, classification: Supervised, place: Path) -> float:
     """On all validation texts, each alone, through the exported and quantised file."""
     export_onnx(model, place / "model.onnx")
     quantize_dynamic_int8(place / "model.onnx", place / "int8.onnx")

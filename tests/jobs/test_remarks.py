@@ -13,9 +13,8 @@ from cluster.artifact import Artifact, Kind
 from jobs.core.execute import locate
 from jobs.core.recipe import Step, parse_recipe
 from jobs.core.remarks import remarks
-from jobs.tasks.classification import Classification
 from jobs.training.loop import fit
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier
+from tests.jobs.tiny import MESSAGES, publish_directory, publish_examples, supervised, tiny_classifier
 from tests.jobs.training_runs import QUICK, Recorded
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +39,7 @@ def test_the_steps_that_are_told_are_those_that_are_made(
     step = finetuned(**settings)
     config: Any = step.config
     lines = remarks(step, {"examples": [counted(tmp_path, train_rows=58, unlabelled_rows=900)]})
-    objective = Classification(publish_examples(tmp_path, {"train": MESSAGES[:58]}), tokenizer, LABELS, MAX_LENGTH)
+    objective = supervised(publish_examples(tmp_path, {"train": MESSAGES[:58]}), tokenizer)
     training = config.model_copy(update={key: value for key, value in QUICK.items() if key in ("precision",)})
     made = int(fit(tiny_classifier("bert", 2, len(tokenizer)), objective, training, Recorded()).metrics["steps"])
     assert len(lines) == 1

@@ -26,9 +26,9 @@ class Poisoned(Scripted):
 
     factors: Sequence[tuple[int, float]] = ()
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        batch = super().batch(indices, seed)
-        return batch | {"x": batch["x"] * dict(self.factors).get(seed[1], 1.0)}
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        batch = super().batch(indices, seed, step)
+        return batch | {"x": batch["x"] * dict(self.factors).get(step, 1.0)}
 
 
 def run(

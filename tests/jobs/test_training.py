@@ -13,12 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.core.config import BadInput
 from jobs.objectives.masked import MaskedObjective
-from jobs.tasks.classification import Classification, save_classifier
+from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
-from jobs.training.models import load_classifier
 from jobs.training.optim import learning_rate_factor, make_optimizer
 from jobs.training.settings import Optimizer, Schedule, Training
-from tests.jobs.tiny import LABELS, MAX_LENGTH, random_ids, same_weights
+from tests.jobs.tiny import LABELS, load_classifier, random_ids, same_weights, save_classifier
 from tests.jobs.training_runs import QUICK, Recorded, Scripted, new_model, scripted
 
 
@@ -75,7 +74,7 @@ def test_the_loop_follows_the_schedule() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_loss_falls_and_a_separable_task_is_learned(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase, precision: str
+    classification: Supervised, tokenizer: PreTrainedTokenizerBase, precision: str
 ) -> None:
     model = new_model("classification", tokenizer, 0.1)
     settings = Training.model_validate({**QUICK, "precision": precision, "epochs": 16})
@@ -97,12 +96,12 @@ def test_masked_modelling_learns_in_both_precisions(masked: MaskedObjective, tok
 
 
 def test_a_model_trained_in_bf16_answers_afterwards_as_the_one_that_is_loaded(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    classification: Supervised, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     """Export and quality checks take the very object that was trained."""
     model = new_model("classification", tokenizer, 0.0)
     fit(model, classification, Training.model_validate({**QUICK, "precision": "bf16", "max_steps": 2}), Recorded())
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, tmp_path)  # type: ignore[arg-type]
+    save_classifier(model, tokenizer, LABELS, tmp_path)  # type: ignore[arg-type]
     loaded = load_classifier(str(tmp_path), LABELS)[0].eval()
     ids_BT = random_ids(4, 9, len(tokenizer))
     with torch.inference_mode():
@@ -151,7 +150,7 @@ def test_lengths_of_runs() -> None:
     assert scripted(Scripted([0] * 3), epochs=1, checkpoint_steps=1)[2].saves == 4
 
 
-def test_a_compiled_model_trains_as_the_plain_one(classification: Classification, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_compiled_model_trains_as_the_plain_one(classification: Supervised, tokenizer: PreTrainedTokenizerBase) -> None:
     # Adam would make much of rounding.
     plain: dict[str, Any] = {**QUICK, "optimizer": {"name": "sgd", "learning_rate": 0.05}, "max_steps": 2, "keep": "last"}
     ends = []

@@ -14,13 +14,20 @@ from transformers import AutoTokenizer
 from cluster.artifact import open_artifact
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
-from jobs.tasks.classification import Classification
+from jobs.tasks.supervised import Supervised
 from jobs.training import pace
 from jobs.training.loop import fit
 from jobs.training.objective import Leaving
 from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, publish_tokens, same_weights, tiny_tokenizer
+from tests.jobs.tiny import (
+    MESSAGES,
+    publish_examples,
+    publish_tokens,
+    same_weights,
+    supervised,
+    tiny_tokenizer,
+)
 from tests.jobs.training_runs import QUICK, Recorded, Scripted, new_model
 from tests.jobs.two_workers import together
 
@@ -112,8 +119,8 @@ def work(rank: int, root: str, settings: dict[str, Any]) -> None:
     """What each of two workers trains and leaves."""
     place = Path(root)
     tokenizer = AutoTokenizer.from_pretrained(place / "tokenizer")
-    objectives: dict[str, Classification | LanguageObjective] = {
-        "classification": Classification(open_artifact(str(place / "examples")), tokenizer, LABELS, MAX_LENGTH),
+    objectives: dict[str, Supervised | LanguageObjective] = {
+        "classification": supervised(open_artifact(str(place / "examples")), tokenizer),
         "masked": MaskedObjective(open_artifact(str(place / "tokens")), tokenizer, 0.15),
         **{kind: language_objective(kind, open_artifact(str(place / kind / "tokens"))) for kind in LANGUAGE},
     }
@@ -132,8 +139,8 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     settings = Training.model_validate({**PLAIN, "batch_size": 15, "gradient_accumulation": 2})
     together("tests.jobs.test_training_exact", "work", root=str(tmp_path), settings=settings.model_dump())
 
-    objectives: dict[str, Classification | LanguageObjective] = {
-        "classification": Classification(examples, tokenizer, LABELS, MAX_LENGTH),
+    objectives: dict[str, Supervised | LanguageObjective] = {
+        "classification": supervised(examples, tokenizer),
         "masked": MaskedObjective(tokens, tokenizer, 0.15),
         **{kind: language_objective(kind, made) for kind, made in language.items()},
     }

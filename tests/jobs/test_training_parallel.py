@@ -16,7 +16,6 @@ from cluster.artifact import open_artifact
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build
-from jobs.tasks.classification import Classification
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
@@ -24,7 +23,7 @@ from jobs.training.objective import Batch
 from jobs.training.settings import Training
 from jobs.training.worker import Learner
 from tests.jobs.language_runs import publish_language
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, same_weights, tiny_tokenizer
+from tests.jobs.tiny import MESSAGES, publish_examples, same_weights, supervised, tiny_tokenizer
 from tests.jobs.training_runs import QUICK, Recorded, new_model
 from tests.jobs.two_workers import together
 
@@ -55,13 +54,13 @@ def made(root: Path, name: str) -> tuple[nn.Module, Learner, list[list[int]]]:
     else:
         tokenizer = AutoTokenizer.from_pretrained(root / "tokenizer")
         model = new_model("classification", tokenizer, 0.0)
-        learner = Classification(open_artifact(str(root / "examples")), tokenizer, LABELS, MAX_LENGTH)
+        learner = supervised(open_artifact(str(root / "examples")), tokenizer)
     order: list[list[int]] = []
     batch = learner.batch
 
-    def watched(indices: Any, seed: Any) -> Batch:
+    def watched(indices: Any, seed: int, step: int) -> Batch:
         order.append(indices.tolist())
-        return batch(indices, seed)
+        return batch(indices, seed, step)
 
     learner.batch = watched  # type: ignore[method-assign]
     return model, learner, order
@@ -77,15 +76,17 @@ RUNS: dict[str, dict[str, Any]] = {
     "ddp-dies": {"strategy": "ddp", "settings": SAVING, "dies_at": 5},
     "fsdp-dies": {"strategy": "fsdp", "settings": SAVING, "dies_at": 5},
     "tensor": {"strategy": "tensor", "settings": {"average": 0.9, "gradient_accumulation": 2}},
-    "tensor-dies": {"strategy": "tensor", "settings": SAVING, "dies_at": 5},
+    # Shards that compute together may read what must not be cut: each of them reads all of it.
+    "tensor-dies": {"strategy": "tensor", "settings": SAVING, "dies_at": 5, "splits": False},
     "alone-died": {"strategy": "fsdp", "settings": SAVING},
 }
 
 
 def train(root: Path, name: str, rank: int = 0, workers: int = 1, **changed: Any) -> dict[str, Any]:
     """One of the runs; with `dies_at` it ends there, having written its checkpoints, as one that was killed."""
-    plan = {"dies_at": None, **RUNS[name], **changed}
+    plan = {"dies_at": None, "splits": True, **RUNS[name], **changed}
     model, objective, order = made(root, name)
+    objective.splits = plan["splits"]
     settings = Training.model_validate({**PLAIN, **plan["settings"]})
     with closing(Checkpoints(str(root / name), print)) as checkpoints:
         hooks = Mortal(lambda **_: None, checkpoints, rank, workers)
@@ -112,6 +113,11 @@ def work(rank: int, root: str) -> None:
     """All runs with two workers, one after another."""
     with pytest.raises(BadInput, match=r"resources\.parallel = 'tensor': transformers has no tensor-parallel plan for Bert"):
         train(Path(root), "ddp", rank, 2, strategy="tensor")
+    for name in ("ddp", "fsdp"):
+        with pytest.raises(
+            BadInput, match=r"resources\.workers = 2: .* cut into shares: .* Set it to 1, or resources\.parallel"
+        ):
+            train(Path(root), name, rank, 2, splits=False)
     for name in RUNS:
         torch.save(train(Path(root), name, rank, 2), f"{root}/{name}-{rank}.pt")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from jobs.core.config import BadInput
-from jobs.tasks.classification import Classification
+from jobs.tasks.supervised import Supervised
 from jobs.training.layers import depths, layer_modules
 from jobs.training.loop import fit
 from jobs.training.objective import State
@@ -75,7 +75,7 @@ def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]
     }
 
 
-def trained(classification: Classification, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> list[set[str]]:
+def trained(classification: Supervised, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> list[set[str]]:
     """What moved in each step."""
     model, hooks = new_model("classification", tokenizer, 0.0), Watched()
     # A batch of the longest texts: every position's embedding has a gradient somewhere.
@@ -96,12 +96,12 @@ def trained(classification: Classification, tokenizer: PreTrainedTokenizerBase, 
     ],
 )
 def test_frozen_parts_stay(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase, freeze: dict[str, Any], moving: set[str]
+    classification: Supervised, tokenizer: PreTrainedTokenizerBase, freeze: dict[str, Any], moving: set[str]
 ) -> None:
     assert trained(classification, tokenizer, max_steps=2, freeze=freeze) == [moving, moving]
 
 
-def test_layers_are_freed_from_the_top(classification: Classification, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_layers_are_freed_from_the_top(classification: Supervised, tokenizer: PreTrainedTokenizerBase) -> None:
     """8 steps, freed within the first 6: the top layer at step 2, the one below at 4, the embeddings at 6."""
     steps = trained(classification, tokenizer, max_steps=8, freeze={"gradual": 0.75})
     wanted = [{"head"}] * 2 + [{"head", "1"}] * 2 + [{"head", "1", "0"}] * 2 + [{"head", "1", "0", "embeddings"}] * 2
@@ -110,15 +110,13 @@ def test_layers_are_freed_from_the_top(classification: Classification, tokenizer
     assert steps == [{"head"}] * 2 + [{"head", "1"}] * 2, "what is frozen for good is not freed"
 
 
-def test_more_frozen_layers_than_there_are_is_refused(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_more_frozen_layers_than_there_are_is_refused(classification: Supervised, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(BadInput, match=r"freeze\.layers = 3: the model has only 2 layers"):
         trained(classification, tokenizer, max_steps=1, freeze={"layers": 3})
 
 
 def test_a_run_that_goes_on_frees_at_the_same_steps(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase, tmp_path: Any
+    classification: Supervised, tokenizer: PreTrainedTokenizerBase, tmp_path: Any
 ) -> None:
     settings = Training.model_validate(
         {**QUICK, "max_steps": 8, "epochs": 9, "checkpoint_steps": 3, "freeze": {"gradual": 0.75}, "average": 0.9}
@@ -214,9 +212,7 @@ def test_the_average_is_judged_and_published() -> None:
     assert same_weights(average, hooks.weights[-1]) > 1e-3, "is not what was trained"
 
 
-def test_best_and_patience_go_by_the_monitored_figure(
-    classification: Classification, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_best_and_patience_go_by_the_monitored_figure(classification: Supervised, tokenizer: PreTrainedTokenizerBase) -> None:
     def run(monitor: str) -> Recorded:
         settings = {**QUICK, "epochs": 4, "evaluations": 6, "monitor": monitor, "optimizer": {"learning_rate": 0.02}}
         found = fit(

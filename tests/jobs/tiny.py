@@ -26,6 +26,12 @@ from cluster.artifact import Artifact, Kind, publish
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
+from jobs.losses.settings import Mix
+from jobs.tasks.distilled import Distilled
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from jobs.tasks.supervised import Supervised, save_model
+from jobs.training.models import READ, load_head
+from serve.tasks.classification import Classification
 
 torch.set_num_threads(1)
 
@@ -65,13 +71,57 @@ def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]]
     return publish_directory(draft, root / "examples", Kind.EXAMPLES)
 
 
-def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]]) -> Artifact:
-    """PREDICTIONS: the logits of each text."""
-    draft = root / "predictions-draft" / "logits"
-    draft.mkdir(parents=True)
-    columns = {"key": [text_key(text) for text in logits], "logits": [list(row) for row in logits.values()]}
-    parquet.write_table(pa.table(columns), draft / "rows.parquet")
-    return publish_directory(draft.parent, root / "predictions", Kind.PREDICTIONS)
+def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]], labels: Sequence[str] = LABELS) -> Artifact:
+    """PREDICTIONS: the logits of each text, for these labels."""
+    draft = root / "predictions-draft"
+    (draft / DIRECTORY).mkdir(parents=True)
+    logits_NC = np.array(list(logits.values()), dtype=np.float32)
+    task = classification(labels)
+    content, _ = packed(task, [text_key(text) for text in logits], logits_NC)
+    (draft / DIRECTORY / f"rows{SUFFIX}").write_bytes(content)
+    return publish_directory(draft, root / "predictions", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
+
+
+def classification(labels: Sequence[str] = LABELS) -> Classification:
+    """The task of telling these labels apart."""
+    return Classification(labels=tuple(labels))
+
+
+def supervised(
+    examples: Artifact,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str] = LABELS,
+    max_length: int = MAX_LENGTH,
+    unlabelled: bool = False,
+    **loss: Any,
+) -> Supervised:
+    """The objective of fine-tuning on these examples; `loss` are settings such as label_smoothing."""
+    return Supervised(examples, tokenizer, classification(labels), max_length, READ, loss, unlabelled)
+
+
+def distilled(
+    examples: Artifact,
+    tokenizer: PreTrainedTokenizerBase,
+    teachers: Sequence[Artifact],
+    mix: Mix,
+    weights: Sequence[float] | None = None,
+) -> Distilled:
+    """The objective of distilling these teachers."""
+    return Distilled(supervised(examples, tokenizer, unlabelled=True), teachers, mix, weights)
+
+
+def save_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], directory: Path, **more: Any
+) -> dict[str, float]:
+    """A MODEL directory as fine-tuning leaves it."""
+    return save_model(model, tokenizer, classification(labels), MAX_LENGTH, directory, READ, **more)
+
+
+def load_classifier(
+    origin: str | Artifact, labels: Sequence[str] = LABELS, dropout: float | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with a head for these labels, and its tokenizer."""
+    return load_head(origin, classification(labels), dropout)
 
 
 def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:

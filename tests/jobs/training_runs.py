@@ -75,9 +75,9 @@ class Scripted(Objective):
     """The step whose batch holds what no model can bear."""
     asked: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         x_BD = torch.from_numpy(np.random.default_rng(0).normal(size=(self.size, 4)))[indices].float()
-        if seed[1] == self.poison:
+        if step == self.poison:
             x_BD = x_BD * math.inf
         return {"x": x_BD, "y": torch.from_numpy(indices % 3).float()}
 

@@ -2,12 +2,12 @@
 
     widths, causal = prepare_match(student, teacher, (tokenizer, its_tokenizer), matches)
     model = MatchedStudent(student, widths, matches)
-    objective = MatchedClassification(teacher, causal, matches, examples, tokenizer, labels, 128, [soft], Mix())
+    objective = Matched(Distilled(task, [soft], Mix()), teacher, causal, matches)
 
 The teacher runs beside the student, frozen, on the same tokens. Where their widths differ, the student's states go through a
 linear map that learns with it; it is not part of what is published.
 
-B batch, T tokens, C classes, D width, M matches.
+B batch, T tokens, D width, M matches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
-from jobs.losses.settings import Match, Mix, annealed
+from jobs.losses.settings import Match, annealed
 from jobs.losses.states import hidden_cosine, hidden_mse
-from jobs.tasks.distillation import DistilledClassification
+from jobs.tasks.distilled import Distilled
+from jobs.tasks.protocol import Batch
 from jobs.training.inner import Inner, is_causal, look_inside, record
-from jobs.training.objective import Batch
+from jobs.training.objective import Objective
 
 STATE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
 RELATION_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": relation_mse, "kl": relation_kl}
@@ -42,53 +42,66 @@ class MatchedStudent(nn.Module):
         self.apart = [name for name, match in matches.items() if match.what in OF_STATES and widths[0] != widths[1]]
         self.projections = nn.ModuleList([nn.Linear(*widths, bias=False) for _ in self.apart])
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, inside: bool = False) -> Any:
-        """The student's output; with `inside` its logits_BC and, by match, the state or the two sides of a relation (BTD)."""
+    def forward(self, inside: bool = False, **inputs: Tensor) -> Any:
+        """The student's output; with `inside` it and, by match, the state or the two sides of a relation (BTD)."""
         if not inside:
-            return self.student(input_ids=input_ids, attention_mask=attention_mask)
-        logits_BC, inner = look_inside(self.student, input_ids=input_ids, attention_mask=attention_mask)
+            return self.student(**inputs)
+        output, inner = look_inside(self.student, **inputs)
         parts = {name: _look_at(match, inner, match.student) for name, match in self.matches.items()}
         for name, projection in zip(self.apart, self.projections, strict=True):
             parts[name] = (projection(parts[name][0]),)
-        return logits_BC, parts
+        return output, parts
 
 
-class MatchedClassification(DistilledClassification):
+class Matched(Objective):
     """The loss of distillation, and for each match weight · loss of the states."""
 
-    def __init__(
-        self,
-        teacher: PreTrainedModel,
-        causal: bool,
-        matches: Mapping[str, Match],
-        examples: Artifact,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        max_length: int,
-        teachers: Sequence[Artifact],
-        mix: Mix,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(examples, tokenizer, labels, max_length, teachers, mix, weights)
-        self.teacher, self.causal, self.matches = teacher.eval().requires_grad_(False), causal, matches
+    def __init__(self, answers: Distilled, teacher: PreTrainedModel, causal: bool, matches: Mapping[str, Match]) -> None:
+        self.answers, self.matches, self.causal = answers, matches, causal
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.size, self.lengths, self.validation_size = answers.size, answers.lengths, answers.validation_size
+        self.score, self.mode, self.measures, self.splits = answers.score, answers.mode, answers.measures, answers.splits
 
-    def batch(self, indices: np.ndarray, seed: Sequence[int]) -> Batch:
-        """The examples as for distillation, and the step's weights of the matches beside each."""
-        how, progress = self.mix.annealing, self.progress(seed)
+    def begin(self, steps: int) -> None:
+        """As distillation does."""
+        self.answers.begin(steps)
+
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        """The windows as for distillation, and the step's weights of the matches beside each."""
+        how, progress = self.answers.mix.annealing, self.answers.progress(step)
         now_M = torch.tensor([annealed(m.weight, m.weight_end, how, progress) for m in self.matches.values()])
-        return {**super().batch(indices, seed), "match": now_M.expand(len(indices), -1)}
+        return {**self.answers.batch(indices, seed, step), "match": now_M.expand(len(indices), -1)}
+
+    def count(self, batch: Batch) -> float:
+        """As distillation does."""
+        return self.answers.count(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss and those of the matches, summed over the batch."""
-        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
-        logits_BC, parts = model(**inputs, inside=True)
+        parts: dict[str, tuple[Tensor, ...]] = {}
+
+        def student(**inputs: Tensor) -> Any:
+            output, found = model(inside=True, **inputs)
+            parts.update(found)
+            return output
+
+        outputs = self.answers.task.forward(student, batch)
+        mask_BT = batch["attention_mask"]
+        read = {name: batch[name] for name in self.answers.task.inputs}
         with torch.no_grad():
-            _, inner = look_inside(self.teacher.to(logits_BC.device), **inputs)
-        total = self.of_answers(logits_BC, batch)
+            _, inner = look_inside(self.teacher.to(mask_BT.device), **read)
+        total = self.answers.of_answers(outputs, batch)
         for weight, (name, match) in zip(batch["match"][0], self.matches.items(), strict=True):
-            theirs = _look_at(match, inner, match.teacher)
-            total = total + weight * self._apart(match, parts[name], theirs, batch["attention_mask"])
+            total = total + weight * self._apart(match, parts[name], _look_at(match, inner, match.teacher), mask_BT)
         return total
+
+    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
+        """As distillation does."""
+        return self.answers.evaluate(model, indices, device)
+
+    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+        """As distillation does."""
+        return self.answers.measure(parts)
 
     def _apart(self, match: Match, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], mask_BT: Tensor) -> Tensor:
         """How far one match's two sides are apart, summed over the batch."""
@@ -101,7 +114,7 @@ class MatchedClassification(DistilledClassification):
     def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
         """Write the student alone."""
         assert isinstance(model, MatchedStudent)
-        return super().save(model.student, directory)
+        return self.answers.save(model.student, directory)
 
 
 def prepare_match(

@@ -1,0 +1,36 @@
+"""A figure by which models are compared: its name, whether more of it is better, and what it means to keep some of it.
+
+RANK = Metric("mean_rank", mode="min")
+RANK.kept(1.5, reference=1.2)          # 0.8
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a task or an objective."""
+
+    name: str
+    mode: Literal["max", "min"] = "max"
+    """Whether more of it is better, or less."""
+    short: str = ""
+    """How it is called where there is little room; its name by default."""
+    highest: float = float("inf")
+    """What it cannot be above."""
+
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied with so that more is better."""
+        return 1 if self.mode == "max" else -1
+
+    def kept(self, score: float, reference: float) -> float:
+        """The share of a reference's quality that a score keeps: of two figures the better one is divided by.
+
+        1 where both are alike, above 1 where the score is the better one; 0 where the reference has nothing to keep.
+        """
+        if score == reference:
+            return 1.0 if score or self.mode == "min" else 0.0
+        part, whole = (score, reference) if self.mode == "max" else (reference, score)
+        return part / whole if whole else 0.0

@@ -1,0 +1,109 @@
+"""Distilling a task, whatever its kind: its own loss mixed with how far the answers are from those of one teacher or several.
+
+    objective = Distilled(Supervised(…, unlabelled=True), [soft], Mix(temperature=4))
+
+Rows without a target teach too: the teachers have answered for them.
+
+B batch, C columns of an output, K teachers, T tokens.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cluster.artifact import Artifact
+from jobs.core.config import BadInput, Problem
+from jobs.losses.settings import Mix, annealed
+from jobs.tasks.protocol import Batch
+from jobs.tasks.soft_labels import SoftLabels
+from jobs.tasks.supervised import Supervised
+from jobs.tasks.windows import stacked_targets
+from jobs.training.objective import Objective
+
+
+class Distilled(Objective):
+    """loss = alpha · loss of the answers + (1 − alpha) · the task's own (Hinton et al. 2015)."""
+
+    def __init__(
+        self, task: Supervised, teachers: Sequence[Artifact], mix: Mix, weights: Sequence[float] | None = None
+    ) -> None:
+        self.task, self.mix, self.steps = task, mix, 1
+        self.size, self.lengths, self.validation_size = task.size, task.lengths, task.validation_size
+        self.score, self.mode, self.measures, self.splits = task.score, task.mode, task.measures, task.splits
+        weights_K = _shares(weights, len(teachers))
+        chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses[0]})
+        self.compare = task.learning.soft_criterion(task.spec, chosen, weights_K)
+        self.soft_K = [SoftLabels(teacher, task.train.keys, task.spec) for teacher in teachers]
+
+    def begin(self, steps: int) -> None:
+        """What moves over the run ends at its last step."""
+        self.steps = steps
+
+    def progress(self, step: int) -> float:
+        """How far the run is, 0 at its first step and 1 at its last."""
+        return step / (self.steps - 1) if self.steps > 1 else 0.0
+
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        """The windows with the teachers' outputs beside them, and the step's temperature and alpha beside each."""
+        mix, progress = self.mix, self.progress(step)
+        now = {
+            "temperature": annealed(mix.temperature, mix.temperature_end, mix.annealing, progress),
+            "alpha": annealed(mix.alpha, mix.alpha_end, mix.annealing, progress),
+        }
+        beside = {key: torch.full((len(indices),), value) for key, value in now.items()}
+        rows = self.task.batch(indices, seed, step)
+        return {**rows, **beside, "teacher": self._teachers(indices, rows["input_ids"].shape[1])}
+
+    def _teachers(self, windows: np.ndarray, longest: int) -> Tensor:
+        """What the teachers say of these windows: BK…, filled up with 0 where it runs over tokens."""
+        train, said = self.task.train, []
+        for soft in self.soft_K:
+            found = []
+            for window in windows:
+                item = int(train.owners[window])
+                own = train.encodings[item] if train.encodings is not None else [None]
+                parts = self.task.learning.window_soft(self.task.spec, soft[item], train.items[item], own)
+                found.append(parts[int(window) - int(train.starts[item])])
+            rows = np.stack(found) if not self.task.spec.per_token else stacked_targets(found, longest, 0).numpy()
+            said.append(torch.from_numpy(rows))
+        return torch.stack(said, dim=1)
+
+    def count(self, batch: Batch) -> float:
+        """As the task counts."""
+        return self.task.count(batch)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mixed loss, summed over the batch."""
+        return self.of_answers(self.task.forward(model, batch), batch)
+
+    def of_answers(self, outputs: Any, batch: Batch) -> Tensor:
+        """The mixed loss of the student's answers."""
+        temperature, alpha = batch["temperature"][0], batch["alpha"][0]
+        soft = self.compare.loss(outputs, batch, temperature)
+        return alpha * soft + (1 - alpha) * self.task.criterion.loss(outputs, batch)
+
+    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
+        """As the task does."""
+        return self.task.evaluate(model, indices, device)
+
+    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+        """As the task does."""
+        return self.task.measure(parts)
+
+    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
+        """As the task does."""
+        return self.task.save(model, directory)
+
+
+def _shares(weights: Sequence[float] | None, teachers: int) -> Tensor:
+    """The teachers' weights, together 1; BadInput unless there is one for each."""
+    if weights is None:
+        return torch.full((teachers,), 1 / teachers)
+    if len(weights) != teachers:
+        reason = f"{len(weights)} weights for {teachers} teachers in inputs.teacher"
+        raise BadInput([Problem("teacher_weights", list(weights), reason, "Give one for each, in their order.")])
+    return torch.tensor(weights) / sum(weights)

@@ -1,0 +1,249 @@
+"""What a kind of task says of its learning: the jobs half. From rows to targets, from outputs to losses, figures and reports.
+
+    learning = learning_of(spec.kind)                 # jobs/tasks/__init__.py
+    criterion = learning.criterion(spec, settings, truth)
+    learning.judged(spec, outputs, truth).figure("macro_f1", weights_N)
+
+Beside it stands the serve half (serve/tasks/protocol.py): `spec` is always one of its tasks. Nothing here imports torch before
+something is trained: recipes are checked by the same classes.
+
+A target is what a row should have been answered with, the truth of an item; training may cut it to what each window can show.
+N items, W windows, T tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+from jobs.core.config import Config, Problem
+from jobs.core.metric import Metric
+from serve.tasks.protocol import Fitted, Item, Output, Outputs, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from tokenizers import Encoding
+    from torch import Tensor
+    from transformers import PreTrainedConfig
+
+    from jobs.report.markup import Html
+
+Truth = np.ndarray | Sequence[Any]
+"""A target an item."""
+Columns = Mapping[str, Sequence[Any]]
+"""Columns of EXAMPLES by name."""
+Statistics = Mapping[str, Mapping[str, float]]
+"""By split, and then by name: sums over its rows."""
+Batch = dict[str, "Tensor"]
+Call = Callable[..., Any]
+"""A model: token tensors by name → what transformers' model gives."""
+MISSING = -100
+"""The number of a target that is not there; torch's losses pass over it."""
+
+
+class TaskSettings(Config):
+    """What a recipe says below `task`; each kind has its own keys."""
+
+    kind: str
+    """The kind of task."""
+
+
+class NoLoss(Config):
+    """The loss has nothing to set."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What rows should be answered with."""
+
+    columns: dict[str, list[Any]]
+    """The target columns of EXAMPLES; None in all of them for a row that says nothing."""
+    wrong: dict[int, str] = field(default_factory=dict)
+    """Rows whose target means nothing, by their place, each with the reason."""
+
+
+class Criterion(Protocol):
+    """How far outputs are from their targets."""
+
+    splits: bool
+    """Whether the loss of a batch is the sum of those of its parts."""
+
+    def loss(self, outputs: Any, batch: Batch) -> "Tensor":
+        """The sum of the losses of a batch's targets; one that is MISSING has none."""
+        ...
+
+    def count(self, batch: Batch) -> float:
+        """How many targets a batch has, or what they weigh."""
+        ...
+
+
+class SoftCriterion(Protocol):
+    """How far outputs are from those of teachers."""
+
+    def loss(self, outputs: Any, batch: Batch, temperature: "Tensor") -> "Tensor":
+        """The sum over a batch; `batch["teacher"]` has the teachers' outputs, its second axis the teachers."""
+        ...
+
+
+class Judged(Protocol):
+    """What outputs are worth against the truth. Figures take whole numbers as weights, how often each item counts: a resample
+    is the same figure with other weights."""
+
+    goodness_N: np.ndarray
+    """How right each item is answered, in [0, 1]."""
+
+    def figure(self, metric: str, weights_N: np.ndarray | None = None) -> float:
+        """A metric of the kind over all items."""
+        ...
+
+
+class Learning:
+    """The jobs half of a kind. Kinds derive from it; what has a default is right for one text, one output of one shape."""
+
+    kind: ClassVar[str]
+    """The name under which both halves are found."""
+    Settings: ClassVar[type[TaskSettings]]
+    """What a recipe says below `task`."""
+    Loss: ClassVar[type[Config]] = NoLoss
+    """What a recipe says of finetune's loss: `label_smoothing` and `class_weights` where it has such fields, all others
+    below `loss`."""
+    metrics: ClassVar[tuple[Metric, ...]]
+    """Figures that models are compared by; the first is the score where nothing else is asked for."""
+    soft_losses: ClassVar[tuple[str, ...]]
+    """How answers of student and teacher may be compared; the first is usual."""
+    augments: ClassVar[bool] = True
+    """Whether words of a text may be left out and moved, and mean something still."""
+    calibrates: ClassVar[bool] = False
+    """Whether `further` gives a calibration_error."""
+
+    def metric(self, name: str | None) -> Metric:
+        """The metric of this name, the score where None; KeyError where the kind has none such."""
+        return self.metrics[0] if name is None else {metric.name: metric for metric in self.metrics}[name]
+
+    # Rows to examples
+
+    def fields(self, settings: Any, text: str) -> dict[str, str]:
+        """The column of the source for each field of an item; `text` is the recipe's own key."""
+        return {"text": text}
+
+    def paths(self, settings: Any) -> dict[str, str]:
+        """Columns of the source that must be there besides the text, by the key of the recipe that names each."""
+        return {}
+
+    def types(self, settings: Any) -> "dict[str, pa.DataType]":
+        """The target columns of EXAMPLES, with their types."""
+        raise NotImplementedError
+
+    def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
+        """What the rows of a source should be answered with."""
+        raise NotImplementedError
+
+    def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
+        """Of rows of one split, what adds up: how often each label is there, sums of a number."""
+        raise NotImplementedError
+
+    def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
+        """What is wrong with the splits together; paths are below the step. Splits that are not known yet are not there."""
+        return []
+
+    def spec(self, settings: Any, statistics: Statistics) -> Task:
+        """The serve half; BadInput where the training split does not make one."""
+        raise NotImplementedError
+
+    def truth(self, spec: Any, columns: Columns) -> Truth:
+        """The target of each row of EXAMPLES; one that has none is MISSING, or None."""
+        raise NotImplementedError
+
+    def known(self, truth: Truth) -> np.ndarray:
+        """Which rows have a target."""
+        return np.array([target is not None and not np.array_equal(target, MISSING) for target in truth], dtype=bool)
+
+    # Training
+
+    def head(self, spec: Any) -> dict[str, Any]:
+        """What transformers' config says of a model with the head of this task."""
+        raise NotImplementedError
+
+    def knows(self, spec: Any, config: "PreTrainedConfig") -> bool:
+        """Whether a model without a card has learned just this task, so that its head is kept."""
+        return False
+
+    def window_targets(self, spec: Any, target: Any, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
+        """The target of each window of an item: a number, or one a token."""
+        return [np.asarray(target)] * len(windows)
+
+    def criterion(self, spec: Any, settings: Any, truth: Truth) -> Criterion:
+        """The loss of fine-tuning; `truth` is that of the training split. BadInput where the settings do not fit it."""
+        raise NotImplementedError
+
+    def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftCriterion:
+        """The loss that compares student and teachers, by one of `soft_losses` (`mix.loss`)."""
+        raise NotImplementedError
+
+    def forward(self, call: Call, inputs: Batch) -> Any:
+        """What the losses take: the model's output of these token tensors."""
+        return call(**inputs).logits
+
+    def arrays(self, outputs: Any) -> list[np.ndarray]:
+        """The same as arrays, in the order of the task's graph outputs."""
+        return [outputs.float().cpu().numpy()]
+
+    def window_soft(self, spec: Any, output: Output, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
+        """A teacher's output of an item, as what each window of the student is to say."""
+        return [np.asarray(output)] * len(windows)
+
+    # Judging
+
+    def judged(self, spec: Any, outputs: Outputs, truth: Truth) -> Judged:
+        """What settled outputs are worth."""
+        raise NotImplementedError
+
+    def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
+        """A loss an item, whose mean is the validation loss."""
+        raise NotImplementedError
+
+    def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
+        """Of some validation items, what `measured` needs: small, for it is sent between workers."""
+        return list(outputs), list(truth), self.losses(spec, outputs, truth)
+
+    def measured(self, spec: Any, parts: Sequence[Any]) -> dict[str, float]:
+        """All metrics and validation_loss, from the parts of all workers."""
+        outputs = spec.stacked([output for part in parts for output in part[0]])
+        truth = [target for part in parts for target in part[1]]
+        judged = self.judged(spec, spec.settled(outputs, {}), truth)
+        loss = float(np.concatenate([part[2] for part in parts]).mean()) if truth else 0.0
+        return {metric.name: judged.figure(metric.name) for metric in self.metrics} | {"validation_loss": loss}
+
+    def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
+        """What is fitted on held-out items, from outputs as the model gives them; and figures of that."""
+        return {}, {}
+
+    def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
+        """Further figures of a candidate, for its row of the report."""
+        return {}
+
+    def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
+        """Parts of a split by their targets, as masks_N by name."""
+        return {}
+
+    def training_answers(self, spec: Any, truth: Truth) -> list[str]:
+        """What the training items' answers would have been, in the words of `Task.said`; for drift."""
+        return []
+
+    def expected(self, spec: Any, target: Any) -> str:
+        """A target in a few words, as a person would say it."""
+        raise NotImplementedError
+
+    def is_right(self, spec: Any, answer: Mapping[str, Any], target: Any) -> bool:
+        """Whether an answer that came over HTTP is what was expected."""
+        raise NotImplementedError
+
+    def questions(self, spec: Any, truth: Truth, count: int) -> list[int]:
+        """So many items that show what the model can do, by their places."""
+        return list(range(min(count, len(truth))))
+
+    def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
+        """Sections of the report page that only this kind has."""
+        return []
