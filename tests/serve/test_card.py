@@ -85,7 +85,10 @@ def test_a_language_model_of_before_still_writes(tmp_path: Path) -> None:
         ({"labels": ["ham"]}, "at least 2 items"),
         ({"labels": ["ham", "ham"]}, "two columns of the logits have the same label"),
         ({"task": "tagging"}, "tagging is no kind of task here; there are classification"),
-        ({"task": {"kind": "classification", "labels": ["a", "b"], "scale": 3}, "labels": None}, "task.scale: Extra inputs are not permitted"),
+        (
+            {"task": {"kind": "classification", "labels": ["a", "b"], "scale": 3}, "labels": None},
+            "task.scale: Extra inputs are not permitted",
+        ),
         ({"variants": {"onnx": {**ONNX, "temperature": 0.0}}}, "its temperature is 0, which is not above 0"),
         ({"variants": {"onnx": {**ONNX, "fitted": {"bias": 1.0}}}}, "bias is none of what is fitted for it"),
         ({"default": "int4"}, "the default variant int4 is not one of"),
