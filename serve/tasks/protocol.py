@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Encoding, Tokenizer
 
+from serve.cutting import cut_pair
 from serve.explain import split, without
 
 Output = Any
@@ -140,7 +141,7 @@ class Task(BaseModel):
     def encode(self, tokenizer: Tokenizer, items: Sequence[Item]) -> list[list[Encoding]]:
         """The windows of each item, by a tokenizer that was told where to `cut`."""
         many = tokenizer.encode_batch if self.offsets else tokenizer.encode_batch_fast
-        texts: Any = [item.values[0] if len(item.values) == 1 else item.values for item in items]
+        texts: Any = [item.values[0] if len(item.values) == 1 else cut_pair(tokenizer, item.values) for item in items]
         return [[encoding] for encoding in many(texts)]
 
     def combine(self, windows: Sequence[Encoding], outputs: Sequence[Output], item: Item) -> Output:
@@ -168,7 +169,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def confidence(self, outputs: Outputs) -> np.ndarray | None:
-        """How sure each settled output is, in [0, 1]; None where the kind has no such thing."""
+        """How sure each settled output is, in [0, 1]; None, also of no outputs, where the kind has no such thing."""
         return None
 
     def same(self, left: Outputs, right: Outputs) -> np.ndarray:
