@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from jobs.compression.export import ExportError, export_onnx
+from jobs.compression.export import ExportError, Signature, export_onnx
 from serve.backends import HIDDEN
 
 COMMON: dict[str, Any] = {
@@ -53,7 +53,7 @@ def test_an_exported_classifier_agrees_with_torch_alone_and_in_padded_batches(ar
 @pytest.mark.parametrize("architecture", ["distilbert", "gpt2"])
 def test_hidden_states_are_exported_too_and_agree_with_torch(architecture: str, tmp_path: Path) -> None:
     model = classifier(architecture)
-    assert export_onnx(model, tmp_path / "model.onnx", hidden_states=True) < 1e-4
+    assert export_onnx(model, tmp_path / "model.onnx", Signature(hidden_states=True)) < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     ids_BT = np.arange(5, 15).reshape(2, 5)
     logits_BC, states_BTD = session.run(["logits", HIDDEN], {"input_ids": ids_BT, "attention_mask": np.ones_like(ids_BT)})
@@ -65,5 +65,5 @@ def test_what_torch_cannot_export_is_refused_by_name(tmp_path: Path, monkeypatch
         raise RuntimeError("\n  a branch depends on data\n  long traceback")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ExportError, match=r"cannot export a mpnet classifier \(a branch depends on data\); serve the torch"):
+    with pytest.raises(ExportError, match=r"cannot export a MPNetForSequenceClassification \(a branch depends on data\); serve the torch"):
         export_onnx(classifier("mpnet"), tmp_path / "model.onnx")
