@@ -57,8 +57,8 @@ def int8_within(
 ) -> list[Try]:
     """Write to `target` the first int8 form of `source` that costs at most so many points of the score.
 
-    `score` measures a file, and `sign` is -1 where less of it is better; `trained` makes a float file by quantisation-aware training. The last try says whether one
-    was found; none is left at `target` otherwise.
+    `score` measures a file, and `sign` is -1 where less of it is better; `trained` makes a float file by quantisation-aware
+    training. The last try says whether one was found; none is left at `target` otherwise.
     """
     float_score = score(source)
     tries: list[Try] = []

@@ -29,7 +29,7 @@ CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
 
 @dataclass(frozen=True)
 class Signature:
-    """What the graph of a task's model takes and gives, by name. What it takes has the axes BT, what it gives begins with B."""
+    """What the graph of a task's model takes and gives, by name. Inputs have the axes BT, outputs begin with B."""
 
     inputs: tuple[str, ...] = READ
     outputs: tuple[str, ...] = ("logits",)

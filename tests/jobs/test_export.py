@@ -65,5 +65,7 @@ def test_what_torch_cannot_export_is_refused_by_name(tmp_path: Path, monkeypatch
         raise RuntimeError("\n  a branch depends on data\n  long traceback")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ExportError, match=r"cannot export a MPNetForSequenceClassification \(a branch depends on data\); serve the torch"):
+    with pytest.raises(
+        ExportError, match=r"cannot export a MPNetForSequenceClassification \(a branch depends on data\); serve the torch"
+    ):
         export_onnx(classifier("mpnet"), tmp_path / "model.onnx")
