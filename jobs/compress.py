@@ -99,7 +99,7 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
             raise BadInput(problems)
         return compress_language
     if examples is None:
-        reason = "a model is compressed on rows of the task that it answers for"
+        reason = "a model of a task is compressed on its rows"
         raise BadInput([Problem("inputs.examples", None, reason, "Name the step that prepared them.")])
     _length(config, model)
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):

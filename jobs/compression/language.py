@@ -51,9 +51,9 @@ def check_language(config: Quantization, inputs: Inputs) -> list[Problem]:
         problems.append(Problem("allowed_loss", config.allowed_loss, reason, remedy))
     for key, usual in (("embeddings", False), ("batching", "free")):
         if (value := getattr(config, key)) != usual:
-            problems.append(Problem(key, value, "it is for models that answer for a task", remedy))
+            problems.append(Problem(key, value, "it is for models of a task", remedy))
     problems += [
-        Problem(f"inputs.{name}", artifact.manifest.step, "a language model answers for no task", "Leave it out.")
+        Problem(f"inputs.{name}", artifact.manifest.step, "a language model has no task", "Leave it out.")
         for name in ("examples", "teacher")
         for artifact in inputs.get(name, [])
     ]

@@ -17,7 +17,6 @@ from jobs.compression.heal import Healing
 from jobs.core.config import BadInput
 from jobs.core.controls import traits
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.tasks.classification import save_classifier
 from jobs.training import hooks
 from serve.card import read_card
 from serve.engine import load_engine
@@ -26,9 +25,11 @@ from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,
     MESSAGES,
+    items_of,
     publish_directory,
     publish_examples,
     same_weights,
+    save_classifier,
     tiny_classifier,
     tiny_tokenizer,
 )
@@ -48,7 +49,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome,
     root = tmp_path_factory.mktemp("compress")
     tokenizer = tiny_tokenizer(root / "tokenizer")
     model = tiny_classifier("bert", 2, len(tokenizer))
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, root / "draft")
+    save_classifier(model, tokenizer, LABELS, root / "draft")
     # The last texts of each label have characters that others have not.
     splits = {"train": MESSAGES[:30], "validation": MESSAGES[30:44], "test": MESSAGES[44:]}
     inputs = Inputs(
@@ -69,7 +70,7 @@ def test_what_is_left_is_a_stock_model_and_its_export_says_the_same(compressed: 
     with torch.inference_mode():
         wanted_BC = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
     for variant in ("torch", "onnx"):
-        assert np.abs(load_engine(place, variant).logits(texts) - wanted_BC).max() < 1e-4
+        assert np.abs(load_engine(place, variant).outputs(items_of(texts)) - wanted_BC).max() < 1e-4
     tables = [
         tensor.dims for tensor in onnx.load(str(place / "onnx" / "model.onnx")).graph.initializer if len(tensor.dims) == 2
     ]
@@ -95,7 +96,7 @@ def test_healing_that_was_killed_goes_on_and_ends_with_the_same_weights(
 
     def pruned(output: str, report: Callable[..., None]) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
         context = Context(str(tmp_path), "recipe", "small", str(tmp_path / output), "1", report=report)
-        model, learner, _ = _build(config, inputs)
+        model, _, learner, _ = _build(config, inputs)
         healing = Healing(config.heal, learner, context)
         _prune(config, model, learner, healing)
         return model.state_dict(), healing.curve
