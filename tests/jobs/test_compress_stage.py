@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.artifact import Kind, open_artifact, other_place
 from jobs.compress import CompressConfig, _build, _checked, _compress, _prune
@@ -17,9 +17,13 @@ from jobs.compression.heal import Healing
 from jobs.core.config import BadInput
 from jobs.core.controls import traits
 from jobs.core.stage import Context, Inputs, Outcome
+from jobs.data.clean import item_key
+from jobs.tasks.soft_labels import packed
 from jobs.training import hooks
 from serve.card import read_card
 from serve.engine import load_engine
+from serve.tasks.protocol import Item
+from tests.jobs.pairs import ITEMS, PAIR_TASK, PAIRS, publish_pair_model, publish_pairs
 from tests.jobs.small_models import parameters
 from tests.jobs.tiny import (
     LABELS,
@@ -153,3 +157,59 @@ def test_its_figures_say_what_was_done(compressed: tuple[Path, Outcome, int]) ->
     assert figures["export_difference"] < 1e-4 and "macro_f1" in figures
     steps = [point["step"] for point in outcome.details["curve"]]
     assert steps == sorted(steps) and len(set(steps)) == len(steps), "one curve through all healing"
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, PreTrainedTokenizerBase]:
+    """What the stage makes of a model that reads two texts, with soft labels to heal from."""
+    root = tmp_path_factory.mktemp("pairs")
+    tokenizer = tiny_tokenizer(root / "tokenizer")
+    model = publish_pair_model(root, tokenizer)
+    examples = publish_pairs(root, {"train": PAIRS[:60], "validation": PAIRS[60:90], "test": PAIRS[90:]})
+    said = np.asarray(load_engine(model.local()).outputs(ITEMS))
+    content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS], said)
+    (root / "soft-draft" / "soft").mkdir(parents=True)
+    (root / "soft-draft" / "soft" / "all.arrow").write_bytes(content)
+    details = {"task": PAIR_TASK.model_dump(mode="json")}
+    soft = publish_directory(root / "soft-draft", root / "soft", Kind.PREDICTIONS, details=details)
+    asked = {
+        **CONFIG,
+        "factorize": None,
+        "quantize": ["dynamic", "static"],
+        "allowed_loss": 50,
+        "calibration": {"examples": 8},
+    }
+    inputs = Inputs(model=[model], examples=[examples], teacher=[soft])
+    context = Context(str(root), "recipe", "small", str(root / "small"), "1")
+    config = CompressConfig.model_validate(asked)
+    assert _checked(config, inputs) is _compress
+    return root / "small", _compress(config, inputs, context), tokenizer
+
+
+def test_a_model_of_pairs_is_compressed_with_both_texts_and_which_is_which(
+    of_pairs: tuple[Path, Outcome, PreTrainedTokenizerBase],
+) -> None:
+    place, outcome, _ = of_pairs
+    card, figures = read_card(place), outcome.metrics
+    assert card.task == PAIR_TASK and card.inputs == ("input_ids", "attention_mask", "token_type_ids")
+    assert set(card.variants) == {"torch", "onnx", "int8", "int8_static"}
+    assert figures["export_difference"] < 1e-4
+    exact = np.asarray(load_engine(place, "torch").outputs(ITEMS))
+    assert np.abs(np.asarray(load_engine(place, "onnx").outputs(ITEMS)) - exact).max() < 1e-4 < np.abs(exact).max()
+    for name in ("int8", "int8_static"):
+        apart = np.abs(np.asarray(load_engine(place, name).outputs(ITEMS)) - exact)
+        assert 1e-6 < apart.mean() < 0.2 * exact.std(), name
+        assert card.variants[name].fitted["temperature"] == figures[f"{name}_temperature"]
+    turned = [Item((other, text)) for text, other in (item.values for item in ITEMS)]
+    assert np.abs(np.asarray(load_engine(place, "int8").outputs(turned)) - exact).max() > 0.05
+    (tried,) = outcome.details["int8_tries"]
+    assert tried["kept"] and 0 <= tried["score"] <= 1
+
+
+def test_the_vocabulary_that_stays_is_that_of_both_columns(of_pairs: tuple[Path, Outcome, PreTrainedTokenizerBase]) -> None:
+    place, outcome, before = of_pairs
+    after = AutoTokenizer.from_pretrained(place)
+    assert len(after) == outcome.metrics["vocabulary_kept"] < len(before)
+    for text, other, _ in PAIRS[:90]:
+        assert after.tokenize(text, other) == before.tokenize(text, other)
+    assert any(text not in {pair[0] for pair in PAIRS[:90]} for _, text, _ in PAIRS[:90]), "some stand in the second alone"
