@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from serve.answers import softmax
 from serve.backends import Device
 from serve.card import Card, EngineError, read_card, variant_files
 from serve.decoder import Cache, OnnxDecoder
+from serve.probabilities import softmax
 from serve.tokens import pad_id, read_json
 
 MAX_BATCH = 8
