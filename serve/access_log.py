@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serve.exchange import Exchange
+from serve.schema import input_of
 
 MAX_BYTES = 100_000_000
 KEPT = 5
@@ -43,11 +44,11 @@ class AccessLog:
             "ms": round(exchange.seconds * 1e3, 3),
             "key": exchange.key,
             "model": exchange.model,
-            "texts": len(exchange.texts),
-            "characters": sum(map(len, exchange.texts)),
+            "texts": len(exchange.items),
+            "characters": sum(item.characters for item in exchange.items),
         }
-        if self.with_texts:
-            line["inputs"] = list(exchange.texts)
+        if self.with_texts and exchange.task is not None:
+            line["inputs"] = [input_of(exchange.task, item) for item in exchange.items]
         self._lines.append(json.dumps(line, ensure_ascii=False))
 
     def flush(self) -> None:

@@ -1,5 +1,6 @@
 """For code that is still to be moved to serve/tasks."""
 
-from serve.tasks.classification import Answer, LabelProbability, softmax
+from serve.probabilities import softmax
+from serve.tasks.classification import Answer, LabelProbability
 
 __all__ = ["Answer", "LabelProbability", "softmax"]

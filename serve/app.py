@@ -40,9 +40,11 @@ def build(arguments: Arguments) -> Application:
         other, told = _pin(settings, name)
         replicas = serve.deployment(**_deployment(f"model-{name}", other, arguments))(ModelReplica)
         others[name] = (told, replicas.bind(other, told))
-    for second in (arguments.cascade, arguments.canary, arguments.shadow):
+    for what, second in (("cascade", arguments.cascade), ("canary", arguments.canary), ("shadow", arguments.shadow)):
         if second is not None:
-            _check_labels(described, others[second.model][0])
+            _check_comparable(what, described, others[second.model][0])
+    if arguments.cascade is not None:
+        _check_confidence(described)
     bulk = None
     if arguments.bulk is not None:
         large, told = _pin(arguments.bulk, arguments.default_name)
@@ -70,12 +72,22 @@ def _pin(settings: S, name: str) -> tuple[S, Described]:
     return pinned, Described.of(name, published.fingerprint, variant, card)
 
 
-def _check_labels(default: Described, second: Described) -> None:
-    """EngineError where the two cannot be compared."""
-    if sorted(default.labels) != sorted(second.labels):
+def _check_comparable(what: str, default: Described, second: Described) -> None:
+    """EngineError where the two models' outputs cannot be compared."""
+    if why := default.task.unlike(second.task):
+        told = "; ".join(f"{one.served.name} answers {', '.join(one.task.sayings)}" for one in (default, second))
         raise EngineError(
-            f"{second.served.name} has the labels {', '.join(second.labels)}, {default.served.name} has "
-            f"{', '.join(default.labels)}; a cascade, canary or shadow needs the same labels"
+            f"{second.served.name} cannot be the {what} of {default.served.name}: {why} ({told}); a cascade, canary or shadow "
+            "needs a model that has learned the same"
+        )
+
+
+def _check_confidence(default: Described) -> None:
+    """EngineError where nobody can tell which answers are unsure."""
+    if default.task.confidence(default.task.stacked([])) is None:
+        raise EngineError(
+            f"{default.served.name} does not say how sure its answers are, so that no cascade can pass on those that are not; "
+            "deploy it without one"
         )
 
 

@@ -1,11 +1,38 @@
-"""A request's body, up to the limit.
+"""A request's body, up to the limit, and what it asks of which model.
 
-body = await read_body(request)
+reader = Reader(models, predict_form)
+wanted, model = await reader.read(request)
 """
 
+from collections.abc import Callable
+
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from serve.schema import MAX_BODY_BYTES, too_large
+from serve.models import Model, Models
+from serve.schema import MAX_BODY_BYTES, TextsRequest, parse_request, too_large
+from serve.tasks.protocol import Task
+
+
+class Reader:
+    """Reads the requests of one route, each as the task of the model that it names takes it."""
+
+    def __init__(self, models: Models, form: Callable[[Task], type[TextsRequest]]) -> None:
+        self._models = models
+        self._forms = {name: form(model.task) for name, model in models.by_name.items()}
+        # Where all models take the same, nothing has to be known before the body is read.
+        self._only = self._forms[models.default] if len(set(self._forms.values())) == 1 else None
+
+    async def read(self, request: Request) -> tuple[TextsRequest, Model]:
+        """What is asked, and the model that is to answer; Refusal where the request does not fit or no model has the name."""
+        body = await read_body(request)
+        wanted = parse_request(body, self._only or self._form(body))
+        return wanted, self._models.get(wanted.model)
+
+    def _form(self, body: bytes) -> type[TextsRequest]:
+        name = _model_named(body)
+        self._models.get(name)
+        return self._forms[name or self._models.default]
 
 
 async def read_body(request: Request) -> bytes:
@@ -23,3 +50,17 @@ async def read_body(request: Request) -> bytes:
     if max(size, received) > MAX_BODY_BYTES:
         raise too_large()
     return b"".join(chunks)
+
+
+class _Named(BaseModel):
+    """What of a request says whose it is."""
+
+    model: str | None = None
+
+
+def _model_named(body: bytes) -> str | None:
+    """The name of the model that a body asks; None too where it cannot be read, which is told by whoever reads all of it."""
+    try:
+        return _Named.model_validate_json(body).model
+    except ValidationError:
+        return None

@@ -1,12 +1,13 @@
-"""Whether the texts that are asked look like those that the model was trained on: their labels and their lengths.
+"""Whether the texts that are asked look like those that the model was trained on: what is answered, and their lengths.
 
-    watch = Watch(card.labels, card.training)
-    watch.note(lengths_B, logits_BC)
+    watch = Watch(card.task, card.training)
+    watch.note(lengths_B, outputs)
     watch.report().labels          # population stability index: below 0.1 alike, above 0.25 another population
     note_asked({"spam": watch}, exchange)         # once a request is answered
 
-Each text that a client asked to classify counts once, whether it was run or known already; nothing else does that models run.
-The index is the sum of (now - then) · ln(now / then) over the bins (Siddiqi 2006). Shapes: B texts, C classes, K bins.
+Each text that a client asked an answer for counts once, whether it was run or known already; nothing else does that models
+run. What is answered is counted by what its task says of it in a few words, such as a label. The index is the sum of
+(now - then) · ln(now / then) over the bins (Siddiqi 2006). Shapes: B texts, K bins.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy as np
 
 from serve.card import TrainingData
 from serve.exchange import Exchange
+from serve.tasks.protocol import Outputs, Task
 
 WINDOW_TEXTS = 2000
 ENOUGH_TEXTS = 300
@@ -34,7 +36,7 @@ class Drift:
     texts: int
     label_shares: dict[str, float]
     labels: float | None
-    """Index over the labels; None with too few texts, or where the card does not know the training texts."""
+    """Index over what is answered; None with too few texts, or where the card does not know the training texts."""
     lengths: float | None
     """Index over the lengths in tokens."""
 
@@ -45,39 +47,39 @@ class Drift:
 
 
 class Watch:
-    """Labels and lengths of the texts that were asked last."""
+    """Answers to the texts that were asked last, and these texts' lengths."""
 
-    def __init__(self, labels: Sequence[str], training: TrainingData | None) -> None:
-        self.names, self.training = labels, training
-        self._seen: deque[tuple[int, int]] = deque(maxlen=WINDOW_TEXTS)
+    def __init__(self, task: Task, training: TrainingData | None) -> None:
+        self.task, self.training = task, training
+        self._seen: deque[tuple[str, int]] = deque(maxlen=WINDOW_TEXTS)
 
-    def note(self, lengths_B: Sequence[int], logits_BC: np.ndarray) -> None:
-        """Take in the texts of one request."""
-        self._seen.extend(zip(logits_BC.argmax(axis=-1).tolist(), lengths_B, strict=True))
+    def note(self, lengths_B: Sequence[int], outputs: Outputs) -> None:
+        """Take in the texts of one request, with their settled outputs."""
+        self._seen.extend(zip(self.task.said(outputs), lengths_B, strict=True))
 
     def report(self) -> Drift:
         """How far the window is from training."""
-        seen = list(self._seen)
+        seen, names = list(self._seen), self.task.sayings
         labels = Counter(label for label, _ in seen)
-        shares = {name: labels[column] / len(seen) for column, name in enumerate(self.names)} if seen else {}
+        shares = {name: labels[name] / len(seen) for name in names} if seen else {}
         if self.training is None or len(seen) < ENOUGH_TEXTS:
             return Drift(len(seen), shares, None, None)
         edges = self.training.length_edges
         bins = Counter(bisect_left(edges, length) for _, length in seen)
-        by_label = [self.training.labels.get(name, 0.0) for name in self.names]
+        by_label = [self.training.labels.get(name, 0.0) for name in names]
         return Drift(
             len(seen),
             shares,
-            stability_index(by_label, [labels[column] for column in range(len(self.names))]),
+            stability_index(by_label, [labels[name] for name in names]),
             stability_index(self.training.length_shares, [bins[place] for place in range(len(edges) + 1)]),
         )
 
 
 def note_asked(watches: Mapping[str, Watch], exchange: Exchange) -> None:
-    """Take in a request, where it asked one of these models to classify, with the answers that it got."""
+    """Take in a request, where it asked one of these models for answers, with those that it got."""
     watch = watches.get(exchange.model or "")
     if exchange.outcome is not None and watch is not None:
-        watch.note(exchange.outcome.lengths, exchange.outcome.values)
+        watch.note(exchange.outcome.lengths, exchange.outcome.outputs)
 
 
 def stability_index(then_K: Sequence[float], counts_K: Sequence[int]) -> float:

@@ -1,6 +1,6 @@
 """What is known of one request while it is answered: for the access log, the metrics and the limits.
 
-exchange_of(request).note("spam", texts)
+exchange_of(request).note(model, items)
 """
 
 import time
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from serve.models import Outcome
+from serve.models import Model, Outcome
+from serve.tasks.protocol import Item, Task
 
 KEY = "raystill.exchange"
 
@@ -26,14 +27,16 @@ class Exchange:
     """The name of the API key that it came with."""
     model: str | None = None
     """The model that it asks."""
-    texts: Sequence[str] = ()
+    task: Task | None = None
+    """That model's."""
+    items: Sequence[Item] = ()
     outcome: Outcome | None = None
-    """What the model gave, where it was asked to classify."""
+    """What the model gave, where it was asked for answers."""
     status: int = 0
 
-    def note(self, model: str, texts: Sequence[str]) -> None:
+    def note(self, model: Model, items: Sequence[Item]) -> None:
         """Which model is asked, and what."""
-        self.model, self.texts = model, texts
+        self.model, self.task, self.items = model.served.name, model.task, items
 
     @property
     def seconds(self) -> float:

@@ -1,119 +1,94 @@
-"""The route POST /v1/explain: which words of a text its answer rests on.
+"""The route POST /v1/explain: which words of an item its answer rests on.
 
-face.include_router(explain_route(models, example.left_out))
+face.include_router(explain_route(models, example))
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
-import numpy as np
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.answers import softmax
-from serve.body import read_body
+from serve.body import Reader
 from serve.deadline import left
+from serve.example import Example
 from serve.exchange import exchange_of
-from serve.explain import Span, evidence_of, split, without
-from serve.models import Model, Models, Outcome
+from serve.models import Model, Models, Outcome, ServedModel
 from serve.problems import FieldError, Refusal
-from serve.routes import EXAMPLE_TEXTS, body_of, json_response, replies
-from serve.schema import ServedModel, Text, TextsRequest, parse_request
+from serve.routes import REFUSALS, body_of, json_response, problem, replies
+from serve.schema import explain_form, explanation_form, input_of
+from serve.tasks.protocol import Explained, Item, Part, Task
 
 LOGGER = logging.getLogger("ray.serve")
+NOTHING_TO_EXPLAIN = "This model's kind of answer is not explained"
 
 
-class ExplainRequest(TextsRequest):
-    """A text to explain the answer of."""
-
-    inputs: Text
-    """A text of 1 to 20,000 characters, not all whitespace."""
-    label: str | None = None
-    """The label that is explained; by default the most probable one."""
-
-
-class Word(BaseModel):
-    """A word, or a run of them in a long text, and what it does for the label."""
-
-    start: int
-    end: int
-    """Where it stands: inputs[start:end], in characters (Unicode code points)."""
-    text: str
-    attribution: float
-    """By how much the label's log-odds fall without it; above 0 it speaks for the label, below 0 against it."""
-    probability_without: float
-    """The label's probability without it."""
-
-
-class Explanation(BaseModel):
-    """The model that explains its own answer, the label that is explained, and each word's part in it."""
-
-    model: ServedModel
-    label: str
-    probability: float
-    words: Sequence[Word]
-
-
-def explain_route(models: Models, left_out: np.ndarray) -> APIRouter:
-    """The route; `left_out` are the default model's logits of EXAMPLE_TEXTS[0] and of it without each word, for the docs."""
+def explain_route(models: Models, example: Example) -> APIRouter:
+    """The route; the example has what the default model says of its first item without each of its words."""
     router = APIRouter()
-    default, text = models.get(None), EXAMPLE_TEXTS[0]
-    example = explanation_of(ExplainRequest(inputs=text), split(text), Outcome(left_out, default.served), default.labels)
+    default = models.get(None)
+    task, first = default.task, example.items[0]
+    responses: dict[int | str, dict[str, Any]] = {status: problem(why) for status, why in REFUSALS.items()}
+    if any(model.task.Whole is None for model in models.by_name.values()):
+        responses[409] = problem(NOTHING_TO_EXPLAIN)
+    if task.Whole is not None:
+        explained = task.evidence(example.left_out, task.Target())
+        shown = explanation_of(task, first, task.parts(first), explained, default.served)
+        responses |= replies(shown, "What is explained and what each word does for it")
+    reader = Reader(models, explain_form)
 
     @router.post(
         "/v1/explain",
         summary="Which words an answer rests on",
-        responses=replies(example, "The label and what each word does for it"),
-        openapi_extra=body_of(ExplainRequest, {"inputs": text}),
+        responses=responses,
+        openapi_extra=body_of(explain_form(task), {"inputs": input_of(task, first)}),
     )
     async def explain(request: Request) -> Response:
-        wanted = parse_request(await read_body(request), ExplainRequest)
-        model = models.get(wanted.model)
-        exchange_of(request).note(model.served.name, wanted.texts)
-        _check_label(wanted.label, model.labels)
-        spans = split(wanted.inputs)
-        answerers = await model.answerers(wanted.inputs)
-        one, outcome = await _answers_of_one(answerers, [wanted.inputs, *without(wanted.inputs, spans)])
-        return json_response(explanation_of(wanted, spans, outcome, one.labels))
+        wanted, model = await reader.read(request)
+        task, (item,) = model.task, wanted.items
+        exchange_of(request).note(model, [item])
+        _check(task, wanted, model.served)
+        parts = task.parts(item)
+        one, outcome = await _answers_of_one(await model.answerers(item), [item, *task.without(item, parts)])
+        explained = task.evidence(task.aligned(outcome.outputs, one.task), wanted)
+        return json_response(explanation_of(task, item, parts, explained, outcome.model))
 
     return router
 
 
-async def _answers_of_one(answerers: Sequence[Model], texts: Sequence[str]) -> tuple[Model, Outcome]:
-    """All texts' logits by a single model, or they would not compare: the first one that answers, and which it is."""
+async def _answers_of_one(answerers: Sequence[Model], items: Sequence[Item]) -> tuple[Model, Outcome]:
+    """All items' outputs by a single model, or they would not compare: the first one that answers, and which it is."""
     *others, last = answerers
     for model in others:
         try:
             # Where it gives no answer, the one after it needs time for its own.
             async with asyncio.timeout(left() / 2):
-                return model, await model.logits(texts)
+                return model, await model.predict(items)
         except Exception as error:  # noqa: BLE001  whatever it is, there is a model that can explain
             LOGGER.warning(f"{model.served.name} does not explain its answer, {answerers[-1].served.name} may: {error!r}")
-    return last, await last.logits(texts)
+    return last, await last.predict(items)
 
 
-def explanation_of(wanted: ExplainRequest, spans: Sequence[Span], outcome: Outcome, labels: Sequence[str]) -> Explanation:
-    """The explanation, from the logits of the text and then of it without each span."""
-    column = int(outcome.values[0].argmax()) if wanted.label is None else list(labels).index(wanted.label)
-    evidence = evidence_of(outcome.values, column)
-    words = [
-        Word(
-            start=span.start,
-            end=span.end,
-            text=wanted.inputs[span.start : span.end],
-            attribution=found.attribution,
-            probability_without=found.probability_without,
-        )
-        for span, found in zip(spans, evidence, strict=True)
-    ]
-    probability = float(softmax(outcome.values[:1])[0, column])
-    return Explanation(model=outcome.model, label=labels[column], probability=probability, words=words)
+def explanation_of(task: Task, item: Item, parts: Sequence[Part], explained: Explained, served: ServedModel) -> BaseModel:
+    """The explanation: what is explained of the answer to this item, and what each of its parts does for it."""
+    words = []
+    for part, evidence in zip(parts, explained.parts, strict=True):
+        place = {"start": part.start, "end": part.end, "text": item.values[part.field][part.start : part.end]}
+        named = {"field": task.fields[part.field]} if len(task.fields) > 1 else {}
+        words.append({**named, **place, **asdict(evidence)})
+    return explanation_form(task)(model=served, words=words, **explained.whole)
 
 
-def _check_label(label: str | None, labels: Sequence[str]) -> None:
-    if label is not None and label not in labels:
-        message = f"The model has no label {label!r}; it has {', '.join(labels)}"
-        raise Refusal(422, "The request does not fit", [FieldError(field="label", message=message)])
+def _check(task: Task, wanted: BaseModel, served: ServedModel) -> None:
+    """Refusal 409 where there is nothing to explain, 422 where the task has no such target."""
+    if task.Whole is None:
+        message = f"{served.name} gives answers of a kind that is not explained; ask POST /v1/predict alone"
+        raise Refusal(409, NOTHING_TO_EXPLAIN, [FieldError(field="model", message=message)])
+    if wrong := task.wrong_target(wanted):
+        field, message = wrong
+        raise Refusal(422, "The request does not fit", [FieldError(field=field, message=message)])

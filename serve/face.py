@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.docs import docs_page
 from serve.drift import Drift
+from serve.example import Example
 from serve.exchange import KEY
 from serve.explaining import explain_route
 from serve.models import Models
 from serve.page import page_routes
 from serve.problems import Problem, Refusal, problem_response
 from serve.rollout.shadow import Disagreement
-from serve.routes import Example, listing_route, model_routes
+from serve.routes import listing_route, model_routes
 from serve.schema import Health
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -90,7 +91,7 @@ def build_face(
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_page(face.openapi()))
 
-    return Face(face, [model_routes(models, example), explain_route(models, example.left_out)])
+    return Face(face, [model_routes(models, example), explain_route(models, example)])
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

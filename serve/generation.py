@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from serve.answers import softmax
 from serve.backends import Device
 from serve.card import Card, EngineError, read_card, variant_files
 from serve.decoder import Cache, OnnxDecoder
+from serve.probabilities import softmax
 from serve.tokens import pad_id, read_json
 
 MAX_BATCH = 8
@@ -157,8 +157,10 @@ def choose(logits_V: np.ndarray, sampling: Sampling, generator: np.random.Genera
 def load_generator(directory: Path, variant: str | None = None, threads: int = 1, device: Device = "auto") -> Generator:
     """Load a variant (the card's default when None) of a published language model; EngineError where it cannot write."""
     card = read_card(directory)
-    if card.task != "generation":
-        raise EngineError(f"{directory}: it is a model for {card.task}, not a language model; ask it with serve.engine")
+    if card.language is None:
+        raise EngineError(f"{directory}: it answers for a task, and is no language model; ask it with serve.engine")
+    if not card.language.writes:
+        raise EngineError(f"{directory}: it fills in what is hidden in a text, and does not write; fine-tune it for a task")
     name, chosen = card.variant(variant)
     if chosen.backend != "onnx":
         there = ", ".join(key for key, one in card.variants.items() if one.backend == "onnx") or "none"

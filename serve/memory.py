@@ -15,6 +15,7 @@ from pathlib import Path
 
 from serve.card import EngineError
 from serve.engine import load_engine
+from serve.tasks.protocol import Item
 
 ROOT = Path(__file__).parents[1]
 STATUS = Path("/proc/self/status")
@@ -52,7 +53,8 @@ def _main() -> None:
         engine = load_engine(given.directory, given.variant, given.threads, given.max_batch)
     except EngineError as error:
         parser.exit(1, f"{error}\n")
-    engine.logits([" ".join(["a"] * engine.card.max_length)] * given.max_batch)
+    full = " ".join(["a"] * engine.card.max_length)
+    engine.outputs([Item((full,) * len(engine.task.fields))] * given.max_batch)
     print(resident_peak())
 
 

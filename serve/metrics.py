@@ -41,7 +41,7 @@ class RequestMetrics:
     def note(self, exchange: Exchange) -> None:
         """Take in a request that was answered."""
         route = exchange.path if exchange.path in ROUTES else "other"
-        self._noted.append((route, tag(exchange.model or ""), exchange.status, len(exchange.texts), exchange.seconds))
+        self._noted.append((route, tag(exchange.model or ""), exchange.status, len(exchange.items), exchange.seconds))
 
     def flush(self) -> None:
         """Make visible what was noted."""
@@ -76,7 +76,7 @@ class ModelMetrics:
     def flush(self) -> None:
         """Make visible what the batchers did since the last time."""
         waiting = 0
-        for batcher in (self.model.logits_batcher, self.model.embeddings_batcher):
+        for batcher in (self.model.outputs_batcher, self.model.embeddings_batcher):
             waiting += batcher.waiting
             now, before = batcher.counts.copy(), self._before.get(batcher, Counts())
             self._before[batcher] = now

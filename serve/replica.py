@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray import serve
 from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.context import _get_global_client
@@ -18,8 +17,8 @@ from serve.auth import Guard, check_exposure
 from serve.chores import start_chore
 from serve.drift import Watch, note_asked
 from serve.engine import load_engine
+from serve.example import example_of
 from serve.exchange import Exchange
-from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
@@ -30,10 +29,9 @@ from serve.remote import Described, RemoteModel
 from serve.rollout.canary import Canary, Seen
 from serve.rollout.cascade import Cascade
 from serve.rollout.shadow import Shadow
-from serve.routes import EXAMPLE_TEXTS, Example
-from serve.schema import DEFAULT_TOP_K
 from serve.settings import Arguments, ModelSettings
 from serve.spread import Bulk, Spread
+from serve.tasks.protocol import Item, Outputs
 
 FLUSH_SECONDS = 1.0
 SLOW_SECONDS = 10.0
@@ -48,15 +46,15 @@ class ModelReplica:
         self.metrics = ModelMetrics(self.model)
         self._chores = [start_chore("The metrics of the model", FLUSH_SECONDS, self.metrics.flush)]
 
-    async def logits(self, texts: list[str]) -> tuple[np.ndarray, int, list[int]]:
-        """The outcome's values, how many requests shared a batch, and the texts' lengths in tokens."""
-        outcome = await self.model.logits(texts)
-        return outcome.values, outcome.batch_requests, list(outcome.lengths)
+    async def predict(self, items: list[Item]) -> tuple[Outputs, int, list[int]]:
+        """The outcome's outputs, how many requests shared a batch, and the items' lengths in tokens."""
+        outcome = await self.model.predict(items)
+        return outcome.outputs, outcome.batch_requests, list(outcome.lengths)
 
-    async def embeddings(self, texts: list[str]) -> tuple[np.ndarray, int, list[int]]:
+    async def embeddings(self, items: list[Item]) -> tuple[Outputs, int, list[int]]:
         """The same for embeddings."""
-        outcome = await self.model.embeddings(texts)
-        return outcome.values, outcome.batch_requests, list(outcome.lengths)
+        outcome = await self.model.embeddings(items)
+        return outcome.outputs, outcome.batch_requests, list(outcome.lengths)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds; a replica that fails it is replaced."""
@@ -80,7 +78,7 @@ class ModelServer(ModelReplica):
         self.arguments = arguments
         self.requests = RequestMetrics()
         known = {arguments.default_name: described, **{name: told for name, (told, _) in others.items()}}
-        self.watches = {name: Watch(told.labels, told.training) for name, told in known.items()}
+        self.watches = {name: Watch(told.task, told.training) for name, told in known.items()}
         self.replicas = max(1, arguments.min_replicas)
         self.guard = Guard(arguments.keys, lambda: self.replicas)
         context = serve.get_replica_context()
@@ -123,11 +121,7 @@ class ModelServer(ModelReplica):
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
-        engine = self.model.engine
-        vectors = engine.embed(engine.tokenise(EXAMPLE_TEXTS[:1])).round(4).tolist() if self.model.embeds else []
-        text = EXAMPLE_TEXTS[0]
-        left_out = engine.scaled_logits([text, *without(text, split(text))])
-        example = Example(engine.predict(EXAMPLE_TEXTS, DEFAULT_TOP_K), vectors, left_out)
+        example = example_of(self.model.engine)
         drift = self.watches[self.arguments.default_name].report
         face = build_face(self.models, example, drift, self.shadow.report if self.shadow else None)
         finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.watches)]

@@ -4,7 +4,6 @@ face.include_router(listing_route(models))
 Face(face, [model_routes(models, example)])
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,22 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.answers import Answer, classify
-from serve.body import read_body
+from serve.body import Reader
+from serve.example import Example
 from serve.exchange import exchange_of
-from serve.models import Models
+from serve.models import Model, Models
 from serve.problems import PROBLEM_TYPE, Problem
 from serve.schema import (
-    DEFAULT_TOP_K,
     Embedded,
     ListedModel,
     Listing,
-    PredictRequest,
-    Reply,
     TextsRequest,
-    parse_request,
+    embeddings_form,
+    input_of,
+    predict_form,
+    reply_form,
 )
 
-EXAMPLE_TEXTS = ["I would buy it again.", "It broke after a week."]
 BATCH_HEADER = "x-batch-requests"
 REFUSALS = {
     400: "The body is not JSON",
@@ -43,50 +41,43 @@ REFUSALS = {
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """What the default model answers to EXAMPLE_TEXTS, for the docs."""
-
-    answers: list[Answer]
-    embeddings: list[list[float]]
-    """Of the first text alone; empty where it has none."""
-    left_out: np.ndarray
-    """Logits of the first text, and then of it without each of its words."""
-
-
 def model_routes(models: Models, example: Example) -> APIRouter:
     """The routes, documented with the default model's own answers."""
     router = APIRouter()
-    default = models.get(None).served
-    answered = Reply(model=default, answers=example.answers)
-    embedded = Embedded(model=default, embeddings=example.embeddings)
+    default = models.get(None)
+    served, task = default.served, default.task
+    answered = reply_form(task)(model=served, answers=example.answers)
+    embedded = Embedded(model=served, embeddings=example.embeddings)
+    inputs = [input_of(task, item) for item in example.items]
+    predictions, vectors = Reader(models, predict_form), Reader(models, embeddings_form)
 
     @router.post(
         "/v1/predict",
-        summary="Classify texts",
-        responses=replies(answered, "One answer a text"),
-        openapi_extra=body_of(PredictRequest, {"inputs": EXAMPLE_TEXTS, "top_k": DEFAULT_TOP_K}),
+        summary=task.summary,
+        responses=replies(answered, "One answer a text" if len(task.fields) == 1 else "One answer an item"),
+        openapi_extra=body_of(predict_form(task), {"inputs": inputs, **task.Options().model_dump(mode="json")}),
     )
     async def predict(request: Request) -> Response:
-        wanted = parse_request(await read_body(request), PredictRequest)
-        model = models.get(wanted.model)
-        exchange_of(request).note(model.served.name, wanted.texts)
-        outcome = exchange_of(request).outcome = await model.logits(wanted.texts)
-        reply = Reply(model=outcome.model, answers=classify(outcome.values, model.labels, wanted.top_k))
+        wanted, model = await predictions.read(request)
+        exchange, items = exchange_of(request), wanted.items
+        exchange.note(model, items)
+        outcome = exchange.outcome = await model.predict(items)
+        answers = model.task.answers(outcome.outputs, items, wanted)
+        reply = reply_form(model.task)(model=outcome.model, answers=answers)
         return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
 
     @router.post(
         "/v1/embeddings",
         summary="Vectors of texts, mean pooled and of length 1",
-        responses=replies(embedded, "One vector a text") | {409: _problem("This variant gives no hidden states")},
-        openapi_extra=body_of(TextsRequest, {"inputs": EXAMPLE_TEXTS[0]}),
+        responses=replies(embedded, "One vector a text") | {409: problem("This variant gives no hidden states")},
+        openapi_extra=body_of(embeddings_form(task), {"inputs": inputs[0]}),
     )
     async def embeddings(request: Request) -> Response:
-        wanted = parse_request(await read_body(request), TextsRequest)
-        model = models.get(wanted.model)
-        exchange_of(request).note(model.served.name, wanted.texts)
-        outcome = await model.embeddings(wanted.texts)
-        reply = Embedded(model=outcome.model, embeddings=outcome.values.tolist())
+        wanted, model = await vectors.read(request)
+        items = wanted.items
+        exchange_of(request).note(model, items)
+        outcome = await model.embeddings(items)
+        reply = Embedded(model=outcome.model, embeddings=np.asarray(outcome.outputs).tolist())
         return json_response(reply, {BATCH_HEADER: str(outcome.batch_requests)})
 
     return router
@@ -98,16 +89,23 @@ def listing_route(models: Models) -> APIRouter:
 
     @router.get("/v1/models", summary="The models that answer")
     async def listing() -> Listing:
-        return Listing(
-            models=[
-                ListedModel(
-                    **model.served.model_dump(), default=name == models.default, labels=model.labels, embeddings=model.embeds
-                )
-                for name, model in models.by_name.items()
-            ]
-        )
+        return Listing(models=[_listed(model, name == models.default) for name, model in models.by_name.items()])
 
     return router
+
+
+def _listed(model: Model, default: bool) -> ListedModel:
+    task = model.task
+    return ListedModel(
+        **model.served.model_dump(),
+        default=default,
+        labels=task.sayings if task.view == "labels" else (),
+        embeddings=model.embeds,
+        kind=task.kind,
+        fields=task.fields,
+        view=task.view,
+        explains=task.Whole is not None,
+    )
 
 
 def json_response(reply: BaseModel, headers: dict[str, str] | None = None) -> Response:
@@ -115,9 +113,11 @@ def json_response(reply: BaseModel, headers: dict[str, str] | None = None) -> Re
     return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
 
 
-def body_of(kind: type[TextsRequest], example: dict[str, Any]) -> dict[str, Any]:
+def body_of(form: type[TextsRequest], example: dict[str, Any]) -> dict[str, Any]:
     """A request's body, as OpenAPI describes it."""
-    content = {"application/json": {"schema": kind.model_json_schema(), "example": example}}
+    schema = form.model_json_schema()
+    # Its definitions would be looked for among those of the whole description.
+    content = {"application/json": {"schema": _whole(schema, schema.pop("$defs", {})), "example": example}}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -125,9 +125,21 @@ def replies(example: BaseModel, description: str) -> dict[int | str, dict[str, A
     """The reply with its example, and each refusal."""
     content = {"application/json": {"example": example.model_dump(mode="json")}}
     answered: dict[int | str, dict[str, Any]] = {200: {"model": type(example), "description": description, "content": content}}
-    return answered | {status: _problem(why) for status, why in REFUSALS.items()}
+    return answered | {status: problem(why) for status, why in REFUSALS.items()}
 
 
-def _problem(description: str) -> dict[str, Any]:
+def problem(description: str) -> dict[str, Any]:
+    """A refusal, as OpenAPI describes it."""
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}
+
+
+def _whole(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A JSON schema with each definition in the place where it is referred to."""
+    if isinstance(schema, list):
+        return [_whole(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _whole(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _whole(part, definitions) for name, part in schema.items()}

@@ -1,25 +1,43 @@
-"""What the HTTP face takes and gives: requests and replies. All limits stand here.
+"""What the HTTP face takes and gives: requests and replies, as a task has them. All limits stand here.
 
-    parse_request(b'{"inputs": "Win a prize now", "top_k": 1}', PredictRequest)      # Refusal names the wrong field
+    form = predict_form(task)
+    wanted = parse_request(b'{"inputs": "Win a prize now", "top_k": 1}', form)      # Refusal names the wrong field
+    wanted.items                                                                    # [Item(("Win a prize now",))]
+    reply_form(task)(model=served, answers=task.answers(outputs, wanted.items, wanted))
 
-Field names in errors are dotted paths into the request; `body` is the whole of it.
+A request is made of a task's fields and of its `Options` (or `Target`), whose type it has too. Of one field the inputs are a
+text or a list of texts, of several an object or a list of objects. Field names in errors are dotted paths into the request;
+`body` is the whole of it.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    create_model,
+)
 from pydantic_core import PydanticCustomError
 
-from serve.answers import Answer
 from serve.models import ServedModel
 from serve.problems import FieldError, Refusal
+from serve.tasks.protocol import Item, NoOptions, Task
 
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXTS = 256
 MAX_CHARACTERS = 20_000
-DEFAULT_TOP_K = 5
-
+# Tags of the two forms of inputs. No field has such a name, so that they can be left out of the paths in errors.
+ONE, MANY = "(one)", "(many)"
+LIMITS = f"1 to {MAX_CHARACTERS:,} characters, not all whitespace."
 
 R = TypeVar("R", bound="TextsRequest")
 
@@ -30,51 +48,25 @@ def _has_content(text: str) -> str:
     return text
 
 
-def _shape(value: Any) -> str | None:
-    """Which of the two forms a value was meant to be, so that its errors are those of one form only."""
-    return "text" if isinstance(value, str) else "texts" if isinstance(value, list) else None
-
-
 Text = Annotated[str, StringConstraints(strict=True, max_length=MAX_CHARACTERS), AfterValidator(_has_content)]
-Inputs = Annotated[
-    # One wrong text ends the check: a body of 1 MiB can hold half a million wrong ones.
-    Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True), Tag("texts")],
-    Discriminator(_shape, custom_error_type="not_text", custom_error_message="Give a string or a list of strings"),
-]
 
 
 class TextsRequest(BaseModel):
-    """Texts for a model."""
+    """Texts for a model; the forms of tasks derive from it, and say what `inputs` are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    inputs: Inputs
-    """A text, or a list of 1 to 256 texts; each of 1 to 20,000 characters, not all whitespace."""
+    inputs: Any
     model: str | None = None
     """One of the names in GET /v1/models; the default model when not given."""
 
     @property
-    def texts(self) -> list[str]:
-        """The inputs as a list."""
-        return [self.inputs] if isinstance(self.inputs, str) else self.inputs
-
-
-class PredictRequest(TextsRequest):
-    """Texts to classify."""
-
-    top_k: Annotated[int, Field(strict=True, ge=1)] = DEFAULT_TOP_K
-    """How many labels to list for each text, the most probable first; all when the model has fewer."""
-
-
-class Reply(BaseModel):
-    """The model that answered and one answer a text, in the texts' order."""
-
-    model: ServedModel
-    answers: Sequence[Answer]
+    def items(self) -> list[Item]:
+        """The inputs as items."""
+        return [_item(given) for given in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
 
 
 class Embedded(BaseModel):
-    """The model that answered and one vector a text, in the texts' order."""
+    """The model that answered and one vector an item, in the items' order."""
 
     model: ServedModel
     embeddings: list[list[float]]
@@ -86,8 +78,17 @@ class ListedModel(ServedModel):
     default: bool
     """Whether it answers requests that name no model."""
     labels: Sequence[str]
+    """What it may answer, where its answers are labels."""
     embeddings: bool
     """Whether POST /v1/embeddings takes it."""
+    kind: str
+    """The kind of its task."""
+    fields: Sequence[str]
+    """The texts of an item, by name; of a single one `inputs` is the text itself."""
+    view: str
+    """How an answer is best shown."""
+    explains: bool
+    """Whether POST /v1/explain takes it."""
 
 
 class Listing(BaseModel):
@@ -103,10 +104,44 @@ class Health(BaseModel):
     model: ServedModel
 
 
-def parse_request(body: bytes, kind: type[R]) -> R:
+def predict_form(task: Task) -> type[TextsRequest]:
+    """The requests of a task for answers; tasks that take the same have the same one."""
+    return _form("PredictRequest", "Texts to answer for.", task.fields, task.Options)
+
+
+def embeddings_form(task: Task) -> type[TextsRequest]:
+    """Its requests for vectors."""
+    return _form("TextsRequest", "Texts for a model.", task.fields, NoOptions)
+
+
+def explain_form(task: Task) -> type[TextsRequest]:
+    """Its requests to explain an answer: of a single item."""
+    return _form(
+        "ExplainRequest", "A text, or several together, to explain the answer of.", task.fields, task.Target, single=True
+    )
+
+
+def reply_form(task: Task) -> type[BaseModel]:
+    """The model that answered and one answer an item, in the items' order."""
+    return _reply(task.Answer)
+
+
+def explanation_form(task: Task) -> type[BaseModel]:
+    """The model that explains its own answer, what it says of the whole of it, and of each of the words."""
+    assert task.Whole is not None, "the caller has looked"
+    evidence: Any = task.Evidence
+    return _explanation(task.Whole, evidence, len(task.fields) > 1)
+
+
+def input_of(task: Task, item: Item) -> str | dict[str, str]:
+    """An item as a request has it."""
+    return task.named(item) if len(task.fields) > 1 else item.values[0]
+
+
+def parse_request(body: bytes, form: type[R]) -> R:
     """A request's body, checked. Refusal: 400 where it is not JSON, 422 where its content does not fit."""
     try:
-        return kind.model_validate_json(body)
+        return form.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
     errors = [FieldError(field=_field(detail["loc"]), message=detail["msg"]) for detail in details]
@@ -121,7 +156,78 @@ def too_large() -> Refusal:
     return Refusal(413, "The body is too large", [FieldError(field="body", message=message)])
 
 
+@cache
+def _form(
+    name: str, about: str, fields: tuple[str, ...], options: type[BaseModel], single: bool = False
+) -> type[TextsRequest]:
+    inputs, told = _text_inputs(single) if len(fields) == 1 else _object_inputs(fields, single)
+    # Fields come from the last base on: first the inputs, then the options.
+    bases: Any = (options, TextsRequest)
+    made = create_model(name, __base__=bases, __doc__=about, inputs=(inputs, Field(description=told)))
+    return cast(type[TextsRequest], made)
+
+
+def _text_inputs(single: bool) -> tuple[Any, str]:
+    """The type of inputs of one field, and what they are."""
+    if single:
+        return Text, f"A text of {LIMITS}"
+    either = _one_or_many(Text, str, "Give a string or a list of strings")
+    return either, f"A text, or a list of 1 to {MAX_TEXTS} texts; each of {LIMITS}"
+
+
+def _object_inputs(fields: tuple[str, ...], single: bool) -> tuple[Any, str]:
+    """The same of several fields."""
+    texts: dict[str, Any] = dict.fromkeys(fields, (Text, ...))
+    one = create_model("Item", __config__=TextsRequest.model_config, **texts)
+    names = f"{', '.join(fields[:-1])} and {fields[-1]}"
+    if single:
+        return one, f"An object with {names}; each a text of {LIMITS}"
+    either = _one_or_many(one, dict, f"Give an object with {names}, or a list of such objects")
+    return either, f"An object with {names}, or a list of 1 to {MAX_TEXTS} such objects; each a text of {LIMITS}"
+
+
+def _one_or_many(one: Any, kind: type, otherwise: str) -> Any:
+    """One, or a list of them. It is told which was meant, so that errors are those of one form only."""
+
+    def shape(value: Any) -> str | None:
+        return ONE if isinstance(value, kind) else MANY if isinstance(value, list) else None
+
+    # One that is wrong ends the check: a body of 1 MiB can hold half a million wrong ones.
+    many = Annotated[list[one], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True), Tag(MANY)]
+    which = Discriminator(shape, custom_error_type="not_inputs", custom_error_message=otherwise)
+    return Annotated[Annotated[one, Tag(ONE)] | many, which]
+
+
+def _item(given: Any) -> Item:
+    if isinstance(given, str):
+        return Item((given,))
+    return Item(tuple(getattr(given, name) for name in type(given).model_fields))
+
+
+@cache
+def _reply(answer: type) -> type[BaseModel]:
+    about = "The model that answered and one answer an item, in the items' order."
+    return create_model("Reply", __doc__=about, model=(ServedModel, ...), answers=(Sequence[answer], ...))  # type: ignore[valid-type]
+
+
+@cache
+def _explanation(whole: Any, evidence: Any, several: bool) -> type[BaseModel]:
+    place: dict[str, Any] = {"field": (str, ...)} if several else {}
+    place |= {"start": (int, ...), "end": (int, ...), "text": (str, ...)}
+    # Where it stands is text[start:end], in characters (code points).
+    about = "A word, or a run of them in a long text, and what it does for the answer."
+    word = create_model("Word", __doc__=about, **place, **_members(evidence))
+    about = "The model that explains its own answer, what of it is explained, and each word's part in it."
+    members = {"model": (ServedModel, ...), **_members(whole), "words": (Sequence[word], ...)}
+    return create_model("Explanation", __doc__=about, **members)
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """A dataclass's fields, as those of a model."""
+    types = get_type_hints(kind)
+    return {one.name: (types[one.name], ...) for one in fields(kind)}
+
+
 def _field(location: tuple[int | str, ...]) -> str:
-    """A dotted path such as inputs.3, without the name of the form that was taken for it."""
-    parts = [str(part) for place, part in enumerate(location) if not (place == 1 and part in ("text", "texts"))]
-    return ".".join(parts) or "body"
+    """A dotted path such as inputs.3.pair, without the name of the form that was taken for it."""
+    return ".".join(str(part) for part in location if part not in (ONE, MANY)) or "body"

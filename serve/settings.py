@@ -100,7 +100,7 @@ class CascadeSettings(Settings):
     model: str
     """One of `others`, such as the teacher."""
     threshold: float = Field(ge=0)
-    """Texts whose highest probability is below it go on to the larger model."""
+    """Texts of whose answer the default model is less sure than that, by its task's confidence, go on to the larger model."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Where the larger model has not answered by then, the default model's answers stand."""
 

@@ -4,7 +4,7 @@
     model.seen                                        # requests, failures and seconds of each side
 
 A request that the candidate fails is answered by the stable version, and so are all until it is there. Embeddings stay with
-the stable version: vectors of two models do not compare. Shapes: B texts, C classes.
+the stable version: vectors of two models do not compare.
 """
 
 import time
@@ -16,8 +16,9 @@ from serve.deadline import NEVER, left
 from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.rollout.second import Second
-from serve.rollout.shares import chosen
+from serve.rollout.shares import chosen, key_of
 from serve.settings import CanarySettings
+from serve.tasks.protocol import Item
 
 SECONDS_KEPT = 1000
 SERVER_ERROR = 500
@@ -50,48 +51,47 @@ class Canary:
     def __init__(self, stable: Model, candidate: Model, settings: CanarySettings) -> None:
         self.stable, self.settings = stable, settings
         self.candidate = Second(candidate, settings.timeout_seconds)
-        self.served, self.labels, self.embeds = stable.served, stable.labels, stable.embeds
+        self.served, self.task, self.embeds = stable.served, stable.task, stable.embeds
         self.seen = Seen()
-        self._columns = [candidate.labels.index(label) for label in stable.labels]
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits; the outcome names the version that answered."""
-        if self._takes(texts):
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict; the outcome names the version that answered."""
+        if self._takes(items):
             try:
-                outcome = await _timed(self._ask_candidate, self.seen.candidate, texts)
+                outcome = await _timed(self._ask_candidate, self.seen.candidate, items)
             except Refusal as refusal:
                 if refusal.problem.status < SERVER_ERROR:
                     raise
             except Exception:  # noqa: BLE001  counted as failed; the request must not fail for it
                 pass
             else:
-                return replace(outcome, values=outcome.values[:, self._columns])
-        return await _timed(self.stable.logits, self.seen.stable, texts)
+                return replace(outcome, outputs=self.task.aligned(outcome.outputs, self.candidate.model.task))
+        return await _timed(self.stable.predict, self.seen.stable, items)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings, of the stable version."""
-        return await self.stable.embeddings(texts)
+        return await self.stable.embeddings(items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
-        """As Model.answerers: the candidate first, where a request with this text alone is one of its share."""
-        stable = await self.stable.answerers(text)
-        return [self.candidate.model, *stable] if self._takes([text]) else stable
+    async def answerers(self, item: Item) -> Sequence[Model]:
+        """As Model.answerers: the candidate first, where a request with this item alone is one of its share."""
+        stable = await self.stable.answerers(item)
+        return [self.candidate.model, *stable] if self._takes([item]) else stable
 
-    def _takes(self, texts: Sequence[str]) -> bool:
-        return chosen("\n".join(texts), self.settings.share, "canary") and self.candidate.there
+    def _takes(self, items: Sequence[Item]) -> bool:
+        return chosen(key_of(items), self.settings.share, "canary") and self.candidate.there
 
-    async def _ask_candidate(self, texts: Sequence[str]) -> Outcome:
+    async def _ask_candidate(self, items: Sequence[Item]) -> Outcome:
         # Where it gives no answer, the stable version needs time for its own: as much as it has taken lately.
         needed = max(self.seen.stable.seconds, default=NEVER)
-        return await self.candidate.logits(texts, spare=min(needed, left() / 2))
+        return await self.candidate.predict(items, spare=min(needed, left() / 2))
 
 
-async def _timed(ask: Callable[[Sequence[str]], Awaitable[Outcome]], side: Side, texts: Sequence[str]) -> Outcome:
+async def _timed(ask: Callable[[Sequence[Item]], Awaitable[Outcome]], side: Side, items: Sequence[Item]) -> Outcome:
     began = time.perf_counter()
     side.requests += 1
     answered = False
     try:
-        outcome = await ask(texts)
+        outcome = await ask(items)
         answered = True
     except Refusal as refusal:
         answered = refusal.problem.status < SERVER_ERROR

@@ -4,20 +4,22 @@
     model.counts                                       # texts by who answered them
 
 The threshold is fitted on validation (jobs/cascade.py). Where the large model gives no answer, the small one's stands.
-Shapes: B texts, C classes, U unsure texts.
+N items, U of which the small model is unsure.
 """
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from serve.answers import softmax
 from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.rollout.second import Second
 from serve.settings import CascadeSettings
+from serve.tasks.protocol import Item, Outputs
 
 LOGGER = logging.getLogger("ray.serve")
 
@@ -40,23 +42,22 @@ class Cascade:
     def __init__(self, small: Model, large: Model, settings: CascadeSettings) -> None:
         self.small, self.settings = small, settings
         self.large = Second(large, settings.timeout_seconds)
-        self.served, self.labels, self.embeds = small.served, small.labels, small.embeds
+        self.served, self.task, self.embeds = small.served, small.task, small.embeds
         self.counts = Counts()
-        self._columns = [large.labels.index(label) for label in small.labels]
         self._failing = False
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        """As Model.logits; the rows of unsure texts are the large model's."""
-        outcome = await self.small.logits(texts)
-        unsure_U = np.flatnonzero(unsure(softmax(outcome.values), self.settings.threshold))
-        self.counts.sure += len(texts) - len(unsure_U)
-        if not len(unsure_U):
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        """As Model.predict; the outputs of unsure items are the large model's."""
+        outcome = await self.small.predict(items)
+        unsure_U = np.flatnonzero(self._unsure(outcome.outputs)).tolist()
+        self.counts.sure += len(items) - len(unsure_U)
+        if not unsure_U:
             return outcome
         if not self.large.there:
             self.counts.unanswered += len(unsure_U)
             return outcome
         try:
-            better = await self.large.logits([texts[int(place)] for place in unsure_U])
+            better = await self.large.predict([items[place] for place in unsure_U])
             self._failing = False
         except Exception as error:  # noqa: BLE001  whatever it is, there is an answer, and no client is told
             self.counts.unanswered += len(unsure_U)
@@ -65,22 +66,28 @@ class Cascade:
                 LOGGER.exception(f"{self.settings.model} does not answer; unsure texts keep the small model's answers")
             return outcome
         self.counts.passed_on += len(unsure_U)
-        values_BC = outcome.values.copy()
-        values_BC[unsure_U] = better.values[:, self._columns]
-        return replace(outcome, values=values_BC)
+        # An array of outputs or a list of them: the small model's own is left as it is.
+        outputs: Any = copy(outcome.outputs)
+        for place, output in zip(unsure_U, self.task.aligned(better.outputs, self.large.model.task), strict=True):
+            outputs[place] = output
+        return replace(outcome, outputs=outputs)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         """As Model.embeddings, of the small model."""
-        return await self.small.embeddings(texts)
+        return await self.small.embeddings(items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
-        """As Model.answerers: the large model first, where the small one is unsure of the text."""
-        outcome = await self.small.logits([text])
-        small = await self.small.answerers(text)
-        goes_on = unsure(softmax(outcome.values), self.settings.threshold)[0] and self.large.there
-        return [self.large.model, *small] if goes_on else small
+    async def answerers(self, item: Item) -> Sequence[Model]:
+        """As Model.answerers: the large model first, where the small one is unsure of the item."""
+        outcome = await self.small.predict([item])
+        small = await self.small.answerers(item)
+        return [self.large.model, *small] if self._unsure(outcome.outputs)[0] and self.large.there else small
+
+    def _unsure(self, outputs: Outputs) -> np.ndarray:
+        confidence_N = self.task.confidence(outputs)
+        assert confidence_N is not None, "who builds the application has looked"
+        return unsure(confidence_N, self.settings.threshold)
 
 
-def unsure(probabilities_BC: np.ndarray, threshold: float) -> np.ndarray:
-    """For each text whether it goes on: its highest probability is below the threshold."""
-    return np.asarray(probabilities_BC.max(axis=-1) < threshold)
+def unsure(confidence_N: np.ndarray, threshold: float) -> np.ndarray:
+    """For each item whether it goes on: its confidence is below the threshold."""
+    return np.asarray(confidence_N < threshold)

@@ -2,7 +2,7 @@
 
     second = Second(candidate, timeout_seconds=5)        # made on a running event loop
     if second.there:
-        outcome = await second.logits(texts)
+        outcome = await second.predict(items)
 
 Its replicas may still start while those of the default model take requests, or may have gone before them: Serve would
 let a request wait for a replica until its deadline.
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 from serve.deadline import left
 from serve.models import Model, Outcome
+from serve.tasks.protocol import Item
 
 PROBE = "."
-"""What a model is asked to see whether it is there."""
+"""The texts of what a model is asked to see whether it is there."""
 
 
 class Second:
@@ -41,14 +42,14 @@ class Second:
             self._looking = asyncio.get_running_loop().create_task(self._look())
         return self._looking
 
-    async def logits(self, texts: Sequence[str], spare: float = 0.0) -> Outcome:
-        """As Model.logits; TimeoutError where it is too late, be it that the request has only `spare` seconds left."""
+    async def predict(self, items: Sequence[Item], spare: float = 0.0) -> Outcome:
+        """As Model.predict; TimeoutError where it is too late, be it that the request has only `spare` seconds left."""
         seconds = min(self.timeout_seconds, left() - spare)
         if seconds <= 0:
             raise TimeoutError
         try:
             async with asyncio.timeout(seconds):
-                outcome = await self.model.logits(texts)
+                outcome = await self.model.predict(items)
         except TimeoutError:
             # A client in a hurry does not make it too late for the others.
             silent = asyncio.get_running_loop().time() - self._answered_at
@@ -61,5 +62,5 @@ class Second:
     async def _look(self) -> None:
         # Who asks it for an answer counts and logs what it fails.
         with contextlib.suppress(Exception):
-            await self.model.logits([PROBE])
+            await self.model.predict([Item((PROBE,) * len(self.model.task.fields))])
         self._there, self._answered_at = True, asyncio.get_running_loop().time()

@@ -4,8 +4,7 @@
     gate = Gate(face, 30, guard, finished=[shadow.note])       # called once the answer is out
     shadow.report().disagreement
 
-No request waits for it: texts wait in a queue of its own, and are dropped and counted where that is full.
-Shapes: B texts, C classes.
+No request waits for it: items wait in a queue of its own, and are dropped and counted where that is full.
 """
 
 import asyncio
@@ -13,13 +12,11 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-
-from serve.answers import softmax
 from serve.exchange import Exchange
 from serve.models import Model
 from serve.rollout.shares import chosen
 from serve.settings import ShadowSettings
+from serve.tasks.protocol import Item, Output, Outputs
 
 LOGGER = logging.getLogger("ray.serve")
 BATCH_TEXTS = 32
@@ -49,11 +46,11 @@ class Disagreement:
     dropped: int
     failed: int
     disagreement: float | None
-    """Share of the compared texts with another label; None before the first one."""
+    """Share of the compared texts with another answer; None before the first one."""
     mean_gap: float | None
-    """Mean difference of the probability of the default model's label."""
+    """Mean difference in what the default model says, such as the probability of its label."""
     changes: dict[str, dict[str, int]]
-    """Texts by the default model's label and then by the shadow's, where the two differ."""
+    """Texts by the default model's answer, such as a label, and then by the shadow's, where the two differ."""
 
 
 class Shadow:
@@ -62,10 +59,9 @@ class Shadow:
     def __init__(self, model: Model, default: Model, settings: ShadowSettings, timeout_seconds: float) -> None:
         self.model, self.default, self.settings, self.timeout = model, default, settings, timeout_seconds
         self.counts = Counts()
-        self._columns = [model.labels.index(label) for label in default.labels]
         self._changes: Counter[tuple[str, str]] = Counter()
         self._gaps = 0.0
-        self._waiting: asyncio.Queue[tuple[str, np.ndarray]] = asyncio.Queue(settings.max_waiting_texts)
+        self._waiting: asyncio.Queue[tuple[Item, Output]] = asyncio.Queue(settings.max_waiting_texts)
         self._failing = False
         self._work = asyncio.get_running_loop().create_task(self._compare_what_waits())
 
@@ -74,13 +70,13 @@ class Shadow:
         outcome = exchange.outcome
         if outcome is None or outcome.model != self.default.served:
             return
-        for text, logits_C in zip(exchange.texts, outcome.values, strict=True):
-            if not chosen(text, self.settings.share, "shadow"):
+        for item, output in zip(exchange.items, outcome.outputs, strict=True):
+            if not chosen(item.key, self.settings.share, "shadow"):
                 continue
             if self._waiting.full():
                 self.counts.dropped += 1
             else:
-                self._waiting.put_nowait((text, logits_C))
+                self._waiting.put_nowait((item, output))
 
     def report(self) -> Disagreement:
         """What was seen until now."""
@@ -106,11 +102,12 @@ class Shadow:
             batch = [await self._waiting.get()]
             while len(batch) < BATCH_TEXTS and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            texts = [text for text, _ in batch]
+            task = self.default.task
             try:
                 async with asyncio.timeout(self.timeout):
-                    outcome = await self.model.logits(texts)
-                self._compare(np.stack([logits_C for _, logits_C in batch]), outcome.values[:, self._columns])
+                    outcome = await self.model.predict([item for item, _ in batch])
+                given = task.stacked([output for _, output in batch])
+                self._compare(given, task.aligned(outcome.outputs, self.model.task))
                 self._failing = False
             except Exception:  # noqa: BLE001  whatever it is, the shadow must not end, and no client is told
                 self.counts.failed += len(batch)
@@ -118,13 +115,12 @@ class Shadow:
                     LOGGER.exception(f"The shadow {self.settings.model} does not answer; GET /v1/shadow counts how often")
                 self._failing = True
 
-    def _compare(self, given_BC: np.ndarray, others_BC: np.ndarray) -> None:
-        probabilities_BC, of_other_BC = softmax(given_BC), softmax(others_BC)
-        labels = self.default.labels
-        for row, (column, other) in enumerate(zip(given_BC.argmax(axis=-1), others_BC.argmax(axis=-1), strict=True)):
-            self._gaps += abs(float(probabilities_BC[row, column] - of_other_BC[row, column]))
-            if column == other:
+    def _compare(self, given: Outputs, others: Outputs) -> None:
+        task = self.default.task
+        self._gaps += float(task.gap(given, others).sum())
+        for same, said, other in zip(task.same(given, others), task.said(given), task.said(others), strict=True):
+            if same:
                 self.counts.agreed += 1
             else:
                 self.counts.disagreed += 1
-                self._changes[labels[column], labels[other]] += 1
+                self._changes[said, other] += 1

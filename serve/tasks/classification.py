@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from serve.probabilities import softmax
 from serve.tasks import protocol
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Task, View
 
@@ -98,6 +99,10 @@ class Classification(Task):
         """text, and of pairs pair."""
         return ("text", "pair") if self.pairs else ("text",)
 
+    def stacked(self, outputs: Sequence[Output]) -> Outputs:
+        """logits_NC, be N 0."""
+        return np.stack(outputs) if len(outputs) else np.zeros((0, len(self.labels)), np.float32)
+
     def wrong_output(self, output: Output) -> str | None:
         """Logits have a column a label."""
         if output.shape != (len(self.labels),):
@@ -116,7 +121,7 @@ class Classification(Task):
         """Logits whose softmax is what is answered."""
         return np.asarray(outputs) / np.float32(fitted.get(TEMPERATURE, 1.0))
 
-    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Answer]:
+    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Any]:
         """The most probable label of each; of equals the first column wins."""
         if not len(outputs):
             return []
@@ -196,13 +201,6 @@ class Classification(Task):
 
 
 TASK = Classification
-
-
-def softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Probabilities of each class, float64, each row summing to 1."""
-    shifted_NC = logits_NC.astype(np.float64) - logits_NC.max(axis=-1, keepdims=True)
-    powers_NC = np.exp(shifted_NC)
-    return powers_NC / powers_NC.sum(axis=-1, keepdims=True)
 
 
 def _answer(probabilities: list[float], labels: Sequence[str], top_k: int | None) -> Answer:

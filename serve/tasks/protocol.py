@@ -168,7 +168,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def confidence(self, outputs: Outputs) -> np.ndarray | None:
-        """How sure each settled output is, in [0, 1]; None where the kind has no such thing."""
+        """How sure each settled output is, in [0, 1]; None, also of no outputs, where the kind has no such thing."""
         return None
 
     def same(self, left: Outputs, right: Outputs) -> np.ndarray:

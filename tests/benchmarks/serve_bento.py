@@ -25,6 +25,7 @@ from pathlib import Path
 import bentoml
 
 from serve.engine import load_engine
+from serve.tasks.protocol import Item
 
 
 @bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1000})
@@ -34,7 +35,8 @@ class Predict:
 
     @bentoml.api(route="/v1/predict", batchable=True, max_batch_size=32, max_latency_ms=10_000)
     def predict(self, inputs: list[str]) -> list[dict]:
-        return [{"label": told.label, "probability": told.probability} for told in self.engine.predict(inputs)]
+        answers = self.engine.answers([Item((text,)) for text in inputs])
+        return [{"label": told.label, "probability": told.probability} for told in answers]
 """
 
 

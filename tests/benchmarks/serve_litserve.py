@@ -6,6 +6,7 @@ from typing import Any
 import litserve
 
 from serve.engine import Engine, load_engine
+from serve.tasks.protocol import Item
 
 
 class Predict(litserve.LitAPI):
@@ -27,7 +28,7 @@ class Predict(litserve.LitAPI):
 
     def predict(self, x: Any) -> Any:
         """An answer for each of the texts that were batched."""
-        return self.engine.predict(x)
+        return self.engine.answers([Item((text,)) for text in x])
 
     def encode_response(self, output: Any) -> Any:
         """The reply of one request."""

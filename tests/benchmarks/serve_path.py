@@ -20,12 +20,11 @@ from starlette.types import ASGIApp, Message
 from serve.access_log import AccessLog
 from serve.auth import Guard
 from serve.drift import Watch, note_asked
+from serve.example import example_of
 from serve.exchange import Exchange
-from serve.explain import split, without
 from serve.face import build_face
 from serve.gate import Gate
 from serve.models import Models
-from serve.routes import EXAMPLE_TEXTS, Example
 from tests.benchmarks.served_models import texts
 from tests.serve.faces import REQUEST_TIMEOUT_SECONDS, local_model
 
@@ -57,10 +56,8 @@ async def _measure(directory: Path, bodies: Sequence[bytes], concurrency: int) -
 
 def _application(directory: Path, logs: Path) -> ASGIApp:
     model = local_model(directory, "winner", "int8")
-    text = EXAMPLE_TEXTS[0]
-    left_out = model.engine.logits([text, *without(text, split(text))])
-    watches = {"winner": Watch(model.labels, model.engine.card.training)}
-    face = build_face(Models({"winner": model}, "winner"), Example([], [], left_out), watches["winner"].report)
+    watches = {"winner": Watch(model.task, model.engine.card.training)}
+    face = build_face(Models({"winner": model}, "winner"), example_of(model.engine), watches["winner"].report)
     finished: list[Callable[[Exchange], None]] = [AccessLog(logs / "access.jsonl").note, partial(note_asked, watches)]
     return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(None), finished)
 

@@ -101,14 +101,15 @@ def litserve(directory: str, port: int) -> None:
 def loop(directory: str, batch: int) -> None:
     """Print the bare engine's texts a second, with so many texts in each call."""
     from serve.engine import load_engine
+    from serve.tasks.protocol import Item
     from tests.benchmarks.served_models import texts
 
     engine = load_engine(Path(directory), "int8", threads=THREADS)
-    asked = texts()[:1984]
+    asked = [Item((text,)) for text in texts()[:1984]]
     lists = [asked[start : start + batch] for start in range(0, len(asked), batch)]
     done, began = 0, time.perf_counter()
     while (seconds := time.perf_counter() - began) < LOOP_SECONDS:
-        done += len(engine.predict(lists[done // batch % len(lists)]))
+        done += len(engine.answers(lists[done // batch % len(lists)]))
     print(json.dumps(done / seconds))
 
 

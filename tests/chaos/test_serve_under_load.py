@@ -25,7 +25,7 @@ from serve.settings import Arguments
 from tests.chaos.faults import ROUNDS, note_load, processes, wait
 from tests.chaos.second_node import Node, occupy_head, second_node
 from tests.chaos.serve_load import PER_SECOND, SteadyLoad
-from tests.serve.tiny_model import TEXTS, publish_tiny
+from tests.serve.tiny_model import TEXTS, publish_tiny, texts_as_items
 from tests.story.running import ROOT
 
 pytestmark = pytest.mark.skipif(ROUNDS < 2, reason="make chaos runs it")
@@ -82,7 +82,7 @@ class Service:
 
 
 def _answers(version: Path) -> dict[str, tuple[str, float]]:
-    answers = load_engine(version).predict(TEXTS, top_k=1)
+    answers = load_engine(version).answers(texts_as_items(TEXTS))
     return {text: (answer.label, answer.probability) for text, answer in zip(TEXTS, answers, strict=True)}
 
 

@@ -19,13 +19,11 @@ from starlette.types import Message
 from serve.auth import Guard
 from serve.drift import Watch, note_asked
 from serve.engine import load_engine
-from serve.explain import split, without
+from serve.example import example_of
 from serve.face import build_face
 from serve.gate import Gate
 from serve.local import LocalModel
-from serve.models import Model, Models
-from serve.routes import EXAMPLE_TEXTS, Example
-from serve.schema import ServedModel
+from serve.models import Model, Models, ServedModel
 from serve.settings import ModelSettings
 
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -42,12 +40,9 @@ def face_of(
     models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None, watches: Mapping[str, Watch] | None = None
 ) -> Gate:
     """The ASGI application of the models; the first one is the default, whose engine is `engine_of`'s."""
-    text = EXAMPLE_TEXTS[0]
-    left_out = engine_of.engine.logits([text, *without(text, split(text))])
-    example = Example(engine_of.engine.predict(EXAMPLE_TEXTS), [], left_out)
     default, card = next(iter(models)), engine_of.engine.card
-    watches = watches or {name: Watch(model.labels, card.training) for name, model in models.items()}
-    face = build_face(Models(models, default), example, watches[default].report)
+    watches = watches or {name: Watch(model.task, card.training) for name, model in models.items()}
+    face = build_face(Models(models, default), example_of(engine_of.engine), watches[default].report)
     return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), [partial(note_asked, watches)])
 
 

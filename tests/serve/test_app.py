@@ -19,7 +19,7 @@ from serve.published import find_model
 from serve.schema import MAX_BODY_BYTES
 from serve.settings import Arguments
 from tests.serve.generated import ask_generated
-from tests.serve.tiny_model import LABELS, TEXTS
+from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
 PREDICT = "/v1/predict"
 
@@ -36,7 +36,7 @@ def post(service: str, body: Any) -> requests.Response:
 
 def assert_same(answer: dict[str, Any], engine: Engine, text: str) -> None:
     """The answer over HTTP is the one that the engine gives in this process."""
-    expected = engine.predict([text])[0]
+    expected = engine.answers(texts_as_items([text]))[0]
     assert answer["label"] == expected.label
     assert answer["probability"] == pytest.approx(expected.probability, abs=1e-4)
     assert [item["label"] for item in answer["probabilities"]] == [item.label for item in expected.probabilities]

@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.answers import softmax
 from serve.drift import Watch
-from serve.explain import evidence_of, split, without
+from serve.explain import split, without
 from serve.local import LocalModel
 from serve.models import Model, Outcome
+from serve.probabilities import softmax
 from serve.rollout.canary import Canary
 from serve.rollout.cascade import Cascade
 from serve.rollout.shares import chosen
 from serve.settings import CanarySettings, CascadeSettings, ModelSettings
 from serve.spread import Bulk, Spread
+from serve.tasks.classification import Classification, Target
+from serve.tasks.protocol import Item
 from tests.serve.faces import asked, face_of, local_model
-from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny
+from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 
 EXPLAIN, PREDICT = "/v1/explain", "/v1/predict"
 LONG = "Win a prize now, see you at the station, bring the keys"
@@ -29,20 +31,20 @@ class Turned:
 
     def __init__(self, model: LocalModel) -> None:
         self.model, self.error, self.wait = model, False, False
-        self.served, self.labels, self.embeds = model.served, LABELS[::-1], False
+        self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> Outcome:
         if self.error:
             raise RuntimeError("no memory")
         if self.wait:
             await asyncio.sleep(60)
-        outcome = await self.model.logits(texts)
-        return Outcome(outcome.values[:, ::-1], self.served, 1, outcome.lengths)
+        outcome = await self.model.predict(items)
+        return Outcome(np.asarray(outcome.outputs)[:, ::-1], self.served, 1, outcome.lengths)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         raise AssertionError("nobody asks for embeddings here")
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         return [self]
 
 
@@ -60,9 +62,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 async def attributions(model: LocalModel, text: str) -> tuple[str, list[float]]:
     """The label that this model gives, and what it says of each word by itself."""
-    values = (await model.logits([text, *without(text, split(text))])).values
-    column = int(values[0].argmax())
-    return model.labels[column], [one.attribution for one in evidence_of(values, column)]
+    explained = model.task.evidence(await shortened(model, text), Target())
+    return explained.whole["label"], [one.attribution for one in explained.parts]
+
+
+async def shortened(model: LocalModel, text: str) -> np.ndarray:
+    """What this model says of the text and of it without each of its words."""
+    return np.asarray((await model.predict(texts_as_items([text, *without(text, split(text))]))).outputs)
 
 
 def told(reply: dict[str, object]) -> tuple[object, list[float]]:
@@ -76,7 +82,7 @@ def test_an_explanation_through_a_cascade_rests_on_the_model_that_answers_the_te
     small: LocalModel, teacher: LocalModel, text: str
 ) -> None:
     async def run() -> None:
-        parts = softmax((await small.logits([text, *without(text, split(text))])).values).max(axis=-1)
+        parts = softmax(await shortened(small, text)).max(axis=-1)
         if text == LONG:
             assert (abs(parts[1:] - parts[0]) > 1e-3).any(), "both models would answer some"
         for threshold in (parts[0] + 1e-3, parts[0] - 1e-3):
@@ -121,7 +127,7 @@ def test_the_version_that_a_canary_has_answer_a_text_explains_it(small: LocalMod
         for text in [f"{TEXTS[0]} {number}" for number in range(12)]:
             answered = (await asked(face, PREDICT, {"inputs": text}))[1]["model"]["name"]
             _, reply = await asked(face, EXPLAIN, {"inputs": text})
-            assert answered == reply["model"]["name"] == ("teacher" if chosen(text, 0.5, "canary") else "tiny")
+            assert answered == reply["model"]["name"] == ("teacher" if chosen(Item((text,)).key, 0.5, "canary") else "tiny")
             label, expected = await attributions(teacher if answered == "teacher" else small, text)
             assert told(reply)[0] == label
             np.testing.assert_allclose(told(reply)[1], expected, atol=1e-3)
@@ -155,7 +161,7 @@ def test_each_text_that_was_asked_counts_once_for_drift_and_nothing_else_does(
             Spread(cached, siblings, lambda: 3), Turned(teacher), CascadeSettings(model="teacher", threshold=0.9)
         )
         await cascade.large.look()
-        watches = {"tiny": Watch(LABELS, None), "teacher": Watch(LABELS[::-1], None)}
+        watches = {"tiny": Watch(plain.task, None), "teacher": Watch(Turned(teacher).task, None)}
         face = face_of({"tiny": cascade, "teacher": Turned(teacher)}, plain, watches=watches)
         given: list[str] = []
 
@@ -177,7 +183,7 @@ def test_each_text_that_was_asked_counts_once_for_drift_and_nothing_else_does(
         shares = {label: given.count(label) / len(given) for label in LABELS}
         assert report.label_shares == pytest.approx(shares), "as they were answered"
         lengths = [length for _, length in watches["tiny"]._seen]
-        own = [len(one) for one in plain.engine.tokenise(TEXTS)]
+        own = [len(window) for (window,) in plain.engine.tokenise(texts_as_items(TEXTS))]
         assert lengths[: 2 * len(TEXTS)] == own * 2, "those from the cache too"
         assert min(lengths) > 0
         assert watches["teacher"].report().texts == 0, "what was passed on was not asked of it"

@@ -44,14 +44,14 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> type[Session]:
 
 @pytest.mark.parametrize(("device", "providers"), [("auto", ALL[2:]), ("cpu", ALL[2:]), ("cuda", ALL[1:]), ("tensorrt", ALL)])
 def test_providers_of_each_device(sessions: type[Session], device: Device, providers: list[str]) -> None:
-    OnnxBackend(Path("model.onnx"), 1, device)
+    OnnxBackend(Path("model.onnx"), ("logits",), 1, device)
     assert sessions.asked == providers
 
 
 @pytest.mark.parametrize(("device", "missing"), [("cuda", ALL[1]), ("tensorrt", ALL[0])])
 def test_a_provider_that_is_not_built_in_is_named(device: Device, missing: str) -> None:
     with pytest.raises(EngineError, match=f"no {missing}; install onnxruntime-gpu"):
-        OnnxBackend(Path("model.onnx"), 1, device)
+        OnnxBackend(Path("model.onnx"), ("logits",), 1, device)
 
 
 def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
@@ -59,7 +59,7 @@ def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
 ) -> None:
     monkeypatch.setattr(Session, "works", ALL[1:])
     with pytest.raises(EngineError, match="TensorrtExecutionProvider does not start here"):
-        OnnxBackend(Path("model.onnx"), 1, "tensorrt")
+        OnnxBackend(Path("model.onnx"), ("logits",), 1, "tensorrt")
 
 
 def test_torch_variants_do_not_run_on_tensorrt(model_directory: Path) -> None:

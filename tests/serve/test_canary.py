@@ -11,14 +11,16 @@ from serve.local import LocalModel
 from serve.models import Model, Outcome
 from serve.problems import Refusal
 from serve.rollout.canary import Canary
-from serve.rollout.shares import chosen
+from serve.rollout.shares import chosen, key_of
 from serve.settings import CanarySettings
+from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 from tests.serve.faces import local_model
-from tests.serve.tiny_model import LABELS
+from tests.serve.tiny_model import LABELS, texts_as_items
 
-REQUESTS = [[f"text {number}", "the same"] for number in range(40)]
+REQUESTS = [texts_as_items([f"text {number}", "the same"]) for number in range(40)]
 HALF = CanarySettings(model="candidate", share=0.5)
-TAKEN = [texts for texts in REQUESTS if chosen("\n".join(texts), 0.5, "canary")]
+TAKEN = [items for items in REQUESTS if chosen(key_of(items), 0.5, "canary")]
 
 
 class Candidate:
@@ -28,19 +30,19 @@ class Candidate:
         self.model, self.error, self.there = local_model(directory, "candidate", "torch"), error, asyncio.Event()
         if not wait:
             self.there.set()
-        self.served, self.labels, self.embeds = self.model.served, LABELS[::-1], True
+        self.served, self.task, self.embeds = self.model.served, Classification(labels=LABELS[::-1]), True
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> Outcome:
         await self.there.wait()
         if self.error is not None:
             raise self.error
-        outcome = await self.model.logits(texts)
-        return Outcome(outcome.values[:, ::-1], self.served)
+        outcome = await self.model.predict(items)
+        return Outcome(np.asarray(outcome.outputs)[:, ::-1], self.served)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         raise AssertionError("vectors of two models do not compare")
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         return [self]
 
 
@@ -55,10 +57,10 @@ def test_each_request_has_its_version_and_the_labels_keep_their_columns(stable: 
         await canary.candidate.look()
         assert 10 < len(TAKEN) < 30
         for _ in range(2):
-            for texts in REQUESTS:
-                outcome = await canary.logits(texts)
-                assert outcome.model.name == ("candidate" if texts in TAKEN else "tiny")
-                np.testing.assert_allclose(outcome.values, (await stable.logits(texts)).values, atol=1e-4)
+            for items in REQUESTS:
+                outcome = await canary.predict(items)
+                assert outcome.model.name == ("candidate" if items in TAKEN else "tiny")
+                np.testing.assert_allclose(outcome.outputs, (await stable.predict(items)).outputs, atol=1e-4)
         seen = canary.seen
         assert (seen.candidate.requests, seen.stable.requests) == (2 * len(TAKEN), 2 * (40 - len(TAKEN)))
         assert (seen.candidate.failed, seen.stable.failed) == (0, 0)
@@ -74,7 +76,7 @@ def test_what_the_candidate_fails_is_answered_by_the_stable_version(
     async def run() -> None:
         canary = Canary(stable, Candidate(model_directory, error), HALF)
         await canary.candidate.look()
-        names = {(await canary.logits(texts)).model.name for texts in REQUESTS}
+        names = {(await canary.predict(items)).model.name for items in REQUESTS}
         assert names == {"tiny"}
         assert (canary.seen.candidate.requests, canary.seen.candidate.failed) == (len(TAKEN), len(TAKEN))
         assert (canary.seen.stable.requests, canary.seen.stable.failed) == (40, 0)
@@ -91,7 +93,7 @@ def test_a_candidate_that_is_not_there_is_asked_nothing_and_one_that_goes_costs_
 
         async def names() -> list[str]:
             async with asyncio.timeout(10):
-                return [(await canary.logits(texts)).model.name for texts in TAKEN[:5]]
+                return [(await canary.predict(items)).model.name for items in TAKEN[:5]]
 
         assert await names() == ["tiny"] * 5
         assert (canary.seen.candidate.requests, canary.seen.stable.requests) == (0, 5)
@@ -115,12 +117,12 @@ def test_an_answer_past_the_deadline_is_a_failure_and_a_wrong_request_is_none(
         candidate.there.clear()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await late.logits(TAKEN[0])
+                await late.predict(TAKEN[0])
         assert (late.seen.candidate.requests, late.seen.candidate.failed) == (1, 1)
         refusing = Canary(stable, Candidate(model_directory, Refusal(409, "Not so")), HALF)
         await refusing.candidate.look()
         with pytest.raises(Refusal):
-            await refusing.logits(TAKEN[0])
+            await refusing.predict(TAKEN[0])
         assert (refusing.seen.candidate.requests, refusing.seen.candidate.failed) == (1, 0)
 
     asyncio.run(run())

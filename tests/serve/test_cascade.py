@@ -10,36 +10,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.answers import softmax
 from serve.local import LocalModel, overloaded
 from serve.models import Model, Outcome
+from serve.probabilities import softmax
 from serve.rollout.cascade import Cascade
 from serve.rollout.second import PROBE
 from serve.settings import CascadeSettings
+from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 from tests.serve.faces import local_model
-from tests.serve.tiny_model import LABELS, TEXTS
+from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
+
+ITEMS = texts_as_items(TEXTS)
 
 
 class Large:
     """The model with every logit negated and its columns the other way round, that notes what it is asked."""
 
     def __init__(self, model: LocalModel, error: Exception | None = None, wait: bool = False) -> None:
-        self.model, self.error, self.wait, self.asked = model, error, wait, list[str]()
-        self.served, self.labels, self.embeds = model.served, LABELS[::-1], False
+        self.model, self.error, self.wait, self.asked = model, error, wait, list[Item]()
+        self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        self.asked += texts
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        self.asked += items
         if self.wait:
             await asyncio.sleep(60)
         if self.error is not None:
             raise self.error
-        outcome = await self.model.logits(texts)
-        return Outcome(-outcome.values[:, ::-1], self.served)
+        outcome = await self.model.predict(items)
+        return Outcome(-np.asarray(outcome.outputs)[:, ::-1], self.served)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
-        return await self.model.embeddings(texts)
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+        return await self.model.embeddings(items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         return [self]
 
 
@@ -53,23 +57,23 @@ def test_unsure_texts_alone_go_on_and_a_teacher_that_fails_costs_no_answer(
     small: LocalModel, error: Exception | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        own = (await small.logits(TEXTS)).values
+        own = np.asarray((await small.predict(ITEMS)).outputs)
         sureness = softmax(own).max(axis=-1)
         threshold = float(np.median(sureness))
         large = Large(small, error)
         cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=threshold))
         await cascade.large.look()
         large.asked.clear()
-        given = (await cascade.logits(TEXTS)).values
+        given = (await cascade.predict(ITEMS)).outputs
         unsure = sureness < threshold
         assert 0 < unsure.sum() < len(TEXTS)
-        assert large.asked == [text for text, goes in zip(TEXTS, unsure, strict=True) if goes]
+        assert large.asked == [item for item, goes in zip(ITEMS, unsure, strict=True) if goes]
         expected = own if error else np.where(unsure[:, None], -own, own)
         np.testing.assert_allclose(given, expected, atol=1e-4)
         passed = int(unsure.sum())
         became = (len(TEXTS) - passed, 0, passed) if error else (len(TEXTS) - passed, passed, 0)
         assert (cascade.counts.sure, cascade.counts.passed_on, cascade.counts.unanswered) == became
-        await cascade.logits(TEXTS)
+        await cascade.predict(ITEMS)
 
     asyncio.run(run())
     assert len(caplog.records) == isinstance(error, RuntimeError), "told once, not for each request; busy is no error"
@@ -80,9 +84,9 @@ def test_nobody_is_asked_where_all_is_sure(small: LocalModel) -> None:
         large = Large(small)
         cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=0.0))
         await cascade.large.look()
-        outcome = await cascade.logits(TEXTS)
-        assert large.asked == [PROBE]
-        np.testing.assert_array_equal(outcome.values, (await small.logits(TEXTS)).values)
+        outcome = await cascade.predict(ITEMS)
+        assert large.asked == texts_as_items([PROBE])
+        np.testing.assert_array_equal(outcome.outputs, (await small.predict(ITEMS)).outputs)
 
     asyncio.run(run())
 
@@ -92,9 +96,9 @@ def test_a_teacher_that_is_not_there_is_not_waited_for(small: LocalModel) -> Non
         large = Large(small, wait=True)
         cascade = Cascade(small, large, CascadeSettings(model="teacher", threshold=1.1, timeout_seconds=60))
         async with asyncio.timeout(10):
-            given = (await cascade.logits(TEXTS)).values
-        np.testing.assert_allclose(given, (await small.logits(TEXTS)).values, atol=1e-4)
+            given = (await cascade.predict(ITEMS)).outputs
+        np.testing.assert_allclose(given, (await small.predict(ITEMS)).outputs, atol=1e-4)
         assert (cascade.counts.passed_on, cascade.counts.unanswered) == (0, len(TEXTS))
-        assert large.asked == [PROBE]
+        assert large.asked == texts_as_items([PROBE])
 
     asyncio.run(run())

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.answers import softmax
 from serve.local import LocalModel
 from serve.models import Model, Outcome
+from serve.probabilities import softmax
 from serve.rollout.canary import Canary
 from serve.rollout.cascade import Cascade
 from serve.rollout.shares import chosen
 from serve.settings import CanarySettings, CascadeSettings
+from serve.tasks.protocol import Item
 from tests.serve.faces import asked, face_of, local_model
-from tests.serve.tiny_model import LABELS, TEXTS
+from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
 PREDICT = "/v1/predict"
 UNSURE = CascadeSettings(model="teacher", threshold=1.1, timeout_seconds=5)
@@ -28,17 +29,17 @@ class Slow:
     def __init__(self, model: LocalModel, seconds: float = 0.0) -> None:
         self.model, self.seconds, self.calls = model, seconds, 0
         self.served = model.served.model_copy(update={"name": "slow"})
-        self.labels, self.embeds = model.labels, model.embeds
+        self.task, self.embeds = model.task, model.embeds
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> Outcome:
         self.calls += 1
         await asyncio.sleep(self.seconds)
-        return Outcome((await self.model.logits(texts)).values, self.served)
+        return Outcome((await self.model.predict(items)).outputs, self.served)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
         raise AssertionError("nobody asks for embeddings here")
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         return [self]
 
 
@@ -57,7 +58,7 @@ def test_the_small_models_answer_stands_where_the_client_does_not_wait_for_the_t
         began = time.monotonic()
         status, reply = await asked(face, PREDICT, {"inputs": TEXTS}, x_request_timeout="2")
         assert status == 200 and 1 < time.monotonic() - began < 2
-        own = softmax((await small.logits(TEXTS)).values).max(axis=-1)
+        own = softmax(np.asarray((await small.predict(texts_as_items(TEXTS))).outputs)).max(axis=-1)
         np.testing.assert_allclose([answer["probability"] for answer in reply["answers"]], own, atol=1e-4)
         assert (cascade.counts.passed_on, cascade.counts.unanswered) == (0, len(TEXTS))
         assert cascade.large.there, "one client in a hurry takes the teacher from nobody"
@@ -88,9 +89,9 @@ def test_a_canary_leaves_the_stable_version_its_time(small: LocalModel, steady: 
         canary = Canary(stable, candidate, CanarySettings(model="candidate", share=0.5, timeout_seconds=5))
         await canary.candidate.look()
         face = face_of({"tiny": canary}, small)
-        texts = [f"text {number}" for number in range(100)]
-        taken = next(text for text in texts if chosen(text, 0.5, "canary"))
-        other = next(text for text in texts if not chosen(text, 0.5, "canary"))
+        items = texts_as_items([f"text {number}" for number in range(100)])
+        taken = next(item for item in items if chosen(item.key, 0.5, "canary")).values[0]
+        other = next(item for item in items if not chosen(item.key, 0.5, "canary")).values[0]
         assert (await asked(face, PREDICT, {"inputs": other}))[0] == 200
         candidate.seconds = 60
         status, reply = await asked(face, PREDICT, {"inputs": taken}, x_request_timeout="2")
@@ -107,6 +108,6 @@ def test_without_a_short_deadline_a_slow_teacher_answers(small: LocalModel) -> N
         await cascade.large.look()
         assert (await asked(face_of({"tiny": cascade}, small), PREDICT, {"inputs": TEXTS}))[0] == 200
         assert cascade.counts.passed_on == len(TEXTS)
-        assert list(small.labels) == list(LABELS)
+        assert small.task.sayings == LABELS
 
     asyncio.run(run())

@@ -7,6 +7,7 @@ import pytest
 
 from serve.card import read_card, write_card
 from serve.drift import ENOUGH_TEXTS, Watch, stability_index, training_data
+from serve.tasks.classification import Classification
 from tests.serve.tiny_model import publish_tiny
 
 LABELS = ("ham", "spam")
@@ -32,7 +33,7 @@ def test_texts_like_those_of_training_raise_no_alarm_and_others_do() -> None:
     training = training_data(["spam"] * 400 + ["ham"] * 3600, lengths.tolist())
     assert training.labels == {"ham": 0.9, "spam": 0.1}
     assert sum(training.length_shares) == pytest.approx(1)
-    watch = Watch(LABELS, training)
+    watch = Watch(Classification(labels=LABELS), training)
     watch.note(*asked(random.geometric(0.05, ENOUGH_TEXTS - 1), 0.1, 1))
     assert watch.report().labels is None, "too few texts to tell"
     watch.note(*asked(random.geometric(0.05, 1500), 0.1, 2))

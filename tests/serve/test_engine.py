@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,16 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from serve.card import CARD, Card, EngineError, read_card, variant_files, write_card
-from serve.engine import load_engine
-from tests.serve.tiny_model import LABELS, TEXTS
+from serve.engine import Engine, load_engine
+from serve.tasks.classification import Classification, Options
+from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+def logits_of(engine: Engine, texts: Sequence[str]) -> np.ndarray:
+    """What the engine says of texts."""
+    return np.asarray(engine.outputs(texts_as_items(texts)))
 
 
 def reference_logits(directory: Path) -> np.ndarray:
@@ -34,38 +41,39 @@ def test_logits_are_those_of_transformers_alone_and_in_batches_of_any_order(
     engine = load_engine(model_directory, variant, max_batch=max_batch)
     expected = reference_logits(model_directory)
     assert np.ptp(expected, axis=0).min() > 0.1, "the texts must have different answers for this test to mean anything"
-    logits = engine.logits(TEXTS)
+    logits = logits_of(engine, TEXTS)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     order = np.random.default_rng(0).permutation(len(TEXTS))
-    np.testing.assert_allclose(engine.logits([TEXTS[index] for index in order]), expected[order], atol=1e-4)
+    np.testing.assert_allclose(logits_of(engine, [TEXTS[index] for index in order]), expected[order], atol=1e-4)
 
 
 def test_many_texts_come_back_in_their_order(model_directory: Path) -> None:
     engine = load_engine(model_directory, "onnx", max_batch=2)
-    expected = engine.logits(TEXTS)
+    expected = logits_of(engine, TEXTS)
     # Longer than one window of 64 batches.
-    np.testing.assert_allclose(engine.logits(TEXTS * 40), np.tile(expected, (40, 1)), atol=1e-4)
-    assert engine.logits([]).shape == (0, len(LABELS))
+    np.testing.assert_allclose(logits_of(engine, TEXTS * 40), np.tile(expected, (40, 1)), atol=1e-4)
+    assert logits_of(engine, []).shape == (0, len(LABELS))
 
 
 def test_predict_ranks_the_labels(model_directory: Path) -> None:
     engine = load_engine(model_directory)
     assert engine.variant == "onnx"
-    answers = engine.predict(TEXTS)
-    for answer, row in zip(answers, engine.logits(TEXTS), strict=True):
+    items = texts_as_items(TEXTS)
+    answers = engine.answers(items)
+    for answer, row in zip(answers, logits_of(engine, TEXTS), strict=True):
         assert answer.label == LABELS[int(row.argmax())]
         assert sum(item.probability for item in answer.probabilities) == pytest.approx(1)
         assert [item.probability for item in answer.probabilities] == sorted(
             (item.probability for item in answer.probabilities), reverse=True
         )
-    assert [len(answer.probabilities) for answer in engine.predict(TEXTS, top_k=2)] == [2] * len(TEXTS)
+    assert [len(answer.probabilities) for answer in engine.answers(items, Options(top_k=2))] == [2] * len(TEXTS)
 
 
 def test_onnx_variant_imports_no_torch(model_directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from serve.engine import load_engine\n"
-        f"print(load_engine(Path({str(model_directory)!r}), 'onnx').predict(['a'])[0].label)\n"
+        "import sys; from pathlib import Path; from serve.engine import load_engine; from serve.tasks.protocol import Item\n"
+        f"print(load_engine(Path({str(model_directory)!r}), 'onnx').answers([Item(('a',))])[0].label)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -83,7 +91,7 @@ def test_variant_files_are_what_serving_needs_and_no_more(model_directory: Path,
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
         alone = load_engine(place, variant)
-        np.testing.assert_array_equal(alone.logits(TEXTS), load_engine(model_directory, variant).logits(TEXTS))
+        np.testing.assert_array_equal(logits_of(alone, TEXTS), logits_of(load_engine(model_directory, variant), TEXTS))
     assert not (tmp_path / "onnx" / "model.safetensors").exists()
     assert not list((tmp_path / "torch").rglob("*.onnx*"))
 
@@ -107,7 +115,7 @@ def raise_max_length(directory: Path) -> None:
 
 
 def drop_label(directory: Path) -> None:
-    change_card(directory, labels=LABELS[:2])
+    change_card(directory, task=Classification(labels=LABELS[:2]).model_dump())
 
 
 def change_card(directory: Path, **changes: object) -> None:
@@ -125,7 +133,7 @@ def change_card(directory: Path, **changes: object) -> None:
         (lambda directory: (directory / CARD).unlink(), "is no published model"),
         (lambda directory: (directory / "tokenizer.json").write_text("{}"), "not a tokenizer"),
         (raise_max_length, "fails on a text of 1000 tokens"),
-        (drop_label, "the card has 2 labels"),
+        (drop_label, "the task has 2 labels"),
     ],
 )
 def test_a_broken_model_is_refused_with_its_reason(
@@ -161,11 +169,11 @@ def test_a_variant_that_says_so_is_run_one_text_at_a_time(model_directory: Path,
     engine, run = load_engine(directory, "onnx"), []
     backend = engine.backend
 
-    def counted(feeds: dict[str, np.ndarray]) -> np.ndarray:
+    def counted(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         run.append(feeds["attention_mask"])
         return backend(feeds)
 
     counted.inputs = backend.inputs  # type: ignore[attr-defined]
     engine.backend = counted  # type: ignore[assignment]
-    np.testing.assert_allclose(engine.logits(TEXTS), load_engine(model_directory, "onnx").logits(TEXTS), atol=1e-4)
+    np.testing.assert_allclose(logits_of(engine, TEXTS), logits_of(load_engine(model_directory, "onnx"), TEXTS), atol=1e-4)
     assert len(run) == len(TEXTS) and all(mask_BT.shape[0] == 1 and mask_BT.all() for mask_BT in run)

@@ -7,11 +7,12 @@ import pytest
 import requests
 
 from jobs.compression.quantize import quantize_dynamic_int8
-from serve.answers import softmax
 from serve.card import Variant, read_card, write_card
 from serve.engine import load_engine
-from serve.explain import MOST_SPANS, Span, evidence_of, split, without
-from tests.serve.tiny_model import publish_tiny
+from serve.explain import MOST_SPANS, Span, split, without
+from serve.probabilities import softmax
+from serve.tasks.classification import Classification, Evidence, Target
+from tests.serve.tiny_model import LABELS, publish_tiny, texts_as_items
 
 
 def words(text: str) -> list[str]:
@@ -50,10 +51,10 @@ def test_a_word_is_left_out_with_one_of_its_spaces() -> None:
 
 def test_evidence_is_the_fall_of_the_log_odds() -> None:
     logits_NC = np.array([[2.0, 0.0], [0.0, 0.0], [3.0, 0.0], [2000.0, 0.0]], dtype=np.float32)
-    found = evidence_of(logits_NC, column=0)
+    found = Classification(labels=("spam", "ham")).evidence(logits_NC, Target(label="spam")).parts
     # Of two classes the log-odds are the difference of the logits.
     assert [one.attribution for one in found[:2]] == pytest.approx([2.0, -1.0], abs=1e-6)
-    assert found[0].probability_without == pytest.approx(0.5)
+    assert isinstance(found[0], Evidence) and found[0].probability_without == pytest.approx(0.5)
     assert np.isfinite(found[2].attribution)
 
 
@@ -83,8 +84,8 @@ def test_the_route_says_what_each_word_changes_for_every_variant(with_int8: Path
     assert [word["text"] for word in reply["words"]] == ["Win", "a", "prize", "🙂", "这", "部"]
     assert all(text[word["start"] : word["end"]] == word["text"] for word in reply["words"])
     engine = load_engine(with_int8, variant)
-    expected = softmax(engine.logits([text, "a prize 🙂 这部"]))
-    column = engine.card.labels.index("spam")
+    expected = softmax(np.asarray(engine.outputs(texts_as_items([text, "a prize 🙂 这部"]))))
+    column = LABELS.index("spam")
     assert spam["probability"] == pytest.approx(expected[0, column], abs=1e-4)
     assert spam["words"][0]["probability_without"] == pytest.approx(expected[1, column], abs=1e-4)
     assert reply["model"]["variant"] == variant

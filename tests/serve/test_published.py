@@ -10,7 +10,7 @@ from cluster.artifact import MANIFEST, Artifact, Kind, publish
 from serve.card import EngineError
 from serve.engine import load_engine
 from serve.published import find_model
-from tests.serve.tiny_model import TEXTS
+from tests.serve.tiny_model import TEXTS, texts_as_items
 
 
 def publish_model(model_directory: Path, place: Path, kind: Kind = Kind.MODEL) -> Artifact:
@@ -23,7 +23,8 @@ def test_an_artifact_and_its_plain_directory_are_the_same_model(model_directory:
     published = find_model(artifact.uri, artifact.fingerprint)
     assert published.fingerprint == artifact.fingerprint == find_model(str(model_directory)).fingerprint
     engine = load_engine(published.fetch("onnx"), "onnx")
-    assert engine.predict(TEXTS) == load_engine(model_directory, "onnx").predict(TEXTS)
+    items = texts_as_items(TEXTS)
+    assert engine.answers(items) == load_engine(model_directory, "onnx").answers(items)
 
 
 def test_changed_weights_are_refused(model_directory: Path, tmp_path: Path) -> None:

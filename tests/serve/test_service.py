@@ -15,12 +15,12 @@ import pytest
 import requests
 
 from serve import keys
-from serve.answers import softmax
 from serve.app import deployment_config
 from serve.engine import load_engine
+from serve.probabilities import softmax
 from serve.settings import Arguments, BulkSettings, CascadeSettings, ModelSettings, ShadowSettings
 from tests.serve.running import Server, running
-from tests.serve.tiny_model import TEXTS, publish_tiny
+from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 
 PREDICT, EMBED = "/v1/predict", "/v1/embeddings"
 DASHBOARD = Path(__file__).parents[2] / "cluster" / "dashboards" / "serve.json"
@@ -118,7 +118,7 @@ def test_embeddings_are_the_mean_of_the_last_states_and_a_variant_without_says_w
 
 
 def test_a_long_list_is_answered_in_parts_and_a_longer_one_elsewhere(server: Server, key: str, model_directory: Path) -> None:
-    expected = load_engine(model_directory).predict(TEXTS, top_k=1)
+    expected = load_engine(model_directory).answers(texts_as_items(TEXTS))
     for count, variant in ((150, "onnx"), (256, "torch")):
         texts = [f"{TEXTS[number % len(TEXTS)]}" for number in range(count)]
         reply = ask(server, key, PREDICT, {"inputs": texts, "top_k": 1}).json()
@@ -277,13 +277,14 @@ def test_the_shadow_sees_what_was_asked_and_agrees_with_its_own_weights(server: 
 def test_the_teacher_answers_where_the_small_model_is_unsure(
     server: Server, key: str, model_directory: Path, teacher: Path
 ) -> None:
-    of_small, of_teacher = (softmax(load_engine(place).scaled_logits(TEXTS)) for place in (model_directory, teacher))
+    of_small, of_teacher = (
+        softmax(np.asarray(load_engine(place).settled(texts_as_items(TEXTS)))) for place in (model_directory, teacher)
+    )
     unsure = of_small.max(-1) < SURE
     assert 0 < unsure.sum() < len(TEXTS)
     answers = ask(server, key, PREDICT, {"inputs": TEXTS}, "cascaded").json()["answers"]
-    labels = load_engine(model_directory).card.labels
     told = [{one["label"]: one["probability"] for one in answer["probabilities"]} for answer in answers]
-    given = np.array([[one[label] for label in labels] for one in told])
+    given = np.array([[one[label] for label in LABELS] for one in told])
     np.testing.assert_allclose(given, np.where(unsure[:, None], of_teacher, of_small), atol=1e-4)
     line = re.compile(r'^ray_raystill_cascade_texts_total\{.*became="(\w+)".*\} (\S+)$', re.MULTILINE)
     deadline, found = time.monotonic() + 40, dict[str, float]()
@@ -294,7 +295,7 @@ def test_the_teacher_answers_where_the_small_model_is_unsure(
 
 
 def test_a_client_that_asks_again_does_not_notice_a_killed_replica(server: Server, key: str, model_directory: Path) -> None:
-    answers = load_engine(model_directory).predict(TEXTS, top_k=1)
+    answers = load_engine(model_directory).answers(texts_as_items(TEXTS))
     right = {text: answer.label for text, answer in zip(TEXTS, answers, strict=True)}
     until = time.monotonic() + 6
     with ThreadPoolExecutor(4) as pool:

@@ -14,27 +14,29 @@ from serve.models import Model, Outcome
 from serve.rollout.shadow import Shadow
 from serve.rollout.shares import chosen
 from serve.settings import Arguments, ShadowSettings
+from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 from tests.serve.faces import local_model
-from tests.serve.tiny_model import LABELS, TEXTS
+from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
 
 class Changed:
     """The model with its labels in another order, or with other logits."""
 
     def __init__(
-        self, model: LocalModel, change: Callable[[np.ndarray], Awaitable[np.ndarray]], labels: Sequence[str]
+        self, model: LocalModel, change: Callable[[np.ndarray], Awaitable[np.ndarray]], labels: tuple[str, ...]
     ) -> None:
-        self.model, self.change, self.labels = model, change, labels
+        self.model, self.change, self.task = model, change, Classification(labels=labels)
         self.served, self.embeds = model.served, model.embeds
 
-    async def logits(self, texts: Sequence[str]) -> Outcome:
-        outcome = await self.model.logits(texts)
-        return Outcome(await self.change(outcome.values), self.served)
+    async def predict(self, items: Sequence[Item]) -> Outcome:
+        outcome = await self.model.predict(items)
+        return Outcome(await self.change(np.asarray(outcome.outputs)), self.served)
 
-    async def embeddings(self, texts: Sequence[str]) -> Outcome:
-        return await self.model.embeddings(texts)
+    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+        return await self.model.embeddings(items)
 
-    async def answerers(self, text: str) -> Sequence[Model]:
+    async def answerers(self, item: Item) -> Sequence[Model]:
         return [self]
 
 
@@ -46,8 +48,8 @@ def tiny(model_directory: Path) -> LocalModel:
 async def answered(model: Model, texts: Sequence[str]) -> Exchange:
     """A request that the model has answered."""
     exchange = Exchange("1", "POST", "/v1/predict")
-    exchange.note(model.served.name, texts)
-    exchange.outcome = await model.logits(texts)
+    exchange.note(model, texts_as_items(texts))
+    exchange.outcome = await model.predict(exchange.items)
     return exchange
 
 
@@ -55,18 +57,18 @@ async def shown(shadow: Shadow, exchange: Exchange) -> None:
     """Show it, and wait until it was compared."""
     shadow.note(exchange)
     async with asyncio.timeout(10):
-        while shadow.counts.agreed + shadow.counts.disagreed + shadow.counts.failed < len(exchange.texts):
+        while shadow.counts.agreed + shadow.counts.disagreed + shadow.counts.failed < len(exchange.items):
             await asyncio.sleep(0.01)
 
 
 def test_a_share_is_the_same_texts_each_time_and_of_its_size() -> None:
-    texts = [f"text {number}" for number in range(4000)]
-    tenth = [text for text in texts if chosen(text, 0.1, "shadow")]
+    items = texts_as_items([f"text {number}" for number in range(4000)])
+    tenth = [item for item in items if chosen(item.key, 0.1, "shadow")]
     assert 330 < len(tenth) < 470
-    assert set(tenth) <= {text for text in texts if chosen(text, 0.2, "shadow")}, "a larger share holds the smaller one"
-    both = [text for text in tenth if chosen(text, 0.1, "canary")]
+    assert set(tenth) <= {item for item in items if chosen(item.key, 0.2, "shadow")}, "a larger share holds the smaller one"
+    both = [item for item in tenth if chosen(item.key, 0.1, "canary")]
     assert len(both) < 80, "another purpose chooses other texts"
-    assert all(chosen(text, 1.0, "shadow") for text in texts)
+    assert all(chosen(item.key, 1.0, "shadow") for item in items)
 
 
 def test_agreement_is_by_label_whatever_the_order_of_the_columns(tiny: LocalModel) -> None:
@@ -93,7 +95,7 @@ def test_disagreement_is_counted_by_labels(tiny: LocalModel) -> None:
         await shown(shadow, exchange)
         assert exchange.outcome is not None
         expected: dict[tuple[str, str], int] = {}
-        for row in exchange.outcome.values:
+        for row in exchange.outcome.outputs:
             pair = LABELS[row.argmax()], LABELS[row.argmin()]
             expected[pair] = expected.get(pair, 0) + 1
         report = shadow.report()

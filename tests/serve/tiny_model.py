@@ -1,5 +1,6 @@
-"""A tiny real BERT classifier, published with its card and its ONNX graph: publish_tiny(directory)."""
+"""A tiny real BERT classifier of texts or pairs, published with its card and its ONNX graph: publish_tiny(directory)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,6 +8,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from serve.card import Card, Variant, write_card
+from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 
 LABELS = ("ham", "spam", "其他")
 MAX_LENGTH = 24
@@ -26,10 +29,14 @@ TEXTS = [
     "质量太差 🙂 bad",
     "[CLS] prize [SEP]",
 ]
+PAIRS = [(TEXTS[0], TEXTS[2]), (TEXTS[2], TEXTS[0]), (TEXTS[3], TEXTS[5]), ("a", "a"), (TEXTS[2], TEXTS[4]), (TEXTS[4], "joy")]
 
 
-def publish_tiny(directory: Path, seed: int = 0) -> None:
-    """A published model: two layers of 32 units with random weights of this seed, as safetensors and as ONNX."""
+def publish_tiny(directory: Path, seed: int = 0, pairs: bool = False) -> None:
+    """A published model: two layers of 32 units with random weights of this seed, as safetensors and as ONNX.
+
+    For pairs of texts it reads which token is of which text.
+    """
     tokenizer = train_tokenizer()
     tokenizer.save_pretrained(directory)
     torch.manual_seed(seed)
@@ -53,10 +60,21 @@ def publish_tiny(directory: Path, seed: int = 0) -> None:
         "onnx": Variant(backend="onnx", file="onnx/model.onnx", precision="fp32"),
     }
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    inputs = "input_ids", "attention_mask", "token_type_ids"
     card = Card(
-        task="classification", labels=LABELS, max_length=MAX_LENGTH, variants=variants, default="onnx", parameters=parameters
+        task=Classification(labels=LABELS, pairs=pairs),
+        max_length=MAX_LENGTH,
+        inputs=inputs if pairs else inputs[:2],
+        variants=variants,
+        default="onnx",
+        parameters=parameters,
     )
     write_card(directory, card)
+
+
+def texts_as_items(texts: Sequence[str]) -> list[Item]:
+    """An item of each text."""
+    return [Item((text,)) for text in texts]
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
@@ -69,7 +87,9 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         CORPUS, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     )
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
