@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from serve.answers import softmax
 from serve.card import read_card, write_card
 from serve.engine import load_engine
+from serve.probabilities import softmax
 
 BINS = 15
 HIGHEST = 20.0
