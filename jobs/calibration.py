@@ -16,9 +16,9 @@ import numpy as np
 
 from jobs.tasks import learning_of
 from jobs.tasks.protocol import Truth
-from serve.answers import softmax
 from serve.card import read_card, write_card
 from serve.engine import load_engine
+from serve.probabilities import softmax
 from serve.tasks.protocol import Item
 
 BINS = 15

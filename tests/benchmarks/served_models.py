@@ -52,8 +52,8 @@ def _publish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directo
     quantize_dynamic_int8(directory / "onnx" / "model.onnx", directory / "onnx" / "model.int8.onnx")
     card = read_card(directory)
     made = {
-        "onnx": Variant(backend="onnx", file="onnx/model.onnx", precision="fp32", Signature(hidden_states=True)),
-        "int8": Variant(backend="onnx", file="onnx/model.int8.onnx", precision="int8", Signature(hidden_states=True)),
+        "onnx": Variant(backend="onnx", file="onnx/model.onnx", precision="fp32", hidden_states=True),
+        "int8": Variant(backend="onnx", file="onnx/model.int8.onnx", precision="int8", hidden_states=True),
     }
     write_card(directory, card.model_copy(update={"variants": {**card.variants, **made}, "default": "int8"}))
 

@@ -159,13 +159,17 @@ def test_its_figures_say_what_was_done(compressed: tuple[Path, Outcome, int]) ->
     assert steps == sorted(steps) and len(set(steps)) == len(steps), "one curve through all healing"
 
 
+LATIN = [pair for pair in PAIRS if pair[0].isascii() and not pair[1].isascii()]
+"""Pairs of which only the second text has Chinese signs."""
+
+
 @pytest.fixture(scope="module")
 def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, PreTrainedTokenizerBase]:
     """What the stage makes of a model that reads two texts, with soft labels to heal from."""
     root = tmp_path_factory.mktemp("pairs")
     tokenizer = tiny_tokenizer(root / "tokenizer")
     model = publish_pair_model(root, tokenizer)
-    examples = publish_pairs(root, {"train": PAIRS[:60], "validation": PAIRS[60:90], "test": PAIRS[90:]})
+    examples = publish_pairs(root, {"train": LATIN[:20], "validation": LATIN[20:30], "test": LATIN[30:]})
     said = np.asarray(load_engine(model.local()).outputs(ITEMS))
     content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS], said)
     (root / "soft-draft" / "soft").mkdir(parents=True)
@@ -210,6 +214,6 @@ def test_the_vocabulary_that_stays_is_that_of_both_columns(of_pairs: tuple[Path,
     place, outcome, before = of_pairs
     after = AutoTokenizer.from_pretrained(place)
     assert len(after) == outcome.metrics["vocabulary_kept"] < len(before)
-    for text, other, _ in PAIRS[:90]:
+    for text, other, _ in LATIN[:30]:
         assert after.tokenize(text, other) == before.tokenize(text, other)
-    assert any(text not in {pair[0] for pair in PAIRS[:90]} for _, text, _ in PAIRS[:90]), "some stand in the second alone"
+    assert not any(after.unk_token in after.tokenize(other) for _, other, _ in LATIN[:30]), "signs of the second text alone"
