@@ -199,7 +199,6 @@ class Classification(Task):
         each = {f"probability_{one.label}": one.probability for one in answer.probabilities} if wide else {}
         return {"predicted": answer.label, "probability": answer.probability, **each}
 
-
     def told(self, answer: Mapping[str, Any]) -> str:
         """The label, and how sure it is."""
         return f"{answer['label']} ({answer['probability']:.1%})"

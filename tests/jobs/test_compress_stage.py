@@ -23,7 +23,7 @@ from jobs.training import hooks
 from serve.card import read_card
 from serve.engine import load_engine
 from serve.tasks.protocol import Item
-from tests.jobs.pairs import ITEMS, PAIR_TASK, PAIRS, publish_pair_model, publish_pairs
+from tests.jobs.pairs import ITEMS, PAIR_TASK, publish_pair_model, publish_pairs
 from tests.jobs.small_models import parameters
 from tests.jobs.tiny import (
     LABELS,
@@ -159,7 +159,13 @@ def test_its_figures_say_what_was_done(compressed: tuple[Path, Outcome, int]) ->
     assert steps == sorted(steps) and len(set(steps)) == len(steps), "one curve through all healing"
 
 
-LATIN = [pair for pair in PAIRS if pair[0].isascii() and not pair[1].isascii()]
+LATIN = [(text, label) for text, label in MESSAGES if text.isascii()]
+OTHERS = [(text, label) for text, label in MESSAGES if not text.isascii()]
+MIXED = [
+    (text, other, "same" if label == of_other else "mixed")
+    for place, (text, label) in enumerate(LATIN)
+    for other, of_other in OTHERS[place : place + 2]
+]
 """Pairs of which only the second text has Chinese signs."""
 
 
@@ -169,9 +175,9 @@ def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, P
     root = tmp_path_factory.mktemp("pairs")
     tokenizer = tiny_tokenizer(root / "tokenizer")
     model = publish_pair_model(root, tokenizer)
-    examples = publish_pairs(root, {"train": LATIN[:20], "validation": LATIN[20:30], "test": LATIN[30:]})
-    said = np.asarray(load_engine(model.local()).outputs(ITEMS))
-    content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS], said)
+    examples = publish_pairs(root, {"train": MIXED[:30], "validation": MIXED[30:45], "test": MIXED[45:]})
+    said = np.asarray(load_engine(model.local()).outputs([Item(pair[:2]) for pair in MIXED]))
+    content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in MIXED], said)
     (root / "soft-draft" / "soft").mkdir(parents=True)
     (root / "soft-draft" / "soft" / "all.arrow").write_bytes(content)
     details = {"task": PAIR_TASK.model_dump(mode="json")}
@@ -214,6 +220,6 @@ def test_the_vocabulary_that_stays_is_that_of_both_columns(of_pairs: tuple[Path,
     place, outcome, before = of_pairs
     after = AutoTokenizer.from_pretrained(place)
     assert len(after) == outcome.metrics["vocabulary_kept"] < len(before)
-    for text, other, _ in LATIN[:30]:
+    for text, other, _ in MIXED[:45]:
         assert after.tokenize(text, other) == before.tokenize(text, other)
-    assert not any(after.unk_token in after.tokenize(other) for _, other, _ in LATIN[:30]), "signs of the second text alone"
+    assert not any(after.unk_token in after.tokenize(other) for _, other, _ in MIXED[:45]), "signs of the second text alone"

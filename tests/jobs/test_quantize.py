@@ -24,9 +24,9 @@ from jobs.compression.variants import NAMES, Material, write_variants
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.judging import Candidate, measure_batch_mates
-from serve.answers import softmax
 from serve.card import read_card
 from serve.engine import Engine, load_engine
+from serve.probabilities import softmax
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import (
     LABELS,
