@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from serve.engine import load_engine
-from serve.tasks.protocol import Item
 from serve.schema import MAX_CHARACTERS
+from serve.tasks.protocol import Item
 from tests.benchmarks.peers import PAIRS, figure, ratio
 from tests.benchmarks.serve_peers import THREADS
 from tests.benchmarks.served_models import publish_models, texts
