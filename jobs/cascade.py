@@ -1,88 +1,109 @@
 """What a cascade brings: quality and cost over thresholds, and the threshold that reaches a wanted quality at the least cost.
 
-    small, large = Answers(probabilities_NC, p50_ms), Answers(of_teacher_NC, teacher_ms)
-    found = fit(small, large, truth_N, "macro_f1", kept=0.99)          # on validation
-    curve(small, large, truth_N, "macro_f1", [found["threshold"]])     # what it is worth on test
+    small, large = Answers(outputs, confidence_N, p50_ms), Answers(of_teacher, its_confidence_N, teacher_ms)
+    found = fit(small, large, worth, metric, kept=0.99)                # on validation
+    curve(small, large, worth, [found["threshold"]])                   # what it is worth on test
 
-The small model answers; texts whose highest probability is below the threshold go on to the teacher. N texts, C classes.
+The small model answers; items of which it is less sure than the threshold go on to the teacher. N items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jobs.figures import score_of
-from jobs.judging import Candidate, columns_of
-from serve.answers import softmax
+from jobs.core.config import BadInput
+from jobs.core.metric import Metric
+from jobs.judging import Candidate, Rows
+from jobs.task_checks import unsure_of_nothing
 from serve.rollout.cascade import unsure
+from serve.tasks.protocol import Outputs, Task
 
 POINTS = 25
-"""Thresholds of a curve: each passes about the same number of texts more to the teacher than the one before."""
+"""Thresholds of a curve: each passes about the same number of items more to the teacher than the one before."""
 
 Point = dict[str, float]
-"""threshold, asked (share of the texts that the teacher answers), score, ms (of one text: the small model's median, and the
+"""threshold, asked (share of the items that the teacher answers), score, ms (of one item: the small model's median, and the
 teacher's for the share that it is asked)."""
+Worth = Callable[[Outputs], float]
+"""The score of settled outputs."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model says of the texts of a split, and how long one takes."""
+    """What a model says of the items of a split, and how long one takes."""
 
-    probabilities_NC: np.ndarray
+    outputs: Outputs
+    """Settled, all of one task."""
+    confidence_N: np.ndarray
     p50_ms: float
 
 
 def cascades_of(
-    candidates: Sequence[Candidate], splits: Sequence[tuple[list[str], list[str]]], metric: str, kept: float
+    candidates: Sequence[Candidate], validation: Rows, judged: Rows, metric: Metric, kept: float
 ) -> list[dict[str, Any]]:
     """What each candidate but the first, the teacher, is worth with the teacher behind it.
 
-    `splits`: texts and labels of validation, on which the threshold is fitted, and of the judged split.
+    The threshold is fitted on validation; for the judged rows all candidates have answered already.
     """
     teacher, *others = candidates
-    order = teacher.engine.card.labels
-    truths = [np.array([order.index(label) for label in labels]) for _, labels in splits]
-    large = [answers_of(teacher, texts, order) for texts, _ in splits]
+    worths = [_worth(teacher, rows, metric) for rows in (validation, judged)]
+    large = [_answers(teacher, outputs, teacher.task) for outputs in _outputs(teacher, validation, teacher.task)]
     found = []
     for other in others:
-        small = [answers_of(other, texts, order) for texts, _ in splits]
-        validation, judged = zip(small, large, truths, strict=True)
-        fitted = fit(*validation, metric, kept)
-        (reached,) = curve(*judged, metric, [fitted["threshold"]])
-        over = curve(*judged, metric, thresholds_of(judged[0].probabilities_NC))
+        small = [_answers(other, outputs, teacher.task) for outputs in _outputs(other, validation, teacher.task)]
+        fitted = fit(small[0], large[0], worths[0], metric, kept)
+        (reached,) = curve(small[1], large[1], worths[1], [fitted["threshold"]])
+        over = curve(small[1], large[1], worths[1], thresholds_of(small[1].confidence_N))
         found.append({"kept": kept, "threshold": fitted["threshold"], "validation": fitted, "judged": reached, "curve": over})
     return found
 
 
-def answers_of(candidate: Candidate, texts: Sequence[str], order: Sequence[str]) -> Answers:
-    """Its probabilities as it serves them, of the labels in this order, and the median latency that was measured of it."""
-    probabilities_NC = softmax(candidate.engine.scaled_logits(texts))[:, columns_of(candidate, order)]
-    return Answers(probabilities_NC, 1e3 * float(np.median(candidate.seconds)))
-
-
-def curve(small: Answers, large: Answers, truth_N: np.ndarray, metric: str, thresholds: Sequence[float]) -> list[Point]:
+def curve(small: Answers, large: Answers, worth: Worth, thresholds: Sequence[float]) -> list[Point]:
     """The point of each threshold."""
-    own_N, other_N = small.probabilities_NC.argmax(-1), large.probabilities_NC.argmax(-1)
     points = []
     for threshold in thresholds:
-        asked_N = unsure(small.probabilities_NC, threshold)
-        predicted_N = np.where(asked_N, other_N, own_N)
-        score = score_of(metric, truth_N, predicted_N)
-        asked = float(asked_N.mean())
+        asked_N = unsure(small.confidence_N, threshold)
+        score, asked = worth(_mixed(small.outputs, large.outputs, asked_N)), float(asked_N.mean())
         points.append({"threshold": threshold, "asked": asked, "score": score, "ms": small.p50_ms + asked * large.p50_ms})
     return points
 
 
-def thresholds_of(probabilities_NC: np.ndarray, count: int = POINTS) -> list[float]:
+def thresholds_of(confidence_N: np.ndarray, count: int = POINTS) -> list[float]:
     """From 0 (the small model alone) to above 1 (the teacher alone), in between at quantiles of the confidence."""
-    quantiles = np.quantile(probabilities_NC.max(-1), np.linspace(0, 1, count)[1:-1])
+    quantiles = np.quantile(confidence_N, np.linspace(0, 1, count)[1:-1])
     return [0.0, *sorted({float(value) for value in quantiles}), 1.01]
 
 
-def fit(small: Answers, large: Answers, truth_N: np.ndarray, metric: str, kept: float) -> Point:
+def fit(small: Answers, large: Answers, worth: Worth, metric: Metric, kept: float) -> Point:
     """The lowest threshold with at least this share of the teacher's score; asking the teacher for all has it for certain."""
-    points = curve(small, large, truth_N, metric, thresholds_of(small.probabilities_NC))
-    wanted = kept * points[-1]["score"]
-    return next((point for point in points if point["score"] >= wanted), points[-1])
+    points = curve(small, large, worth, thresholds_of(small.confidence_N))
+    reference = points[-1]["score"]
+    return next((point for point in points if metric.kept(point["score"], reference) >= kept), points[-1])
+
+
+def _worth(teacher: Candidate, rows: Rows, metric: Metric) -> Worth:
+    return lambda outputs: teacher.learning.judged(teacher.task, outputs, rows.truth).figure(metric.name)
+
+
+def _outputs(candidate: Candidate, validation: Rows, task: Task) -> tuple[Outputs, Outputs]:
+    """Its settled outputs of validation, and of the judged rows."""
+    return candidate.says(validation.items, task)[1], candidate.settled
+
+
+def _answers(candidate: Candidate, outputs: Outputs, task: Task) -> Answers:
+    """Outputs, how sure they are, and the median latency that was measured; BadInput where the task does not say how sure."""
+    confidence_N = task.confidence(outputs)
+    if confidence_N is None:
+        raise BadInput([unsure_of_nothing(task.kind, None)])
+    return Answers(outputs, confidence_N, 1e3 * float(np.median(candidate.seconds)))
+
+
+def _mixed(small: Outputs, large: Outputs, asked_N: np.ndarray) -> Outputs:
+    """The small model's outputs, but where the large one is asked its own."""
+    if isinstance(small, np.ndarray):
+        mixed = small.copy()
+        mixed[asked_N] = np.asarray(large)[asked_N]
+        return mixed
+    return [theirs if asked else own for own, theirs, asked in zip(small, large, asked_N, strict=True)]

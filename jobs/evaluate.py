@@ -2,26 +2,28 @@
 
     ray job submit --working-dir . -- python -m jobs.evaluate jobs/recipes/spam.yaml --step judged
 
-Each variant (torch, onnx, int8, …) of each model is a candidate of its own. Latencies are taken in turns, so that
-whatever else the machine does falls on all alike.
+Each variant (torch, onnx, int8, …) of each model is a candidate of its own; the teacher is their yardstick. Latencies are
+taken in turns, so that whatever else the machine does falls on all alike.
 """
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from cluster.artifact import Artifact, Kind
 from jobs.core.cli import main
-from jobs.core.config import BadInput, Config, Problem
+from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.core.controls import made_with
+from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.front import front_of, pareto_front
+from jobs.tasks import spec_of
 from serve import processor
 
 if TYPE_CHECKING:
-    from jobs.judging import Candidate
+    from jobs.judging import Candidate, Rows
+    from jobs.tasks.protocol import Learning
 
 Count = Annotated[int, Field(ge=1)]
 ROUNDS = 10
@@ -34,8 +36,8 @@ class EvaluateConfig(Config):
 
     split: Literal["test", "validation"] = "test"
     """The split that no candidate has learned from."""
-    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
-    """The figure by which candidates are compared."""
+    metric: str | None = None
+    """The figure by which candidates are compared, one of the task's (default: its first)."""
     threads: tuple[Count, ...] = Field((1,), min_length=1)
     """CPU threads of the engine, the same for all; of a list the first. ONNX candidates on the front are also timed with the
     others, and deploy takes what suits the winner best."""
@@ -67,97 +69,114 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
     report: dict[str, Any] = ray.get(remote.remote(config, inputs, context))
     for name, content in (("report.json", report), ("front.json", front_of(report))):
         (context.directory / name).write_text(json.dumps(content, ensure_ascii=False, indent=1))
-    scores = {f"{row['candidate']}_{config.metric}": row["score"] for row in report["rows"]}
+    scores = {f"{row['candidate']}_{report['metric']}": row["score"] for row in report["rows"]}
     return Outcome(metrics=scores)
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
-    from jobs.data.loader import read_examples
-    from jobs.data.rows import SLICE
-    from jobs.judging import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
     from jobs.operating import operating_points
-    from serve.memory import peak_memory
 
-    table = read_examples(inputs.one("examples"), config.split)
-    texts, labels = table["text"].to_pylist(), table["label"].to_pylist()
-    columns = {name.removeprefix(SLICE): table[name].to_pylist() for name in table.column_names if name.startswith(SLICE)}
-    if not texts:
-        remedy = "Give prepare a test split (split.test, or a source for test)."
-        raise BadInput([Problem("split", config.split, "the examples have no such split", remedy)])
-    candidates = _candidates(config, inputs, labels)
-    for candidate in candidates:
-        context.report(state=f"judging {candidate.name}")
-        judge_quality(candidate, texts, labels, candidates[0], config.metric, config.resamples, columns)
-        measure_batch_mates(candidate, texts, config.batch_size[0], config.latency_texts, MATE_ROUNDS)
-    measure_parity(candidates)
-    context.report(state="measuring memory")
-    for candidate in candidates:
-        held = peak_memory(candidate.artifact.local(), candidate.variant, config.threads[0], config.batch_size[0])
-        candidate.figures["memory_bytes"] = held
-    context.report(state="measuring latency")
-    measure_latency(candidates, texts, config.latency_texts, ROUNDS)
-    measure_throughput(candidates, texts, config.batch_size[0], ROUNDS)
-    rows = [candidate.row(candidates[0]) | _origin(candidate.artifact) | _products(candidate) for candidate in candidates]
+    candidates = _candidates(config, inputs)
+    yardstick = candidates[0]
+    metric, rows = _metric(config, yardstick.learning), _rows(config, inputs, yardstick)
+    _measure(config, context, candidates, rows, metric)
+    found = [candidate.row(yardstick) | _origin(candidate) for candidate in candidates]
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
-        best = pareto_front(rows)
+        best = pareto_front(found, mode=metric.mode)
         front = [candidate for candidate in candidates if candidate.name in best]
-        points = operating_points(front, texts, config.threads, config.batch_size, config.latency_texts, ROUNDS)
-        rows = [row | ({"points": points[row["candidate"]]} if row["candidate"] in points else {}) for row in rows]
+        points = operating_points(front, rows.items, config.threads, config.batch_size, config.latency_texts, ROUNDS)
+        found = [row | ({"points": points[row["candidate"]]} if row["candidate"] in points else {}) for row in found]
     if config.cascade is not None:
         context.report(state="measuring cascades")
-        found = _cascades(config, config.cascade, inputs, candidates)
-        rows[1:] = [row | {"cascade": cascade} for row, cascade in zip(rows[1:], found, strict=True)]
+        cascades = _cascades(config, config.cascade, inputs, candidates, rows, metric)
+        found[1:] = [row | {"cascade": cascade} for row, cascade in zip(found[1:], cascades, strict=True)]
+    labels = yardstick.engine.card.labels
     return {
-        "metric": config.metric,
-        "labels": list(candidates[0].engine.card.labels),
+        "kind": yardstick.task.kind,
+        "fields": list(yardstick.task.fields),
+        "metric": metric.name,
+        "mode": metric.mode,
+        "figures": {one.name: one.short for one in yardstick.learning.metrics},
+        "yardstick": yardstick.name,
+        **({"labels": list(labels)} if labels else {}),
         "split": config.split,
-        "examples": len(texts),
+        "examples": len(rows.items),
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
-        "rows": rows,
+        "rows": found,
     }
 
 
-def _cascades(config: EvaluateConfig, kept: float, inputs: Inputs, candidates: "list[Candidate]") -> list[dict[str, Any]]:
+def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
+    """Quality, steadiness, memory and speed, which the candidates keep."""
+    from jobs.judging import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
+    from serve.memory import peak_memory
+
+    threads, batch_size = config.threads[0], config.batch_size[0]
+    for candidate in candidates:
+        context.report(state=f"judging {candidate.name}")
+        judge_quality(candidate, rows, candidates[0], metric, config.resamples)
+        measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
+    measure_parity(candidates)
+    context.report(state="measuring memory")
+    for candidate in candidates:
+        held = peak_memory(candidate.artifact.local(), candidate.variant, threads, batch_size)
+        candidate.figures["memory_bytes"] = held
+    context.report(state="measuring latency")
+    measure_latency(candidates, rows.items, config.latency_texts, ROUNDS)
+    measure_throughput(candidates, rows.items, batch_size, ROUNDS)
+
+
+def _metric(config: EvaluateConfig, learning: "Learning") -> Metric:
+    """The figure to compare by; BadInput where the task has none such."""
+    names = [metric.name for metric in learning.metrics]
+    if config.metric is not None and config.metric not in names:
+        raise BadInput([Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))])
+    return learning.metric(config.metric)
+
+
+def _rows(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Rows":
+    """The rows to judge by; BadInput where the split has none."""
+    from jobs.judging import Rows
+
+    rows = Rows.read(inputs.one("examples"), config.split, yardstick.task)
+    if not rows.items:
+        remedy = "Give prepare a test split (split.test, or a source for test)."
+        raise BadInput([Problem("split", config.split, "the examples have no such split", remedy)])
+    return rows
+
+
+def _cascades(
+    config: EvaluateConfig, kept: float, inputs: Inputs, candidates: "list[Candidate]", rows: "Rows", metric: Metric
+) -> list[dict[str, Any]]:
     """Of each candidate but the teacher: the threshold fitted on validation, what it brings there, and on the judged split."""
     from jobs.cascade import cascades_of
-    from jobs.data.loader import read_examples
+    from jobs.judging import Rows
 
-    validation, judged = (read_examples(inputs.one("examples"), split) for split in ("validation", config.split))
-    if not validation.num_rows:
+    validation = Rows.read(inputs.one("examples"), "validation", candidates[0].task)
+    if not validation.items:
         remedy = "Give prepare a validation split (split.validation), or leave `cascade` out."
         raise BadInput([Problem("cascade", kept, "the threshold is fitted on validation, and there is none", remedy)])
-    splits = [(table["text"].to_pylist(), table["label"].to_pylist()) for table in (validation, judged)]
-    return cascades_of(candidates, splits, config.metric, kept)
+    return cascades_of(candidates, validation, rows, metric, kept)
 
 
-def _candidates(config: EvaluateConfig, inputs: Inputs, labels: Sequence[str]) -> "list[Candidate]":
-    """The teacher as it was trained (torch, fp32), which is the yardstick; then every variant of the others."""
-    from jobs.judging import Candidate, check_labels
-    from serve.card import read_card
+def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
+    """The teacher as it was trained, which is the yardstick; then every variant of the others."""
+    from jobs.judging import Candidate, check_tasks, variants_of
 
     teacher = inputs.one("teacher")
-    named = [(teacher, "torch")]
-    named += [(one, name) for one in inputs.get("candidates", []) for name in read_card(one.local()).variants]
+    named = [(teacher, variants_of(teacher)[0])]
+    named += [(one, name) for one in inputs.get("candidates", []) for name in variants_of(one)]
     found = [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for artifact, name in named]
-    check_labels(found, labels)
+    check_tasks(found, spec_of(inputs.one("examples")))
     return found
 
 
-def _origin(artifact: Artifact) -> dict[str, Any]:
-    """What a candidate is and how it was made: its shape in words, and whether it was distilled or pruned."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(artifact.local())
-    shape = f"{config.num_hidden_layers} × {config.hidden_size}"
-    neurons = getattr(config, "intermediate_size", None)
-    return {"shape": shape if neurons is None else f"{shape}, {neurons} neurons", "made": sorted(made_with(artifact))}
-
-
-def _products(candidate: "Candidate") -> dict[str, str]:
-    """Of an int8 variant: in which form its products ran here."""
+def _origin(candidate: "Candidate") -> dict[str, Any]:
+    """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
     precision = candidate.engine.card.variants[candidate.variant].precision
-    return {"int8_products": processor.int8_products()} if precision == "int8" else {}
+    products = {"int8_products": processor.int8_products()} if precision == "int8" else {}
+    return {"made": sorted(made_with(candidate.artifact)), **products}
 
 
 def read_report(artifact: Artifact) -> dict[str, Any]:
@@ -176,7 +195,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=4,
+    version=5,
 )
 
 if __name__ == "__main__":

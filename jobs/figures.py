@@ -1,7 +1,7 @@
-"""Accuracy and macro-F1 of answers, and how far they may be from what other texts would have said.
+"""Figures of answers, and how far they may be from what other texts would have said.
 
-    score = score_of("macro_f1", truth_N, predicted_N)
-    drawn_R = bootstrap(partial(score_of, "macro_f1", truth_N, predicted_N), len(truth_N), resamples=1000)
+    score = macro_f1(truth_N, predicted_N)
+    drawn_R = bootstrap(partial(macro_f1, truth_N, predicted_N), len(truth_N), resamples=1000)
     low, high = interval(drawn_R, score)
 
 Every figure takes how often each text counts, in whole numbers: so a resample is the same figure with other weights, and
@@ -13,12 +13,6 @@ from collections.abc import Callable
 import numpy as np
 
 PERCENTILES = (2.5, 97.5)
-
-
-def score_of(metric: str, truth_N: np.ndarray, predicted_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:
-    """Accuracy or macro-F1 of labels by their numbers, each text counted as often as its weight says (once by default)."""
-    figure = accuracy if metric == "accuracy" else macro_f1
-    return figure(truth_N, predicted_N, weights_N)
 
 
 def accuracy(truth_N: np.ndarray, predicted_N: np.ndarray, weights_N: np.ndarray | None = None) -> float:

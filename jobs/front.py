@@ -1,14 +1,16 @@
 """The Pareto front of a report: the candidates that no other beats in quality, p95 latency and bytes at once.
 
-pareto_front(report["rows"])            # ["teacher", "small:int8"]
-front_of(report)                        # what front.json holds
+pareto_front(report["rows"], mode=report["mode"])       # ["teacher", "small:int8"]
+front_of(report)                                        # what front.json holds
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs.core.metric import Metric, Mode
+
 LOWER = ("latency_p95_ms", "bytes")
-"""The figures that are to be low; the score is to be high."""
+"""The figures that are to be low, besides the score: that is to be high or low, by the metric's mode."""
 SHOWN = (
     "candidate",
     "step",
@@ -28,29 +30,39 @@ SHOWN = (
 )
 
 
-def pareto_front(rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER) -> list[str]:
-    """Names of the candidates that no other beats: score up, the `lower` keys down; equals stay together, in row order."""
-    return [row["candidate"] for row in rows if not beaten_by(row, rows, lower)]
+def metric_of(report: Mapping[str, Any]) -> Metric:
+    """The metric that a report compares by; of older ones more is better."""
+    return Metric(report["metric"], report.get("mode", "max"))
 
 
-def beaten_by(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER) -> list[str]:
+def pareto_front(rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER, mode: Mode = "max") -> list[str]:
+    """Names of the candidates that no other beats: score up or down by its mode, the `lower` keys down; equals stay together,
+    in row order.
+    """
+    return [row["candidate"] for row in rows if not beaten_by(row, rows, lower, mode)]
+
+
+def beaten_by(
+    row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], lower: Sequence[str] = LOWER, mode: Mode = "max"
+) -> list[str]:
     """Names of the candidates that are at least as good as this one in everything, and better in something."""
-    own = _point(row, lower)
-    points = ((other["candidate"], _point(other, lower)) for other in rows)
+    own = _point(row, lower, mode)
+    points = ((other["candidate"], _point(other, lower, mode)) for other in rows)
     return [name for name, point in points if point != own and all(a <= b for a, b in zip(point, own, strict=True))]
 
 
 def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """The front, fastest first, who beats the others, and which candidates are controls."""
-    rows = report["rows"]
-    best = sorted((row for row in rows if not beaten_by(row, rows)), key=lambda row: row["latency_p95_ms"])
-    beaten = [{"candidate": row["candidate"], "by": by} for row in rows if (by := beaten_by(row, rows))]
+    rows, mode = report["rows"], metric_of(report).mode
+    beaters = {row["candidate"]: beaten_by(row, rows, mode=mode) for row in rows}
+    best = sorted((row for row in rows if not beaters[row["candidate"]]), key=lambda row: row["latency_p95_ms"])
+    beaten = [{"candidate": name, "by": by} for name, by in beaters.items() if by]
     return {
         "metric": report["metric"],
         "split": report["split"],
         "examples": report["examples"],
         "conditions": report["conditions"],
-        "axes": {"score": "higher", **dict.fromkeys(LOWER, "lower")},
+        "axes": {"score": "higher" if mode == "max" else "lower", **dict.fromkeys(LOWER, "lower")},
         "front": [{key: row[key] for key in SHOWN if key in row} for row in best],
         "beaten": beaten,
         "controls": {name: [row["candidate"] for row in controls(rows, name)] for name in ("distilled", "pruned")},
@@ -68,5 +80,5 @@ def _is_student(row: Mapping[str, Any], teacher: Mapping[str, Any]) -> bool:
     return bool(row["parameters"] < teacher["parameters"])
 
 
-def _point(row: Mapping[str, Any], lower: Sequence[str]) -> tuple[float, ...]:
-    return (-row["score"], *(row[key] for key in lower))
+def _point(row: Mapping[str, Any], lower: Sequence[str], mode: Mode) -> tuple[float, ...]:
+    return (-row["score"] if mode == "max" else row["score"], *(row[key] for key in lower))

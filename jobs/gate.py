@@ -1,6 +1,6 @@
 """The gate: what a candidate must prove besides its score before the alias may move to it.
 
-    doubts(row, teacher, budget)           # ["loses 10.0 points of accuracy in the slice 'label spam', …"]
+    doubts(row, teacher, budget)           # ["is 10.0 points less right in the slice 'label spam', …"]
 
 A good average may hide other answers than the teacher's, luck in a small split, a slice gone bad, probabilities that do not
 hold, an export that says something else than the model, or memory that the host does not have.
@@ -22,14 +22,15 @@ class Gate(Config):
     minimum_agreement: float | None = Field(None, ge=0, le=1)
     """Share of the texts for which a winner must say what the teacher says."""
     maximum_slice_loss: float | None = Field(None, ge=0, le=1)
-    """By how much the accuracy of a slice may be below the teacher's, e.g. 0.05. Slices are the labels, quarters of the
-    lengths, and each value of the columns that prepare keeps (slices)."""
+    """By how much the answers of a slice may be less right on average than the teacher's, e.g. 0.05. Slices are what the task
+    tells apart (labels), quarters of the lengths, and each value of the columns that prepare keeps (slices)."""
     maximum_calibration_error: float | None = Field(None, ge=0, le=1)
-    """Highest expected calibration error of the probabilities."""
+    """Highest expected calibration error of the probabilities, where the kind of task has some."""
     maximum_parity_change: float | None = Field(None, ge=0, le=1)
-    """The most that a probability may differ from that of the same model in torch, before it was exported and quantised."""
+    """The most that an answer (of labels: a probability) may differ from that of the same model as it was trained, before it
+    was exported and quantised."""
     maximum_parity_flips: float | None = Field(None, ge=0, le=1)
-    """Share of the texts whose label may differ from that of the same model in torch."""
+    """Share of the texts whose answer may say something else than that of the same model as it was trained."""
     maximum_memory: int | None = Field(None, gt=0)
     """Bytes of memory that a process which serves the model may hold."""
 
@@ -47,15 +48,21 @@ def _limits(row: dict[str, Any], gate: Gate) -> list[str]:
         found.append(f"its calibration error is {error:.3f}, allowed are {most:g} ({error - most:.2g} less)")
     most = gate.maximum_parity_change
     if most is not None and (change := row["parity_change"]) > most:
-        found.append(f"a probability is {change:.3g} from the torch model's, allowed are {most:g} ({change - most:.2g} less)")
+        over = f"{change - most:.2g} less"
+        found.append(f"an answer is {change:.3g} from that of {_trained(row)}, allowed are {most:g} ({over})")
     most = gate.maximum_parity_flips
     if most is not None and (flips := row["parity_flips"]) > most:
         over = f"{100 * (flips - most):.2g} points less"
-        found.append(f"{flips:.1%} of its labels are not the torch model's, allowed are {most:.1%} ({over})")
+        found.append(f"{flips:.1%} of its answers are not those of {_trained(row)}, allowed are {most:.1%} ({over})")
     bytes_allowed = gate.maximum_memory
     if bytes_allowed is not None and (held := row["memory_bytes"]) > bytes_allowed:
         found.append(f"holds {held:,} bytes of memory, allowed are {bytes_allowed:,} ({held - bytes_allowed:,} less)")
     return found
+
+
+def _trained(row: dict[str, Any]) -> str:
+    """What a variant is compared with."""
+    return f"{row['parity_reference']}, the model as it was trained"
 
 
 def _answers(row: dict[str, Any], gate: Gate) -> list[str]:
@@ -79,7 +86,7 @@ def _slices(row: dict[str, Any], teacher: dict[str, Any], gate: Gate) -> list[st
     if most is None:
         return []
     return [
-        f"loses {100 * lost:.1f} points of accuracy in the slice '{name}', "
+        f"is {100 * lost:.1f} points less right in the slice '{name}', "
         f"allowed are {100 * most:g} ({100 * (lost - most):.2g} less)"
         for name, lost in falls(row["slices"], teacher["slices"]).items()
         if lost > most

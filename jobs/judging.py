@@ -1,7 +1,12 @@
-"""Judging candidates: quality with its interval, latency and throughput in turns, size, agreement with the teacher, and how
+"""Judging candidates: quality with its interval, latency and throughput in turns, size, agreement with the yardstick, and how
 much an answer depends on what it is batched with.
 
-N texts, C classes, R resamples.
+    rows = Rows.read(examples, "test", yardstick.task)
+    judge_quality(candidate, rows, yardstick, metric, resamples=1000)
+
+What is measured is asked of the task: its figures, what it means that two outputs say the same, how far two are apart.
+
+N items, R resamples.
 """
 
 import time
@@ -11,16 +16,37 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 from cluster.artifact import Artifact
-from jobs.calibration import calibration_error
 from jobs.core.config import BadInput, Problem
-from jobs.figures import bootstrap, interval, score_of
-from jobs.slices import accuracies, slices_of
-from serve.answers import softmax
-from serve.card import variant_files
+from jobs.core.metric import Metric
+from jobs.data.loader import read_examples
+from jobs.data.rows import SLICE
+from jobs.figures import bootstrap, interval
+from jobs.slices import goodness, slices_of
+from jobs.tasks import learning_of
+from jobs.tasks.protocol import Judged, Learning, Truth
+from serve.card import Card, read_card, variant_files
 from serve.engine import Engine, load_engine
+from serve.tasks.protocol import Item, Outputs, Task
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The items of a split, and what they should be answered with."""
+
+    items: Sequence[Item]
+    truth: Truth
+    columns: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """Columns by whose values items are looked at apart."""
+
+    @classmethod
+    def read(cls, examples: Artifact, split: str, task: Task) -> "Rows":
+        """Those of EXAMPLES, with targets as this task counts them."""
+        columns = read_examples(examples, split).to_pydict()
+        items = [Item(values) for values in zip(*(columns[name] for name in task.fields), strict=True)]
+        slices = {name.removeprefix(SLICE): values for name, values in columns.items() if name.startswith(SLICE)}
+        return cls(items, learning_of(task.kind).truth(task, columns), slices)
 
 
 @dataclass
@@ -32,9 +58,11 @@ class Candidate:
     variant: str
     engine: Engine
     bytes: int
-    predicted: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    shares_NC: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    """The softmax of its logits, before the temperature: what an export must keep."""
+    raw: Outputs = ()
+    """What it says of the judged items, without what was fitted for the variant: what an export must keep."""
+    settled: Outputs = ()
+    """The same with what was fitted: what it answers by. Both as a model of the yardstick's task would say it."""
+    judged: Judged | None = None
     drawn_R: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """Its score over the resamples, which are the same for all candidates."""
     figures: dict[str, Any] = field(default_factory=dict)
@@ -46,11 +74,28 @@ class Candidate:
         """The candidate, ready to answer."""
         directory = artifact.local()
         engine = load_engine(directory, variant, threads=threads, max_batch=batch_size)
-        name = artifact.manifest.step if variant == "torch" else f"{artifact.manifest.step}:{variant}"
+        step = artifact.manifest.step
+        name = step if variant == as_trained(engine.card) else f"{step}:{variant}"
         size = sum(path.stat().st_size for path in variant_files(directory, engine.card, variant))
         return cls(name, artifact, variant, engine, size)
 
-    def row(self, teacher: "Candidate") -> dict[str, Any]:
+    @property
+    def task(self) -> Task:
+        """What it answers."""
+        return self.engine.task
+
+    @property
+    def learning(self) -> Learning:
+        """How such a task is judged."""
+        return learning_of(self.task.kind)
+
+    def says(self, items: Sequence[Item], yardstick: Task) -> tuple[Outputs, Outputs]:
+        """Its outputs without and with what was fitted, as a model of the yardstick's task would say them."""
+        raw = self.engine.outputs(items)
+        settled = self.task.settled(raw, self.engine.fitted)
+        return yardstick.aligned(raw, self.task), yardstick.aligned(settled, self.task)
+
+    def row(self, yardstick: "Candidate") -> dict[str, Any]:
         """Everything measured, as a row of the report."""
         p50, p95 = np.percentile(self.seconds, [50, 95])
         return {
@@ -64,88 +109,75 @@ class Candidate:
             "latency_p95_ms": float(p95) * 1e3,
             "texts_per_second": float(np.median(self.rates)),
             "bytes": self.bytes,
-            "parameters": self.engine.card.parameters,
-            "speedup": float(np.median(teacher.seconds) / p50),
-            "size_ratio": teacher.bytes / self.bytes,
+            **self.engine.describe(self.artifact.local()),
+            "speedup": float(np.median(yardstick.seconds) / p50),
+            "size_ratio": yardstick.bytes / self.bytes,
         }
 
 
-def judge_quality(
-    candidate: Candidate,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    teacher: Candidate,
-    metric: str,
-    resamples: int,
-    columns: Mapping[str, Sequence[str | None]] | None = None,
-) -> None:
-    """Score, intervals, confusion, agreement and slices of a candidate over the whole split; the teacher is judged first.
+def as_trained(card: Card) -> str:
+    """The variant that was trained, from which the others were made: torch's, or the first that the card has."""
+    return next((name for name, variant in card.variants.items() if variant.backend == "torch"), next(iter(card.variants)))
 
-    Labels are numbered as the teacher's are. `columns` are those by whose values texts are looked at apart, besides label
-    and length.
-    """
-    order = teacher.engine.card.labels
-    truth_N = _numbers(labels, order)
-    logits_NC = candidate.engine.logits(texts)[:, columns_of(candidate, order)]
-    probabilities_NC = softmax(logits_NC / candidate.engine.temperature)
-    candidate.predicted, candidate.shares_NC = probabilities_NC.argmax(-1), softmax(logits_NC)
-    scores = {name: score_of(name, truth_N, candidate.predicted) for name in ("accuracy", "macro_f1")}
-    candidate.drawn_R = bootstrap(partial(score_of, metric, truth_N, candidate.predicted), len(truth_N), resamples)
-    kept_R = np.divide(candidate.drawn_R, teacher.drawn_R, out=np.zeros(resamples), where=teacher.drawn_R > 0)
+
+def variants_of(artifact: Artifact) -> list[str]:
+    """All variants of a model; the first is the one that was trained."""
+    card = read_card(artifact.local())
+    first = as_trained(card)
+    return [first, *(name for name in card.variants if name != first)]
+
+
+def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric: Metric, resamples: int) -> None:
+    """Figures, intervals, agreement and slices of a candidate over all rows; the yardstick is judged first."""
+    task, learning = yardstick.task, yardstick.learning
+    candidate.raw, candidate.settled = candidate.says(rows.items, task)
+    candidate.judged = learning.judged(task, candidate.settled, rows.truth)
+    figures = {one.name: candidate.judged.figure(one.name) for one in learning.metrics}
+    score = figures[metric.name]
+    candidate.drawn_R = bootstrap(partial(candidate.judged.figure, metric.name), len(rows.items), resamples)
+    reference = score if candidate is yardstick else yardstick.figures["score"]
+    kept = metric.kept(score, reference)
+    kept_R = np.array([metric.kept(*drawn) for drawn in zip(candidate.drawn_R, yardstick.drawn_R, strict=True)])
+    slices = slices_of([item.characters for item in rows.items], learning.slices(task, rows.truth), rows.columns)
     candidate.figures = {
-        "score": scores[metric],
-        "interval": interval(candidate.drawn_R, scores[metric], highest=1.0),
-        **scores,
-        "agreement": float((candidate.predicted == teacher.predicted).mean()),
-        "slices": accuracies(slices_of(texts, labels, columns), candidate.predicted == truth_N),
-        "calibration_error": calibration_error(probabilities_NC, truth_N),
-        "calibration_error_unscaled": calibration_error(candidate.shares_NC, truth_N),
-        "confusion": confusion_matrix(truth_N, candidate.predicted, labels=range(len(order))).tolist(),
+        "score": score,
+        "interval": interval(candidate.drawn_R, score, highest=metric.highest),
+        **figures,
+        "agreement": float(task.same(candidate.settled, yardstick.settled).mean()),
+        "slices": goodness(slices, candidate.judged.goodness_N),
+        **learning.further(task, candidate.raw, candidate.settled, rows.truth),
+        "kept": kept,
+        "kept_interval": interval(kept_R, kept),
     }
-    candidate.figures["kept"] = scores[metric] / teacher.figures["score"] if teacher.figures["score"] else 0.0
-    candidate.figures["kept_interval"] = interval(kept_R, candidate.figures["kept"])
 
 
-def check_labels(candidates: Sequence[Candidate], labels: Sequence[str]) -> None:
-    """BadInput unless all candidates have the labels of the first one, the teacher, in whatever order, and it has these."""
-    order, problems = candidates[0].engine.card.labels, []
-    if unknown := sorted(set(labels) - set(order)):
-        reason = f"the teacher, {candidates[0].name}, has no label {unknown[0]!r}, which some of the texts have"
-        problems.append(Problem("inputs.examples", unknown[0], reason, f"Its labels: {', '.join(order)}."))
+def check_tasks(candidates: Sequence[Candidate], examples: Task) -> None:
+    """BadInput unless outputs of all can be compared with those of the first, the yardstick, and it answers the examples."""
+    yardstick, problems = candidates[0], []
+    if reason := yardstick.task.unlike(examples):
+        reason = f"they are not for the task of the yardstick, {yardstick.name}: {reason}"
+        problems.append(Problem("inputs.examples", None, reason, "Judge models of the task that the examples are for."))
     for candidate in candidates[1:]:
-        if apart := sorted(set(candidate.engine.card.labels) ^ set(order)):
-            whose = "the teacher" if apart[0] in order else candidate.name
-            reason = f"only {whose} has the label {apart[0]!r}, so that their answers cannot be compared"
+        if reason := yardstick.task.unlike(candidate.task):
+            reason = f"its answers cannot be compared with those of {yardstick.name}: {reason}"
             problems.append(Problem("inputs.candidates", candidate.name, reason, "Judge models of one task."))
     if problems:
         raise BadInput(problems)
 
 
-def columns_of(candidate: Candidate, order: Sequence[str]) -> list[int]:
-    """Where these labels stand among the candidate's outputs: two models of one task may number them differently."""
-    return [candidate.engine.card.labels.index(label) for label in order]
-
-
-def macro_f1_of(engine: Engine, texts: Sequence[str], labels: Sequence[str]) -> float:
-    """The macro-F1 of an engine over these texts."""
-    return score_of("macro_f1", _numbers(labels, engine.card.labels), engine.logits(texts).argmax(-1))
-
-
-def _numbers(labels: Sequence[str], order: Sequence[str]) -> np.ndarray:
-    numbers = {label: number for number, label in enumerate(order)}
-    return np.array([numbers[label] for label in labels], dtype=np.int64)
-
-
 def measure_parity(candidates: Sequence[Candidate]) -> None:
-    """How far each variant is from the same model in torch: `parity_change` is the largest change of a probability,
-    `parity_flips` the share of texts with another label. Temperatures are left out: each variant has its own.
+    """How far each variant is from the same model as it was trained, which `parity_reference` names: `parity_change` is the
+    largest distance of an output, without what was fitted, as each variant has its own; `parity_flips` the share of the items
+    for which they do not say the same.
     """
-    torch_of = {candidate.artifact.fingerprint: candidate for candidate in candidates if candidate.variant == "torch"}
+    task = candidates[0].task
+    trained = {one.artifact.fingerprint: one for one in candidates if one.variant == as_trained(one.engine.card)}
     for candidate in candidates:
-        reference = torch_of[candidate.artifact.fingerprint]
+        reference = trained[candidate.artifact.fingerprint]
         candidate.figures |= {
-            "parity_change": float(np.abs(candidate.shares_NC - reference.shares_NC).max(initial=0.0)),
-            "parity_flips": float((candidate.predicted != reference.predicted).mean()),
+            "parity_reference": reference.name,
+            "parity_change": float(task.distance(candidate.raw, reference.raw).max(initial=0.0)),
+            "parity_flips": float((~task.same(candidate.settled, reference.settled)).mean()),
         }
 
 
@@ -163,43 +195,44 @@ class Rated(Protocol):
     rates: list[float]
 
 
-def measure_latency(candidates: Sequence[Timed], texts: Sequence[str], count: int, rounds: int) -> None:
-    """Seconds of single texts, the candidates taking turns."""
-    chosen = [texts[i] for i in np.random.default_rng(0).choice(len(texts), size=min(count, len(texts)), replace=False)]
-    for part in np.array_split(np.array(chosen, dtype=object), min(rounds, len(chosen))):
+def measure_latency(candidates: Sequence[Timed], items: Sequence[Item], count: int, rounds: int) -> None:
+    """Seconds of single items, the candidates taking turns."""
+    chosen = np.random.default_rng(0).choice(len(items), size=min(count, len(items)), replace=False)
+    for part in np.array_split(chosen, min(rounds, len(chosen))):
         for candidate in candidates:
-            candidate.engine.logits([str(part[0])])
-            for text in part:
+            candidate.engine.outputs([items[part[0]]])
+            for place in part:
                 began = time.perf_counter()
-                candidate.engine.logits([text])
+                candidate.engine.outputs([items[place]])
                 candidate.seconds.append(time.perf_counter() - began)
 
 
-def measure_throughput(candidates: Sequence[Rated], texts: Sequence[str], batch_size: int, rounds: int) -> None:
-    """Texts a second in batches of this size, the candidates taking turns."""
+def measure_throughput(candidates: Sequence[Rated], items: Sequence[Item], batch_size: int, rounds: int) -> None:
+    """Items a second in batches of this size, the candidates taking turns."""
     generator = np.random.default_rng(1)
     for _ in range(rounds):
-        batch = [texts[i] for i in generator.choice(len(texts), size=batch_size)]
+        batch = [items[place] for place in generator.choice(len(items), size=batch_size)]
         for candidate in candidates:
             began = time.perf_counter()
-            candidate.engine.logits(batch)
+            candidate.engine.outputs(batch)
             candidate.rates.append(batch_size / (time.perf_counter() - began))
 
 
-def measure_batch_mates(candidate: Candidate, texts: Sequence[str], batch_size: int, count: int, rounds: int) -> None:
-    """How much answers change with what they are batched with: texts alone against padded batches with random mates.
+def measure_batch_mates(candidate: Candidate, items: Sequence[Item], batch_size: int, count: int, rounds: int) -> None:
+    """How much answers change with what they are batched with: items alone against padded batches with random mates.
 
-    `batch_change` is the largest change of a probability, `batch_flips` the share of answers that have another label.
+    `batch_change` is the largest distance of a settled output, `batch_flips` the share of those that say something else.
     """
-    generator, engine = np.random.default_rng(2), candidate.engine
-    chosen = generator.choice(len(texts), size=min(count, len(texts)), replace=False)
-    alone_NC = softmax(np.concatenate([engine.scaled_logits([texts[i]]) for i in chosen]))
+    generator, engine, task = np.random.default_rng(2), candidate.engine, candidate.task
+    chosen = [items[place] for place in generator.choice(len(items), size=min(count, len(items)), replace=False)]
+    alone = [engine.settled([item])[0] for item in chosen]
     change, flips = 0.0, []
     for _ in range(rounds):
         order = generator.permutation(len(chosen))
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            together_NC = softmax(engine.scaled_logits([texts[i] for i in chosen[rows]]))
-            change = max(change, float(np.abs(together_NC - alone_NC[rows]).max()))
-            flips += (together_NC.argmax(-1) != alone_NC[rows].argmax(-1)).tolist()
+            places = order[start : start + batch_size]
+            together = engine.settled([chosen[place] for place in places])
+            apart = task.stacked([alone[place] for place in places])
+            change = max(change, float(task.distance(together, apart).max()))
+            flips += (~task.same(together, apart)).tolist()
     candidate.figures |= {"batch_change": change, "batch_flips": float(np.mean(flips))}

@@ -27,8 +27,8 @@ class Reach:
     """The tokens that it can number, at most."""
     trained: int | None = None
     """The tokens of the longest texts that it has learned from."""
-    classifies: bool = True
-    """Whether it answers with labels, for texts of that length."""
+    answers: bool = True
+    """Whether it answers for a task, about texts of that length."""
 
     @property
     def usual(self) -> int:
@@ -51,7 +51,7 @@ def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
         for reach in bases_of(recipe, step, asked):
             if reach.positions is not None and asked > reach.positions:
                 yield too_long(asked, reach.named, reach.positions)
-            elif step.stage.name == "compress" and reach.classifies and reach.trained is not None and asked > reach.trained:
+            elif step.stage.name == "compress" and reach.answers and reach.trained is not None and asked > reach.trained:
                 yield beyond_training(asked, reach.named, reach.trained)
 
 
@@ -61,14 +61,14 @@ def reach_of(recipe: Recipe, step: Step, asked: int = LENGTH) -> Reach:
         config: Any = step.config
         rows = _rows(recipe, step)
         if config.model is not None:
-            return Reach(step.name, None if config.model.architecture == "t5" else rows, rows, classifies=False)
+            return Reach(step.name, None if config.model.architecture == "t5" else rows, rows, answers=False)
         positions = next((base.positions for base in bases_of(recipe, step, asked)), None)
-        return Reach(step.name, positions, rows, classifies=False)
+        return Reach(step.name, positions, rows, answers=False)
     bases = list(bases_of(recipe, step, asked))
     positions = min((base.positions for base in bases if base.positions is not None), default=None)
     own = max((length for length in _lengths(step) if length is not None), default=None)
-    classifies = step.stage.name != "compress" or all(base.classifies for base in bases)
-    return Reach(step.name, positions, own or min((base.usual for base in bases), default=None), classifies)
+    answers = step.stage.name != "compress" or all(base.answers for base in bases)
+    return Reach(step.name, positions, own or min((base.usual for base in bases), default=None), answers)
 
 
 def bases_of(recipe: Recipe, step: Step, asked: int) -> Iterator[Reach]:

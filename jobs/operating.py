@@ -1,6 +1,6 @@
 """With how many threads and in what batches a candidate runs best: measured for those on the front, and told with them.
 
-    points = operating_points(candidates, texts, threads=(1, 2), batch_sizes=(8, 32), count=200, rounds=10)
+    points = operating_points(candidates, items, threads=(1, 2), batch_sizes=(8, 32), count=200, rounds=10)
     best = fastest_point(points["small:int8"])        # {"threads": 2, "batch_size": 8}
 
 ONNX candidates alone: torch has one number of threads for the whole process.
@@ -14,6 +14,7 @@ import numpy as np
 
 from jobs.judging import Candidate, measure_latency, measure_throughput
 from serve.engine import Engine, load_engine
+from serve.tasks.protocol import Item
 
 
 @dataclass
@@ -29,25 +30,25 @@ class Point:
 
 def operating_points(
     candidates: Sequence[Candidate],
-    texts: Sequence[str],
+    items: Sequence[Item],
     threads: Sequence[int],
     batch_sizes: Sequence[int],
     count: int,
     rounds: int,
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each candidate a row for each number of threads: latencies of single texts, and texts a second by batch size."""
+    """For each candidate a row for each number of threads: latencies of single items, and items a second by batch size."""
     shown = [candidate for candidate in candidates if candidate.engine.card.variants[candidate.variant].backend == "onnx"]
     points = [
         Point(one.name, number, load_engine(one.artifact.local(), one.variant, threads=number, max_batch=max(batch_sizes)))
         for one in shown
         for number in threads
     ]
-    measure_latency(points, texts, count, rounds)
+    measure_latency(points, items, count, rounds)
     rates: dict[int, list[float]] = {}
     for size in batch_sizes:
         for point in points:
             point.rates.clear()
-        measure_throughput(points, texts, size, rounds)
+        measure_throughput(points, items, size, rounds)
         rates[size] = [float(np.median(point.rates)) for point in points]
     found: dict[str, list[dict[str, Any]]] = {one.name: [] for one in shown}
     for number, point in enumerate(points):

@@ -15,12 +15,15 @@ from jobs.lengths import length_problems
 from jobs.losses.settings import Mix, TokenMix
 from jobs.nesting import nesting_problems
 from jobs.sizing import model_shape, named_shape
+from jobs.task_checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
 
 PAIRED = ("masked_next_sentence", "masked_sentence_order")
+OF_PAIRS = "pair_accuracy"
+"""The figure that these alone have."""
 WRITING = ("causal", "span_corruption")
-TASK = "labels"
-"""What a classifier has learned, where a language model has its objective."""
+TASK = "a task"
+"""What a model of a task has learned, where a language model has its objective."""
 CUTTING = ("source", "text", "clean", "split", "limit", "tokenizer")
 """What decides which tokenizer a prepare step trains."""
 
@@ -50,7 +53,7 @@ def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
 
 
 def learned_by(recipe: Recipe, step: Step) -> str:
-    """What a step's model has learned: its objective, or the labels of a task."""
+    """What a step's model has learned: its objective, or a task."""
     config: Any = step.config
     if step.stage.name == "pretrain":
         return str(config.objective)
@@ -96,12 +99,18 @@ def _training(step: Step, config: Training) -> Iterator[Problem]:
     if config.precision == "fp16" and step.resources.gpus == 0:
         reason = "the step asks for no GPU, and CPUs do not train in fp16"
         yield Problem("precision", "fp16", reason, "Use auto, or give resources.gpus.")
-    known: tuple[str, ...] = ("macro_f1", "accuracy", "validation_loss")
-    if step.stage.name == "pretrain":
-        paired = getattr(config, "objective", None) in PAIRED
-        known = ("validation_loss", "perplexity", *(["pair_accuracy"] if paired else []))
-    if config.monitor is not None and config.monitor not in known:
-        yield Problem("monitor", config.monitor, "this task has no such figure", f"Known here: {', '.join(known)}.")
+    yield from _monitor(step, config, "monitor")
+
+
+def _monitor(step: Step, config: Training, path: str) -> Iterator[Problem]:
+    """A figure to judge evaluations by that they do not have."""
+    known = [metric.name for metric in step.metrics]
+    if step.stage.name != "pretrain":
+        known += ["validation_loss"]
+    elif getattr(config, "objective", None) not in PAIRED:
+        known.remove(OF_PAIRS)
+    if config.monitor is not None and step.metrics and config.monitor not in known:
+        yield Problem(path, config.monitor, "this task has no such figure", f"Known here: {', '.join(known)}.")
 
 
 def _pretrain(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -162,7 +171,7 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
     """Soft labels for other tokens, another objective or other masks than the student's."""
     asked: Any = soft.config
     if "tokens" not in soft.inputs:
-        reason, remedy = "these are a classifier's answers", "Give a language model's: predict over tokens."
+        reason, remedy = "these are answers for a task", "Give a language model's: predict over tokens."
         yield Problem("inputs.teacher", soft.name, reason, remedy)
         return
     if soft.inputs["tokens"] != step.inputs["tokens"]:
@@ -192,6 +201,7 @@ def _answers_by(learned: str) -> str | None:
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model",))
     yield from _layers(recipe, step, config)
+    yield from loss_problems(recipe, step, config)
 
 
 def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -216,7 +226,9 @@ def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
-    yield from _finetune(recipe, step, config)
+    yield from _one_origin(step, config, ("model",))
+    yield from _layers(recipe, step, config)
+    yield from soft_loss_problems(recipe, step, config.loss, "loss")
     teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
     yield from _soft_labels(recipe, step)
     if config.teacher_weights is not None and len(config.teacher_weights) != len(teachers):
@@ -237,6 +249,7 @@ def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:
     for name in step.inputs.get("teacher", ()):
         soft = recipe.steps[name]
         asked: Any = soft.config
+        yield from other_task(recipe, step, name, "inputs.teacher")
         if "examples" not in soft.inputs:
             reason = "these are answers for tokens, and the student learns from examples"
             yield Problem("inputs.teacher", name, reason, "Predict over the same examples.")
@@ -258,8 +271,12 @@ def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         yield from _compress_language(step, config)
     if not learned <= set(WRITING):
         if "examples" not in step.inputs:
-            yield Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")
+            yield Problem("inputs.examples", None, "a model of a task is compressed on its rows", "Name their step.")
         yield from _soft_labels(recipe, step)
+        for name in step.inputs["model"]:
+            yield from other_task(recipe, step, name, "inputs.model")
+        yield from soft_loss_problems(recipe, step, config.heal.loss, "heal.loss")
+        yield from _monitor(step, config.heal, "heal.monitor")
         if "teacher" not in step.inputs:
             for key in sorted(config.heal.model_fields_set & Mix.model_fields.keys()):
                 reason = "there are no soft labels to weigh: the labels alone heal"
@@ -278,13 +295,13 @@ def _compress_language(step: Step, config: Any) -> Iterator[Problem]:
             yield Problem(key, value if isinstance(value, str) else None, untouched, remedy)
     for name in ("examples", "teacher"):
         for given in step.inputs.get(name, ()):
-            yield Problem(f"inputs.{name}", given, "a language model has no labels", "Leave it out.")
+            yield Problem(f"inputs.{name}", given, "a language model has no task", "Leave it out.")
     for key, usual in (("allowed_loss", None), ("embeddings", False), ("batching", "free")):
         if (value := getattr(config, key)) != usual:
-            yield Problem(key, value, "it is for texts that are classified", "Leave it out for a language model.")
+            yield Problem(key, value, "it is for models of a task", "Leave it out for a language model.")
     for kind in config.quantize:
         if kind == "static":
-            reason = "its scales come from labelled examples, which a language model has none of"
+            reason = "its scales come from examples of a task, which a language model has none of"
             yield Problem("quantize", kind, reason, "Use another kind.")
 
 
@@ -298,8 +315,9 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     learned = learned_by(recipe, recipe.steps[name])
     if given == ["examples"]:
         if learned != TASK:
-            reason = f"it has learned {learned}, and no labels to answer with"
+            reason = f"it has learned {learned}, and no task to answer for"
             yield Problem("inputs.model", name, reason, "Name a model of the task, or predict over tokens.")
+        yield from other_task(recipe, step, name, "inputs.model")
         if all(has_split(recipe, step, split) is False for split in config.splits):
             reason = f"{step.inputs['examples'][0]} has no rows in these splits"
             yield Problem("splits", list(config.splits), reason, "Name splits that are there.")
@@ -324,14 +342,18 @@ def _evaluate(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         for name in step.inputs.get(key, ()):
             learned = learned_by(recipe, recipe.steps[name])
             if learned != TASK:
-                reason = f"{name} has learned {learned}, and no labels to be judged by"
+                reason = f"{name} has learned {learned}, and no task to be judged by"
                 yield Problem(f"inputs.{key}", name, reason, "Name a model of the task.")
+            yield from other_task(recipe, step, name, f"inputs.{key}")
+    yield from judged_problems(recipe, step, config)
 
 
 def _select(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     report = recipe.steps[step.inputs["report"][0]]
     if report.stage.name != "evaluate":
         yield Problem("inputs.report", report.name, "that step judges no candidates", "Name an evaluate step.")
+        return
+    yield from calibration_problems(recipe, report, config)
 
 
 def _deploy(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:

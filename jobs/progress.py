@@ -6,12 +6,14 @@ progress.words()           # "step 30/450  loss 6.2500  4.50 steps/s"
 """
 
 import json
+from itertools import islice
 from typing import Any
 
 from jobs.core.stage import PROGRESS_MARK
 
-FORMS = {"rows": "rows {:.0f}", "loss": "loss {:.4f}", "macro_f1": "macro_f1 {:.4f}", "perplexity": "perplexity {:.1f}"}
+FORMS = {"rows": "rows {:.0f}", "loss": "loss {:.4f}", "perplexity": "perplexity {:.1f}"}
 FORMS |= {"steps_per_second": "{:.2f} steps/s"}
+NO_SCORES = {"step", "steps", "trial", "validation_loss", *FORMS}
 _decoder = json.JSONDecoder()
 
 
@@ -45,4 +47,11 @@ class Progress:
         if "steps" in figures:
             words.append(f"step {figures.get('step')}/{figures['steps']}")
         numbers = {key: value for key in FORMS if isinstance(value := figures.get(key), int | float)}
-        return "  ".join([*words, *(FORMS[key].format(value) for key, value in numbers.items())])
+        told = [FORMS[key].format(value) for key, value in numbers.items()]
+        return "  ".join([*words, *(told or self._score())])
+
+    def _score(self) -> list[str]:
+        """The first figure of an evaluation that is no loss: what the model is judged by."""
+        found = self.figures.items() if "steps" in self.figures and "state" not in self.figures else ()
+        scores = (f"{key} {value:.4f}" for key, value in found if key not in NO_SCORES and isinstance(value, float))
+        return list(islice(scores, 1))

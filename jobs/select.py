@@ -14,9 +14,10 @@ from pydantic import Field
 from cluster.artifact import Artifact, Kind
 from cluster.registry import move, record_verdict, verdicts
 from jobs.core.cli import main
+from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
-from jobs.front import pareto_front
+from jobs.front import metric_of, pareto_front
 from jobs.gate import Gate, doubts
 
 
@@ -24,7 +25,7 @@ class SelectConfig(Gate):
     """The budget, and which wins of those within it."""
 
     prefer: Literal["fastest", "smallest", "best"] = "fastest"
-    """Which of those on the front that meet the budget wins: the lowest p95 latency, the fewest bytes or the highest score."""
+    """Which of those on the front that meet the budget wins: the lowest p95 latency, the fewest bytes or the best score."""
     minimum_kept: float = Field(0.97, ge=0, le=2)
     """Share of the teacher's score that a winner must keep."""
     maximum_p95_ms: float | None = Field(None, gt=0)
@@ -38,7 +39,7 @@ class SelectConfig(Gate):
 def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     """Judge each candidate against the budget, write verdict.json."""
     report = read_report(inputs.one("report"))
-    rows = report["rows"]
+    rows, metric = report["rows"], metric_of(report)
     verdicts = [
         {"candidate": row["candidate"], "qualifies": not (reasons := shortfalls(row, rows[0], config)), "reasons": reasons}
         for row in rows[1:]
@@ -51,17 +52,17 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
         refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
         raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
-    best = pareto_front(fit)
-    winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer))
+    best = pareto_front(fit, mode=metric.mode)
+    winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer, metric))
     details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts}
     (context.directory / "verdict.json").write_text(json.dumps({**details, "row": winner, "teacher": rows[0]}, indent=1))
     figures = {key: float(winner[key]) for key in ("score", "kept", "speedup", "size_ratio", "latency_p50_ms")}
     return Outcome(metrics=figures, details=details)
 
 
-def _order(row: dict[str, Any], prefer: str) -> float:
+def _order(row: dict[str, Any], prefer: str, metric: Metric) -> float:
     key = {"fastest": "latency_p95_ms", "smallest": "bytes"}.get(prefer)
-    return float(-row["score"] if key is None else row[key])
+    return float(-metric.sign * row["score"] if key is None else row[key])
 
 
 def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfig) -> list[str]:

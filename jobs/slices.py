@@ -1,7 +1,7 @@
 """Slices: parts of a split that are looked at by themselves, since a good average can hide a part that went bad.
 
-    slices = slices_of(texts, labels, {"source": sources})  # {"label spam": …, "1–24 characters": …, "source web": …}
-    accuracies(slices, predicted == truth)                  # {"label spam": {"examples": 113, "accuracy": 0.93}, …}
+    slices = slices_of(lengths, {"label spam": mask_N}, {"source": sources})  # and "1–24 characters": …, "source web": …
+    goodness(slices, judged.goodness_N)                  # {"label spam": {"examples": 113, "goodness": 0.93}, …}
 
 N texts.
 """
@@ -18,15 +18,16 @@ LENGTHS = 4
 
 
 def slices_of(
-    texts: Sequence[str], labels: Sequence[str], columns: Mapping[str, Sequence[str | None]] | None = None
+    lengths: Sequence[int],
+    targets: Mapping[str, np.ndarray],
+    columns: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Which texts (a mask_N) have each label, are of each quarter of lengths, have each value of these columns.
+    """Which texts (a mask_N) have each kind of target, are of each quarter of lengths, have each value of these columns.
 
-    Slices too small are left out.
+    `lengths` are in characters, `targets` what the task tells apart. Slices too small are left out.
     """
-    labels_N = np.array(labels, dtype=object)
-    found = {f"label {label}": labels_N == label for label in sorted(set(labels))}
-    lengths_N = np.array([len(text) for text in texts])
+    found = dict(targets)
+    lengths_N = np.array(lengths)
     bounds = np.unique(np.quantile(lengths_N, np.linspace(0, 1, LENGTHS + 1)[1:], method="inverted_cdf"))
     for low, high in zip([0, *bounds[:-1]], bounds, strict=True):
         found[f"{low + 1}–{high} characters"] = (lengths_N > low) & (lengths_N <= high)
@@ -36,13 +37,13 @@ def slices_of(
     return {name: mask_N for name, mask_N in found.items() if mask_N.sum() >= SMALLEST}
 
 
-def accuracies(slices: Mapping[str, np.ndarray], right_N: np.ndarray) -> dict[str, dict[str, Any]]:
-    """How many examples each slice has and the share of them that is right; by label this is the label's recall."""
+def goodness(slices: Mapping[str, np.ndarray], goodness_N: np.ndarray) -> dict[str, dict[str, Any]]:
+    """How many examples each slice has, and how right they are answered on average; of one label this is its recall."""
     return {
-        name: {"examples": int(mask_N.sum()), "accuracy": float(right_N[mask_N].mean())} for name, mask_N in slices.items()
+        name: {"examples": int(mask_N.sum()), "goodness": float(goodness_N[mask_N].mean())} for name, mask_N in slices.items()
     }
 
 
 def falls(candidate: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, float]:
-    """By how much each slice's accuracy is below the teacher's; negative where it is above."""
-    return {name: teacher[name]["accuracy"] - part["accuracy"] for name, part in candidate.items()}
+    """By how much the answers of each slice are less right than the teacher's; negative where they are better."""
+    return {name: teacher[name]["goodness"] - part["goodness"] for name, part in candidate.items()}

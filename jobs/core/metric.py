@@ -7,13 +7,15 @@ RANK.kept(1.5, reference=1.2)          # 0.8
 from dataclasses import dataclass
 from typing import Literal
 
+Mode = Literal["max", "min"]
+
 
 @dataclass(frozen=True)
 class Metric:
     """A figure of a task or an objective."""
 
     name: str
-    mode: Literal["max", "min"] = "max"
+    mode: Mode = "max"
     """Whether more of it is better, or less."""
     short: str = ""
     """How it is called where there is little room; its name by default."""
@@ -34,3 +36,7 @@ class Metric:
             return 1.0 if score or self.mode == "min" else 0.0
         part, whole = (score, reference) if self.mode == "max" else (reference, score)
         return part / whole if whole else 0.0
+
+    def keeping(self, share: float, reference: float) -> float:
+        """The score that keeps this share of a reference's quality; 0 where none does."""
+        return reference * share if self.mode == "max" else reference / share if share else 0.0

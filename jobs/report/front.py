@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.artifact import Artifact
-from jobs.front import beaten_by, controls
+from jobs.front import beaten_by, controls, metric_of
 from jobs.report.markup import Html, table, tag
 from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times
 
@@ -15,7 +15,7 @@ PLAIN = {"distilled": "without distillation", "pruned": "nothing pruned"}
 def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
     """The front from the fastest up, then the candidates that are beaten, each with by whom."""
     rows = report["rows"]
-    beaten = {row["candidate"]: beaten_by(row, rows) for row in rows}
+    beaten = {row["candidate"]: beaten_by(row, rows, mode=metric_of(report).mode) for row in rows}
     ordered = sorted(rows, key=lambda row: (bool(beaten[row["candidate"]]), row["latency_p95_ms"]))
     names = [row["candidate"] for row in ordered]
     header = [

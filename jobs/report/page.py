@@ -15,6 +15,7 @@ from cluster.artifact import Artifact, ArtifactError
 from cluster.storage import read_bytes
 from jobs.report import cascade, front, sections
 from jobs.report.markup import Html, tag
+from jobs.tasks import learning_of, usual_kind
 
 REPORT_FILE = "report.json"
 NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
@@ -44,9 +45,9 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         front.operating_points(report),
         cascade.section(report, winner),
         sections.verdicts(choice),
-        sections.confusion(report, name),
+        *learning_of(report.get("kind", usual_kind())).sections(report, name),
         sections.steadiness(report),
-        sections.answers(deployment),
+        sections.answers(deployment, report.get("fields", ("text",))),
         sections.learning(artifacts, report["metric"]),
         front.timed_shapes(artifacts),
         sections.searches(artifacts),

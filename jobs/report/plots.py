@@ -1,6 +1,6 @@
 """The figures of a report as inline SVG: quality against latency, learning curves, trials of a search, confusion.
 
-    quality_plot(report["rows"], "macro_f1", winner="small:int8", minimum_kept=0.97)    # "<svg …>"
+    quality_plot(report["rows"], metric_of(report), winner="small:int8", minimum_kept=0.97)    # "<svg …>"
 
 Each figure is one panel, drawn small; the page lays panels side by side or below each other.
 """
@@ -17,6 +17,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from jobs.core.metric import Metric
 from jobs.front import pareto_front
 from jobs.report.canvas import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
 from jobs.report.labels import Label, place_labels
@@ -40,7 +41,7 @@ PANEL = (330, 250)
 
 def quality_plot(
     rows: Sequence[Mapping[str, Any]],
-    metric: str,
+    metric: Metric,
     winner: str | None = None,
     minimum_kept: float | None = None,
     size: tuple[int, int] = (1000, 460),
@@ -48,11 +49,12 @@ def quality_plot(
 ) -> str:
     """Score against p95 latency (log), bubbles by bytes, the front of the two axes as a line, the budget as a dashed one.
 
-    `rows[0]` is the teacher: the budget is its score times `minimum_kept`. Candidates on the front of score, latency
+    `rows[0]` is the teacher: the budget keeps `minimum_kept` of its score. Candidates on the front of score, latency
     and bytes are solid, beaten ones faint.
     """
-    best = set(pareto_front(rows))
-    edge = sorted((row for row in rows if row["candidate"] in pareto_front(rows, ("latency_p95_ms",))), key=_latency)
+    best, alone = set(pareto_front(rows, mode=metric.mode)), pareto_front(rows, ("latency_p95_ms",), metric.mode)
+    edge = sorted((row for row in rows if row["candidate"] in alone), key=_latency)
+    named = metric_name(metric.name) if metric.mode == "max" else f"{metric_name(metric.name)} (less is better)"
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -64,15 +66,15 @@ def quality_plot(
                 axes.plot([_latency(row)] * 2, row["interval"], color=colour, linewidth=1, alpha=0.55, zorder=2)
             face: dict[str, Any] = {"alpha": 0.9 if won else 0.42 if kept else 0.2, "edgecolors": colour, "linewidths": 1.2}
             axes.scatter(_latency(row), row["score"], s=_points(row, rows) ** 2, c=colour, zorder=4 if won else 3, **face)
-        caption(axes, f"{metric_name(metric)}, with its interval")
+        caption(axes, f"{named}, with its interval")
         axes.set_xlabel("p95 latency, ms (log scale): faster to the left")
         _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW else 0.13)
-        asked = None if minimum_kept is None else rows[0]["score"] * minimum_kept
+        asked = None if minimum_kept is None else metric.keeping(minimum_kept, rows[0]["score"])
         shown = _roomy(axes, rows, asked)
         budget = _budget_line(axes, asked, minimum_kept) if shown and asked and minimum_kept else None
-        _label_bubbles(axes, rows, edge, winner, budget)
+        _label_bubbles(axes, rows, best, edge, winner, budget)
 
-    return draw(name, f"{metric_name(metric)} against latency, bubble area by size on disk", size, paint)
+    return draw(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
 
 
 def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str:
@@ -245,6 +247,7 @@ def _value_axis(axes: Axes, values: Sequence[Any]) -> list[float]:
 def _label_bubbles(
     axes: Axes,
     rows: Sequence[Mapping[str, Any]],
+    best: set[str],
     edge: Sequence[Mapping[str, Any]],
     winner: str | None,
     budget: Annotation | None,
@@ -258,7 +261,7 @@ def _label_bubbles(
     figure.draw_without_rendering()
     # The layout is final now: drawn again, long labels would move the axes below the places chosen for them.
     figure.set_layout_engine("none")
-    best, labels, narrow = set(pareto_front(rows)), [], figure.bbox.width < NARROW
+    labels, narrow = [], figure.bbox.width < NARROW
     reserved = [budget.get_window_extent()] if budget else []
     named = [row for row in rows if len(rows) <= MANY or row is rows[0] or row["candidate"] in {*best, winner}]
     for row in sorted(named, key=lambda row: row["candidate"] != winner):

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from cluster.artifact import Artifact
+from jobs.front import metric_of
 from jobs.report import plots
 from jobs.report.lineage import duration, lineage_graph
 from jobs.report.markup import Html, join, table, tag
@@ -17,13 +18,32 @@ from jobs.report.tables import (
     interval,
     megabytes,
     metric_name,
+    other_figures,
     percent,
     significant,
     times,
 )
 
 NARROW = (360, 430)
-COLUMNS = ("kept", "accuracy", "p50 ms", "p95 ms", "texts/s", "MB", "parameters", "agreement", "faster", "smaller")
+COLUMNS = ("p50 ms", "p95 ms", "texts/s", "MB", "parameters", "agreement", "faster", "smaller")
+
+
+SURE = {"calibration_error": ("calibration error", fraction), "calibration_error_unscaled": ("unscaled", fraction)}
+STEADY = {
+    "parity_change": ("parity", fraction),
+    "batch_change": ("batch change", fraction),
+    "batch_flips": ("flips", percent),
+    "memory_bytes": ("memory MB", megabytes),
+}
+"""Figures of a row by their keys, each with its head and how it is written."""
+CONFIDENCE = (
+    "Calibration error: how far confidence is from accuracy, and how far it would be without the temperature in the card. "
+)
+CHANGES = (
+    "Parity: the largest change of an answer (of labels, of a probability) against the same model as it was trained. Batch "
+    "change: the same when a text is answered among others instead of alone; flips: the share of texts whose answer says "
+    "something else with it. Memory: the peak of a process that loads the model and answers a batch."
+)
 
 
 def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html:
@@ -57,17 +77,19 @@ def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] |
 def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     """All candidates with all that was measured."""
     rows = report["rows"]
-    header = ["candidate", metric_name(report["metric"]), *COLUMNS]
+    others = other_figures(report)
+    header = ["candidate", metric_name(report["metric"]), "kept", *map(metric_name, others), *COLUMNS]
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
-    body = table(header, (_cells(row, position == 0, position == best) for position, row in enumerate(rows)), best=best)
+    cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
+    body = table(header, cells, best=best)
     return _section("Candidates", tag("p", f"Measured: {conditions_sentence(report)}.", kind="note"), body)
 
 
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
     """Quality against latency, once for a wide screen and once for a narrow one."""
     kept = budget.get("minimum_kept")
-    wide = plots.quality_plot(report["rows"], report["metric"], winner, kept)
-    narrow = plots.quality_plot(report["rows"], report["metric"], winner, kept, NARROW, "quality-narrow")
+    wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept)
+    narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW, "quality-narrow")
     note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
     return _section("Quality against latency", tag("p", note, kind="note"), _both(Html(wide), Html(narrow)))
 
@@ -117,35 +139,34 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
 
 
 def steadiness(report: Mapping[str, Any]) -> Html | None:
-    """How far confidence can be believed, and how much answers move with what they are batched with."""
-    keys = ("calibration_error", "calibration_error_unscaled", "parity_change", "batch_change", "batch_flips", "memory_bytes")
-    rows = [row for row in report["rows"] if any(key in row for key in keys)]
+    """How far confidence can be believed, where there is some, and how much answers move with what they are batched with."""
+    shown = {key: column for columns in (SURE, STEADY) for key, column in columns.items()}
+    rows = [row for row in report["rows"] if any(key in row for key in shown)]
     if not rows:
         return None
-    said = (
-        "Calibration error: how far confidence is from accuracy, and how far it would be without the temperature in the "
-        "card. Parity: the largest change of a probability against the same model in torch. Batch change: the same when a "
-        "text is answered among others instead of alone; flips: the share of texts whose label changes with it. Memory: the "
-        "peak of a process that loads the model and answers a batch."
-    )
-    shown = (fraction, fraction, fraction, fraction, percent, megabytes)
-    cells = ([row["candidate"], *(as_text(row.get(key)) for as_text, key in zip(shown, keys, strict=True))] for row in rows)
-    header = ["candidate", "calibration error", "unscaled", "parity", "batch change", "flips", "memory MB"]
-    return _section("How sure, how steady", tag("p", said, kind="note"), table(header, cells))
+    sure = any(key in row for row in rows for key in SURE)
+    shown = shown if sure else STEADY
+    cells = ([row["candidate"], *(as_text(row.get(key)) for key, (_, as_text) in shown.items())] for row in rows)
+    table_of = table(["candidate", *(head for head, _ in shown.values())], cells)
+    title = "How sure, how steady" if sure else "How steady"
+    return _section(title, tag("p", f"{CONFIDENCE if sure else ''}{CHANGES}", kind="note"), table_of)
 
 
-def answers(details: Mapping[str, Any]) -> Html | None:
-    """Texts that were asked over HTTP once the winner was deployed, and what it answered."""
-    if not details.get("answers"):
+def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Html | None:
+    """Items that were asked over HTTP once the winner was deployed, by their fields, and what it answered."""
+    rows = [_as_now(answer) for answer in details.get("answers") or []]
+    if not rows:
         return None
-    rows = []
-    for answer in details["answers"]:
-        expected = answer.get("expected")
-        right = str(answer["label"]) == str(expected)
-        verdict = "" if expected is None else _mark(right, "as expected", f"expected {expected}")
-        rows.append([tag("q", answer["text"]), str(answer["label"]), percent(answer.get("probability")), verdict])
+    outside = {*fields, "said", "expected", "right"}
+    more = dict.fromkeys(key for row in rows for key, value in row.items() if key not in outside and value != row["said"])
+    cells = (
+        [*(tag("q", str(row.get(name, MISSING))) for name in fields), row["said"]]
+        + [_brief(key, row.get(key)) for key in more]
+        + ["" if row.get("expected") is None else _mark(row["right"], "as expected", f"expected {row['expected']}")]
+        for row in rows
+    )
     note = tag("p", "Asked over HTTP at ", tag("code", details.get("url", MISSING)), " after the deployment.", kind="note")
-    return _section("Questions and answers", note, table(["text", "answer", "probability", ""], rows, kind="words"))
+    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, kind="words"))
 
 
 def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
@@ -200,11 +221,11 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, writt
     return f"{written(before.get(key))} → {written(after.get(key))} {unit}"
 
 
-def _cells(row: Mapping[str, Any], teacher: bool, won: bool) -> list[str]:
+def _cells(row: Mapping[str, Any], others: Iterable[str], teacher: bool, won: bool) -> list[str]:
     roles = ", ".join(word for word, held in (("teacher", teacher), ("winner", won)) if held)
     role = tag("span", roles, kind="role") if roles else None
     score = join([fraction(row["score"]), tag("small", f" {interval(row.get('interval'))}")])
-    numbers = [percent(row.get("kept")), fraction(row.get("accuracy"))]
+    numbers = [percent(row.get("kept")), *(fraction(row.get(name)) for name in others)]
     numbers += [significant(row.get(key)) for key in ("latency_p50_ms", "latency_p95_ms", "texts_per_second")]
     numbers += [megabytes(row.get("bytes")), count(row.get("parameters")), percent(row.get("agreement"))]
     return [join([row["candidate"], role]), score, *numbers, times(row.get("speedup")), times(row.get("size_ratio"))]
@@ -259,6 +280,21 @@ def _course(schedule: Sequence[Mapping[str, Any]]) -> list[Html]:
 
 def _mark(good: bool, yes: str, no: str) -> Html:
     return tag("span", f"✓ {yes}" if good else f"✗ {no}", kind="yes" if good else "no")
+
+
+def _as_now(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A question's row; older ones have a label for what was said."""
+    if "said" in answer:
+        return answer
+    said = str(answer["label"])
+    return {**answer, "said": said, "right": said == str(answer.get("expected"))}
+
+
+def _brief(key: str, value: Any) -> str:
+    """One of an answer's main values."""
+    if isinstance(value, float):
+        return percent(value) if key == "probability" else significant(value)
+    return MISSING if value is None else str(value)
 
 
 def _plain(value: Any) -> str:

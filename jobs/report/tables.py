@@ -4,10 +4,11 @@ print(comparison_table(report, winner="small:int8"))
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jobs.front import pareto_front
+from jobs.front import metric_of, pareto_front
+from jobs.tasks import learning_of, usual_kind
 
 TABLE_WIDTH = 120
 GAP = "  "
@@ -16,12 +17,14 @@ MISSING = "–"
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
     """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`, the front a `+`."""
-    header, *rows = [_header(report["metric"]), *(_cells(row) for row in report["rows"])]
+    others = other_figures(report)
+    heads = [short or metric_name(name) for name, short in others.items()]
+    header, *rows = [_header(report["metric"], heads), *(_cells(row, others) for row in report["rows"])]
     widths = [max(display_width(line[column]) for line in [header, *rows]) for column in range(1, len(header))]
     room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - 2)
     names = [shorten(line[0], room) for line in [header, *rows]]
     widths.insert(0, max(map(display_width, names)))
-    lines, best = [], pareto_front(report["rows"])
+    lines, best = [], pareto_front(report["rows"], mode=metric_of(report).mode)
     for name, cells in zip(names, [header, *rows], strict=True):
         mark = "* " if winner is not None and cells[0] == winner else "+ " if cells[0] in best else "  "
         numbers = [_pad(cell, width, right=True) for cell, width in zip(cells[1:], widths[1:], strict=True)]
@@ -32,6 +35,13 @@ def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> st
     if winner is not None:
         notes.append(f"* {shorten(winner, TABLE_WIDTH - 16)}: the winner")
     return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
+
+
+def other_figures(report: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of a report's task besides its score, by name, each as it is called where there is little room."""
+    metrics = learning_of(report.get("kind", usual_kind())).metrics  # older reports say nothing of it
+    found: dict[str, str] = report.get("figures", {metric.name: metric.short for metric in metrics})
+    return {name: short for name, short in found.items() if name != report["metric"]}
 
 
 def conditions_sentence(report: Mapping[str, Any]) -> str:
@@ -131,17 +141,17 @@ def _pad(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _header(metric: str) -> list[str]:
-    figures = ["kept", "acc", "p50/p95 ms", "texts/s", "MB", "params", "agree", "batch ±p", "faster", "smaller"]
+def _header(metric: str, others: Sequence[str]) -> list[str]:
+    figures = ["kept", *others, "p50/p95 ms", "texts/s", "MB", "params", "agree", "batch ±p", "faster", "smaller"]
     return ["candidate", shorten(metric_name(metric), 19), *figures]
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], others: Iterable[str]) -> list[str]:
     return [
         row["candidate"],
         f"{fraction(row['score'])} {interval(row.get('interval'))}".strip(),
         percent(row.get("kept")),
-        fraction(row.get("accuracy")),
+        *(fraction(row.get(name)) for name in others),
         f"{significant(row.get('latency_p50_ms'))}/{significant(row.get('latency_p95_ms'))}",
         significant(row.get("texts_per_second")),
         megabytes(row.get("bytes")),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.compression.export import export_onnx
+from jobs.compression.export import Signature, export_onnx
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.data.samples import fetch_sample
@@ -48,7 +48,7 @@ def publish_models(directory: Path) -> None:
 
 def _publish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     save_model(model, tokenizer, TASK, MAX_LENGTH, directory, READ)
-    export_onnx(model, directory / "onnx" / "model.onnx", hidden_states=True)
+    export_onnx(model, directory / "onnx" / "model.onnx", Signature(hidden_states=True))
     quantize_dynamic_int8(directory / "onnx" / "model.onnx", directory / "onnx" / "model.int8.onnx")
     card = read_card(directory)
     made = {

@@ -9,16 +9,17 @@ from transformers import PreTrainedTokenizerBase
 
 from cluster.artifact import Kind
 from jobs.calibration import calibrate_variants, calibration_error, fit_temperature
-from jobs.judging import Candidate, judge_quality
-from serve.answers import softmax
+from jobs.core.metric import Metric
+from jobs.judging import Candidate, Rows, judge_quality
 from serve.card import read_card
 from serve.engine import load_engine
 from serve.local import LocalModel
+from serve.probabilities import softmax
 from serve.schema import ServedModel
 from serve.settings import ModelSettings
+from serve.tasks.protocol import Item
 from tests.jobs.tiny import (
     LABELS,
-    MAX_LENGTH,
     MESSAGES,
     publish_directory,
     publish_examples,
@@ -28,6 +29,7 @@ from tests.jobs.tiny import (
 )
 
 TEXTS, TRUTH = [text for text, _ in MESSAGES], [label for _, label in MESSAGES]
+ITEMS = [Item((text,)) for text in TEXTS]
 
 
 def honest_logits(count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,22 +76,24 @@ def test_a_published_classifier_answers_with_the_temperature_of_its_validation_s
     assert figures["calibration_error"] < figures["calibration_error_unscaled"]
 
     engine = load_engine(draft)
-    assert np.allclose(engine.scaled_logits(TEXTS) * temperature, engine.logits(TEXTS), atol=1e-4)
-    raw_NC = softmax(engine.logits(TEXTS))
-    answers = engine.predict(TEXTS)
+    settled_NC, raw_NC = np.asarray(engine.settled(ITEMS)), np.asarray(engine.outputs(ITEMS))
+    assert np.allclose(settled_NC * temperature, raw_NC, atol=1e-4)
+    raw_NC = softmax(raw_NC)
+    answers = engine.answers(ITEMS)
     assert [answer.label for answer in answers] == [LABELS[row.argmax()] for row in raw_NC], "no label changes"
     assert all(answer.probability < row.max() for answer, row in zip(answers, raw_NC, strict=True))
     settings = ModelSettings(model=str(draft))
     served = LocalModel(engine, ServedModel(name="spam", fingerprint="1", variant="torch"), settings)
-    values_NC = asyncio.run(served.logits(TEXTS)).values
-    assert np.allclose(values_NC, engine.scaled_logits(TEXTS), atol=1e-4), "the service answers with it too"
+    values_NC = np.asarray(asyncio.run(served.predict(ITEMS)).outputs)
+    assert np.allclose(values_NC, settled_NC, atol=1e-4), "the service answers with it too"
     candidate = Candidate.load(publish_directory(draft, tmp_path / "model", Kind.MODEL), "torch", 1, 8)
-    judge_quality(candidate, TEXTS, TRUTH, candidate, "accuracy", 100)
+    rows = Rows(ITEMS, np.array([LABELS.index(label) for label in TRUTH]))
+    judge_quality(candidate, rows, candidate, Metric("accuracy"), 100)
     assert candidate.figures["calibration_error"] < candidate.figures["calibration_error_unscaled"]
 
 
 def test_each_variant_has_a_temperature_of_its_own(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, MAX_LENGTH, tmp_path)
-    figures = calibrate_variants(tmp_path, ["torch"], TEXTS, TRUTH)
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, tmp_path)
+    figures = calibrate_variants(tmp_path, ["torch"], ITEMS, np.array([LABELS.index(label) for label in TRUTH]))
     assert figures["torch_temperature"] == read_card(tmp_path).variants["torch"].temperature > 1.5
     assert figures["torch_calibration_error"] < figures["torch_calibration_error_unscaled"]

@@ -10,11 +10,22 @@ from cluster.artifact import Kind
 from cluster.connect import Cluster
 from jobs.cascade import Answers, curve, fit, thresholds_of
 from jobs.core.config import BadInput
+from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.deploy import DeployConfig, behind
 from jobs.evaluate import EvaluateConfig, run
-from jobs.tasks.classification import save_classifier
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier, tiny_tokenizer
+from jobs.figures import accuracy, macro_f1
+from serve.tasks.protocol import Outputs
+from tests.jobs.tiny import (
+    LABELS,
+    MESSAGES,
+    classification,
+    publish_directory,
+    publish_examples,
+    save_classifier,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
 TRUTH = np.array([0, 0, 1, 1, 0, 1, 0, 1])
 CONFIDENCE = np.array([0.95, 0.55, 0.9, 0.6, 0.85, 0.65, 0.8, 0.75])
@@ -24,8 +35,13 @@ RIGHT = np.array([True, False, True, False, True, True, True, False])
 def answers(confidence: np.ndarray, right: np.ndarray, p50_ms: float) -> Answers:
     """Of two classes, with these confidences, right where it is said."""
     predicted = np.where(right, TRUTH, 1 - TRUTH)
-    probabilities = np.where(np.arange(2) == predicted[:, None], confidence[:, None], 1 - confidence[:, None])
-    return Answers(probabilities, p50_ms)
+    logits = np.log(np.where(np.arange(2) == predicted[:, None], confidence[:, None], 1 - confidence[:, None]))
+    return Answers(logits, classification().confidence(logits), p50_ms)
+
+
+def right(outputs: Outputs) -> float:
+    """The share of them that is right."""
+    return accuracy(TRUTH, np.asarray(outputs).argmax(-1))
 
 
 SMALL = answers(CONFIDENCE, RIGHT, 2.0)
@@ -33,7 +49,7 @@ LARGE = answers(np.full(8, 0.99), np.array([True] * 7 + [False]), 10.0)
 
 
 def test_the_curve_by_hand() -> None:
-    alone, some, all_of_them = curve(SMALL, LARGE, TRUTH, "accuracy", [0.0, 0.7, 1.01])
+    alone, some, all_of_them = curve(SMALL, LARGE, right, [0.0, 0.7, 1.01])
     assert alone == {"threshold": 0.0, "asked": 0.0, "score": 5 / 8, "ms": 2.0}
     # 0.55, 0.60 and 0.65 go on; the teacher puts two of them right.
     assert some == pytest.approx({"threshold": 0.7, "asked": 3 / 8, "score": 7 / 8, "ms": 2 + 10 * 3 / 8})
@@ -41,16 +57,16 @@ def test_the_curve_by_hand() -> None:
 
 
 def test_the_fitted_threshold_is_the_cheapest_that_keeps_enough() -> None:
-    assert fit(SMALL, LARGE, TRUTH, "accuracy", kept=5 / 7)["asked"] == 0, "the small model is good enough alone"
-    found = fit(SMALL, LARGE, TRUTH, "accuracy", kept=1.0)
+    assert fit(SMALL, LARGE, right, Metric("accuracy"), kept=5 / 7)["asked"] == 0, "the small model is good enough alone"
+    found = fit(SMALL, LARGE, right, Metric("accuracy"), kept=1.0)
     assert (found["asked"], found["score"]) == (2 / 8, 7 / 8)
     assert 0.6 < found["threshold"] <= 0.65
-    assert fit(SMALL, LARGE, TRUTH, "accuracy", kept=1.2)["asked"] == 1, "more than the teacher has cannot be had"
+    assert fit(SMALL, LARGE, right, Metric("accuracy"), kept=1.2)["asked"] == 1, "more than the teacher has cannot be had"
 
 
 def test_thresholds_go_from_the_small_model_alone_to_the_teacher_alone() -> None:
-    thresholds = thresholds_of(SMALL.probabilities_NC)
-    asked = [point["asked"] for point in curve(SMALL, LARGE, TRUTH, "macro_f1", thresholds)]
+    points = curve(SMALL, LARGE, lambda said: macro_f1(TRUTH, np.asarray(said).argmax(-1)), thresholds_of(SMALL.confidence_N))
+    asked = [point["asked"] for point in points]
     assert asked == sorted(asked) and asked[0] == 0 and asked[-1] == 1
     assert len(set(asked)) == 9, "each text goes on at a threshold of its own"
 
@@ -59,7 +75,7 @@ def test_evaluate_fits_it_on_validation_and_deploy_puts_the_teacher_behind(ray_d
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
     models = []
     for seed, name in enumerate(("teacher", "student")):
-        save_classifier(tiny_classifier("bert", 2, len(tokenizer), seed=seed), tokenizer, LABELS, MAX_LENGTH, tmp_path / name)
+        save_classifier(tiny_classifier("bert", 2, len(tokenizer), seed=seed), tokenizer, LABELS, tmp_path / name)
         models.append(publish_directory(tmp_path / name, tmp_path / f"{name}-made", Kind.MODEL, name))
     examples = publish_examples(tmp_path, {"validation": MESSAGES[:40], "test": MESSAGES[40:]})
     inputs = Inputs(examples=[examples], teacher=models[:1], candidates=models[1:])
@@ -84,10 +100,10 @@ def test_evaluate_refuses_a_model_of_other_labels_before_it_measures(ray_driver:
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
     models = []
     for labels, name in ((LABELS, "teacher"), (("ham", "junk"), "student")):
-        save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, labels, MAX_LENGTH, tmp_path / name)
+        save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, labels, tmp_path / name)
         models.append(publish_directory(tmp_path / name, tmp_path / f"{name}-made", Kind.MODEL, name))
     examples = publish_examples(tmp_path, {"test": MESSAGES})
     inputs = Inputs(examples=[examples], teacher=models[:1], candidates=models[1:])
     context = Context(str(tmp_path), "tiny", "judged", str(tmp_path / "unused"), "1", directory=tmp_path)
-    with pytest.raises(BadInput, match="inputs.candidates = 'student': only student has the label 'junk'"):
+    with pytest.raises(BadInput, match="inputs.candidates = 'student': .* of teacher: only one of them has the label 'junk'"):
         run(EvaluateConfig(latency_texts=20, resamples=100), inputs, context)

@@ -12,6 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.artifact import Artifact, Kind, open_artifact
 from jobs.core.controls import MADE_FROM, made_with, missing_controls, traits
+from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.front import beaten_by, controls, front_of, pareto_front
@@ -65,7 +66,7 @@ def test_the_front_as_a_file() -> None:
 @pytest.mark.parametrize(("prefer", "first"), [("fastest", "smaller"), ("smallest", "smaller"), ("best", "int8")])
 def test_which_of_the_front_is_preferred(prefer: Any, first: str) -> None:
     order = SelectConfig(prefer=prefer).prefer
-    assert min(ROWS[1:], key=lambda one: _order(one, order))["candidate"] == first
+    assert min(ROWS[1:], key=lambda one: _order(one, order, Metric("accuracy")))["candidate"] == first
 
 
 def test_the_threads_and_batch_that_suit_a_candidate_best() -> None:

@@ -4,7 +4,6 @@ import json
 import tracemalloc
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -18,21 +17,35 @@ from cluster.registry import RegistryError, read, verdicts
 from jobs.calibration import calibration_error
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.figures import accuracy, bootstrap, interval, macro_f1, score_of
+from jobs.figures import accuracy, bootstrap, interval, macro_f1
 from jobs.judging import (
     Candidate,
-    check_labels,
+    Rows,
+    check_tasks,
     judge_quality,
-    macro_f1_of,
     measure_latency,
     measure_parity,
     measure_throughput,
 )
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
-from jobs.tasks.classification import save_classifier, scores
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, tiny_classifier, tiny_tokenizer
+from jobs.tasks.classification import LEARNING
+from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
+from tests.jobs.tiny import (
+    LABELS,
+    MESSAGES,
+    classification,
+    publish_directory,
+    save_classifier,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
 TEXTS, TRUTH = [text for text, _ in MESSAGES], [label for _, label in MESSAGES]
+ITEMS = [Item((text,)) for text in TEXTS]
+ROWS = Rows(ITEMS, np.array([LABELS.index(label) for label in TRUTH]))
+MACRO_F1, ACCURACY = LEARNING.metrics
+FIGURES = {"macro_f1": macro_f1, "accuracy": accuracy}
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
@@ -44,23 +57,29 @@ def test_scores_are_those_of_scikit_learn() -> None:
             predicted[predicted == 1] = 0  # and one that is never answered
             there = np.union1d(truth, predicted)
             macro = f1_score(truth, predicted, labels=there, average="macro", zero_division=0.0)
-            assert macro_f1(truth, predicted) == score_of("macro_f1", truth, predicted) == pytest.approx(macro)
-            assert score_of("accuracy", truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
-            found = scores(predicted, truth)
-            assert found == {"macro_f1": macro_f1(truth, predicted), "accuracy": accuracy(truth, predicted)}, (
-                "training and judging must reckon alike"
-            )
+            assert macro_f1(truth, predicted) == pytest.approx(macro)
+            assert accuracy(truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
+            found = measured(truth, predicted, classes)
+            wanted = {"macro_f1": macro_f1(truth, predicted), "accuracy": accuracy(truth, predicted)}
+            assert found == wanted, "training and judging must reckon alike"
             # A weight is how often a text is there.
             weights = generator.integers(3, size=30)
             drawn = np.repeat(truth, weights), np.repeat(predicted, weights)
-            for metric in ("accuracy", "macro_f1"):
-                assert score_of(metric, truth, predicted, weights) == pytest.approx(score_of(metric, *drawn))
+            for figure in (macro_f1, accuracy):
+                assert figure(truth, predicted, weights) == pytest.approx(figure(*drawn))
+
+
+def measured(truth: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float]:
+    """The figures of an evaluation in training, of two workers."""
+    spec, logits_NC = classification([str(number) for number in range(classes)]), np.eye(classes)[predicted]
+    parts = [LEARNING.part(spec, logits_NC[rank::2], truth[rank::2]) for rank in (0, 1)]
+    return {name: value for name, value in LEARNING.measured(spec, parts).items() if name != "validation_loss"}
 
 
 def test_labels_that_no_text_has_or_was_given_do_not_count() -> None:
     """Right throughout is 1, whatever other labels the model knows; one that was only given wrongly counts as 0."""
     truth = np.array([0, 0, 3, 3])
-    assert macro_f1(truth, truth) == scores(truth, truth)["macro_f1"] == 1.0
+    assert macro_f1(truth, truth) == measured(truth, truth, 4)["macro_f1"] == 1.0
     assert macro_f1(truth, np.array([0, 0, 3, 1])) == pytest.approx((1 + 0 + 2 / 3) / 3)
     assert macro_f1(truth[:0], truth[:0]) == 0.0
 
@@ -119,8 +138,8 @@ def test_the_interval_holds_the_true_macro_f1_about_as_often_as_it_says(
 
 
 def _resampled(metric: str, truth: np.ndarray, predicted: np.ndarray, resamples: int) -> tuple[np.ndarray, float]:
-    drawn = bootstrap(partial(score_of, metric, truth, predicted), len(truth), resamples)
-    return drawn, score_of(metric, truth, predicted)
+    figure = partial(FIGURES[metric], truth, predicted)
+    return bootstrap(figure, len(truth), resamples), figure()
 
 
 def test_the_interval_of_an_accuracy_holds_the_true_one() -> None:
@@ -172,14 +191,14 @@ def test_resamples_are_the_same_each_time_and_narrow_with_more_texts() -> None:
 class Told:
     """An engine that answers each text, a number, with the label of that place in a list."""
 
-    temperature = 1.0
+    fitted: dict[str, float] = {}  # noqa: RUF012  a temperature of 1
 
     def __init__(self, labels: tuple[str, ...], predicted_N: np.ndarray) -> None:
-        self.card, self.predicted_N = SimpleNamespace(labels=labels), predicted_N
+        self.task, self.predicted_N = classification(labels), predicted_N
 
-    def logits(self, texts: list[str]) -> np.ndarray:
-        logits_NC = np.zeros((len(texts), len(self.card.labels)), dtype=np.float32)
-        logits_NC[np.arange(len(texts)), self.predicted_N[[int(text) for text in texts]]] = 5.0
+    def outputs(self, items: list[Item]) -> np.ndarray:
+        logits_NC = np.zeros((len(items), len(self.task.labels)), dtype=np.float32)
+        logits_NC[np.arange(len(items)), self.predicted_N[[int(item.values[0]) for item in items]]] = 5.0
         return logits_NC
 
 
@@ -191,8 +210,8 @@ def judged(labels: tuple[str, ...], truth_N: np.ndarray, metric: str, *answers: 
     """The figures of candidates that answer so; the first is the teacher."""
     candidates = [told(labels, predicted_N) for predicted_N in answers]
     for candidate in candidates:
-        texts, named = [str(number) for number in range(len(truth_N))], [labels[number] for number in truth_N]
-        judge_quality(candidate, texts, named, candidates[0], metric, 1000)
+        rows = Rows([Item((str(number),)) for number in range(len(truth_N))], truth_N)
+        judge_quality(candidate, rows, candidates[0], LEARNING.metric(metric), 1000)
     return [candidate.figures for candidate in candidates]
 
 
@@ -242,7 +261,7 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidate, Can
             logits_BC = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
             # So that each label is the answer to half of the texts.
             model.get_parameter("classifier.bias").sub_(logits_BC.median(dim=0).values)
-        save_classifier(model, tokenizer, LABELS, MAX_LENGTH, draft)
+        save_classifier(model, tokenizer, LABELS, draft)
         (draft / "notes.txt").write_text("not needed to serve it" * 1000)
         artifact = publish_directory(draft, root / name, Kind.MODEL, name)
         loaded.append(Candidate.load(artifact, "torch", threads=1, batch_size=8))
@@ -252,12 +271,12 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Candidate, Can
 def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> None:
     teacher, student = candidates
     for candidate in candidates:
-        judge_quality(candidate, TEXTS, TRUTH, teacher, "macro_f1", 200)
-    measure_latency(candidates, TEXTS, count=20, rounds=4)
-    measure_throughput(candidates, TEXTS, batch_size=8, rounds=3)
+        judge_quality(candidate, ROWS, teacher, MACRO_F1, 200)
+    measure_latency(candidates, ITEMS, count=20, rounds=4)
+    measure_throughput(candidates, ITEMS, batch_size=8, rounds=3)
     row, yardstick = student.row(teacher), teacher.row(teacher)
 
-    predicted = [LABELS[number] for number in student.predicted]
+    predicted = student.task.said(student.settled)
     wanted = f1_score(TRUTH, predicted, labels=LABELS, average="macro")
     assert row["score"] == row["macro_f1"] == pytest.approx(wanted)
     assert row["accuracy"] == pytest.approx(accuracy_score(TRUTH, predicted))
@@ -265,16 +284,18 @@ def test_the_figures_of_a_candidate(candidates: tuple[Candidate, Candidate]) -> 
     assert row["kept_interval"][0] <= row["kept"] <= row["kept_interval"][1]
     assert np.sum(row["confusion"]) == len(TEXTS)
     assert np.sum(row["confusion"], axis=1).tolist() == [40, 40], "rows of the confusion are the true labels"
-    assert macro_f1_of(student.engine, TEXTS, TRUTH) == pytest.approx(wanted)
     assert 0 <= row["calibration_error"] <= 1
-    assert 0 < row["agreement"] == np.mean(student.predicted == teacher.predicted) < 1
+    both = zip(predicted, teacher.task.said(teacher.settled), strict=True)
+    assert 0 < row["agreement"] == np.mean([left == right for left, right in both]) < 1
+    assert (row["shape"], row["parameters"]) == ("2 × 32, 64 neurons", student.engine.card.parameters)
     assert row["kept"] == pytest.approx(row["score"] / yardstick["score"])
     assert (yardstick["kept"], yardstick["agreement"], yardstick["size_ratio"]) == (1, 1, 1)
     assert yardstick["speedup"] == pytest.approx(1)
     assert len(student.seconds) == 20 and len(student.rates) == 3
     assert 0 < row["latency_p50_ms"] <= row["latency_p95_ms"] < 10_000
     measure_parity(candidates)
-    assert student.figures["parity_change"] == student.figures["parity_flips"] == 0, "both are torch"
+    assert student.figures["parity_change"] == student.figures["parity_flips"] == 0, "both are as they were trained"
+    assert (student.figures["parity_reference"], teacher.figures["parity_reference"]) == ("student", "teacher")
     directory = student.artifact.local()
     served = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "raystill.json")
     assert row["bytes"] == sum((directory / name).stat().st_size for name in served), "what serving needs, no more"
@@ -291,31 +312,33 @@ def test_models_that_number_their_labels_differently_are_compared_by_name(
     with torch.no_grad():
         for weight in (model.classifier.weight, model.classifier.bias):
             weight.copy_(weight.flip(0))
-    save_classifier(model, AutoTokenizer.from_pretrained(directory), LABELS[::-1], MAX_LENGTH, tmp_path / "turned")
+    save_classifier(model, AutoTokenizer.from_pretrained(directory), LABELS[::-1], tmp_path / "turned")
     artifact = publish_directory(tmp_path / "turned", tmp_path / "made", Kind.MODEL, "turned")
     turned = Candidate.load(artifact, "torch", threads=1, batch_size=8)
     for candidate in (teacher, student, turned):
-        judge_quality(candidate, TEXTS, TRUTH, teacher, "macro_f1", 200)
+        judge_quality(candidate, ROWS, teacher, MACRO_F1, 200)
     for key in ("score", "agreement", "kept", "interval", "kept_interval", "calibration_error"):
         assert turned.figures[key] == pytest.approx(student.figures[key]), key
     assert turned.figures["confusion"] == student.figures["confusion"]
-    check_labels([teacher, turned], TRUTH)
+    check_tasks([teacher, turned], classification())
 
 
-def test_models_of_other_labels_and_texts_of_other_labels_are_refused_by_name() -> None:
-    teacher, other = told(("ham", "spam"), np.zeros(1)), told(("ham", "junk"), np.zeros(1))
-    other.name = "small"
+def test_models_of_other_tasks_and_examples_of_another_are_refused_by_name() -> None:
+    teacher, other, pairs = (told(labels, np.zeros(1)) for labels in (("ham", "spam"), ("ham", "junk"), ("ham", "spam")))
+    other.name, pairs.name = "small", "pairs"
+    pairs.engine.task = Classification(labels=("ham", "spam"), pairs=True)
     with pytest.raises(BadInput) as caught:
-        check_labels([teacher, other], ["ham", "news"])
-    texts, models = (str(problem) for problem in caught.value.problems)
-    assert "has no label 'news', which some of the texts have. Its labels: ham, spam" in texts
-    assert "inputs.candidates = 'small': only small has the label 'junk'" in models
+        check_tasks([teacher, other, pairs], classification(("ham", "news")))
+    texts, *models = (str(problem) for problem in caught.value.problems)
+    assert "inputs.examples: they are not for the task of the yardstick, told: only one of them has the label 'news'" in texts
+    assert "inputs.candidates = 'small': its answers cannot be compared with those of told: only one of them" in models[0]
+    assert "the label 'junk'" in models[0] and "'pairs': " in models[1] and "not of the same task" in models[1]
 
 
 def test_a_split_of_few_texts_can_be_judged(candidates: tuple[Candidate, Candidate]) -> None:
     before = len(candidates[0].seconds)
-    measure_latency(candidates, TEXTS[:3], count=200, rounds=10)
-    measure_throughput(candidates, TEXTS[:3], batch_size=8, rounds=1)
+    measure_latency(candidates, ITEMS[:3], count=200, rounds=10)
+    measure_throughput(candidates, ITEMS[:3], batch_size=8, rounds=1)
     assert len(candidates[0].seconds) - before == 3
 
 
@@ -324,8 +347,8 @@ def candidate_row(name: str, kept: float, p50: float, size: int = 1_000_000, spe
         "candidate": name, "variant": "int8", "uri": f"/runs/{name}", "fingerprint": name, "score": 0.9 * kept, "kept": kept,
         "latency_p50_ms": p50, "latency_p95_ms": 1.5 * p50, "bytes": size, "speedup": speedup, "size_ratio": 4.0,
         "agreement": 0.96, "calibration_error": 0.04, "kept_interval": [kept - 0.03, kept + 0.03],
-        "parity_change": 0.02, "parity_flips": 0.01, "memory_bytes": 200_000_000,
-        "slices": {name: {"examples": 50, "accuracy": 0.9 * kept} for name in ("label ham", "label spam")},
+        "parity_reference": "small", "parity_change": 0.02, "parity_flips": 0.01, "memory_bytes": 200_000_000,
+        "slices": {name: {"examples": 50, "goodness": 0.9 * kept} for name in ("label ham", "label spam")},
     }  # fmt: skip
 
 
@@ -350,8 +373,11 @@ def report(root: Path, *rows: dict[str, Any]) -> Artifact:
             {"minimum_kept": 0, "minimum_kept_low": 0.93},
             ["between 91.0% and 97.0%", "93.0% are asked of its lower end", "2 points"],
         ),
-        ({"minimum_kept": 0, "maximum_parity_change": 0.005}, ["is 0.02 from the torch model's", "0.005", "0.015 less"]),
-        ({"minimum_kept": 0, "maximum_parity_flips": 0.005}, ["1.0% of its labels", "0.5%", "0.5 points less"]),
+        (
+            {"minimum_kept": 0, "maximum_parity_change": 0.005},
+            ["is 0.02 from that of small, ", "0.005", "0.015 less"],
+        ),
+        ({"minimum_kept": 0, "maximum_parity_flips": 0.005}, ["1.0% of its answers", "0.5%", "0.5 points less"]),
         ({"minimum_kept": 0, "maximum_memory": 150_000_000}, ["200,000,000 bytes of memory", "50,000,000 less"]),
     ],
 )
@@ -372,18 +398,18 @@ def test_limits_themselves_are_within_the_budget_and_all_shortfalls_are_told() -
 def test_a_candidate_with_one_bad_slice_is_refused_and_the_alias_stays(tmp_path: Path) -> None:
     """Its average is the teacher's; the rare label has paid for it."""
     lopsided = candidate_row("lopsided", kept=1.0, p50=2.0)
-    lopsided["slices"] = {"label ham": {"examples": 500, "accuracy": 0.91}, "label spam": {"examples": 50, "accuracy": 0.8}}
+    lopsided["slices"] = {"label ham": {"examples": 500, "goodness": 0.91}, "label spam": {"examples": 50, "goodness": 0.8}}
     assert shortfalls(lopsided, candidate_row("teacher", 1.0, 10.0), SelectConfig()) == []
     with pytest.raises(Refused) as caught:
         select(tmp_path, report(tmp_path, lopsided), maximum_slice_loss=0.05)
-    assert "lopsided: loses 10.0 points of accuracy in the slice 'label spam', allowed are 5 (5 less)" in str(caught.value)
+    assert "lopsided: is 10.0 points less right in the slice 'label spam', allowed are 5 (5 less)" in str(caught.value)
     assert not (tmp_path / "out" / "verdict.json").exists()
     with pytest.raises(RegistryError, match="no alias spam/winner"):
         read(str(tmp_path / "runs"), "spam/winner")
     (verdict,) = verdicts(str(tmp_path / "runs"), "spam/winner")
     assert (verdict["moved"], verdict["winner"], verdict["budget"]["maximum_slice_loss"]) == (False, None, 0.05)
     ((said,),) = [one["reasons"] for one in verdict["verdicts"]]
-    assert said.startswith("loses 10.0 points of accuracy in the slice 'label spam'")
+    assert said.startswith("is 10.0 points less right in the slice 'label spam'")
     assert verdict["report"] == str(tmp_path / "report") and "this verdict is kept in" in str(caught.value)
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cluster.artifact import Artifact, ArtifactError, Kind, publish
+from jobs.core.metric import Metric
 from jobs.front import pareto_front
 from jobs.report import cascade
 from jobs.report.lineage import arrange
@@ -326,7 +327,7 @@ def test_table_is_aligned_with_wide_characters_and_fits() -> None:
 
 def test_one_candidate_alone_can_be_drawn() -> None:
     only = [candidate("teacher:fp32", 1.0, 5.0, 90, 10, 0) | {"interval": None}]
-    ElementTree.fromstring(quality_plot(only, "accuracy", "teacher:fp32", 0.97))
+    ElementTree.fromstring(quality_plot(only, Metric("accuracy"), "teacher:fp32", 0.97))
 
 
 def test_lineage_puts_steps_after_their_parents_and_never_two_in_one_place() -> None:

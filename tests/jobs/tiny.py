@@ -34,6 +34,7 @@ from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import Supervised, save_model
 from jobs.training.models import READ, load_head
 from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 
 torch.set_num_threads(1)
 
@@ -130,6 +131,11 @@ def source_problems(source: Any, task: Mapping[str, Any] | None, **more: Any) ->
     """What prepare finds wrong with a source, as rows of a task or, without one, as text to pretrain on."""
     made: dict[str, Any] = {"task": task} if task is not None else {"tokenizer": {"train": "wordpiece"}}
     return check(PrepareConfig.model_validate({"source": source, **made, **more}))
+
+
+def items_of(texts: Sequence[str]) -> list[Item]:
+    """Items of one text each."""
+    return [Item((text,)) for text in texts]
 
 
 def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:

@@ -1,0 +1,117 @@
+"""What a step asks of its task that such a task has not: losses, figures, confidence, models of other tasks.
+
+problems = list(judged_problems(recipe, recipe.steps["judged"], config))
+
+Only what the recipe itself says is looked at; jobs/parents.py asks it for each step.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.core.config import Problem, nearest, problems_of
+from jobs.core.recipe import Recipe, Step
+from jobs.tasks import learning_of
+from jobs.tasks.protocol import Learning, TaskSettings
+from jobs.tasks.resolved import task_learning, task_settings
+from serve.tasks import task_type
+from serve.tasks.protocol import Task
+
+BESIDE = ("label_smoothing", "class_weights")
+"""Keys of finetune that say something of the loss and stand beside `loss`."""
+
+
+def loss_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    """What finetune says of a loss that no task of the step has, or that a task's loss does not take."""
+    learnings = _learned(recipe, step)
+    for key in BESIDE:
+        usual = type(config).model_fields[key].default
+        if (
+            learnings
+            and (value := getattr(config, key)) != usual
+            and not any(key in one.Loss.model_fields for one in learnings)
+        ):
+            reason = f"the loss of {', '.join(sorted({one.kind for one in learnings}))} has nothing like it"
+            yield Problem(key, value if isinstance(value, str | float) else None, reason, "Leave it out.")
+    for key in BESIDE:
+        if key in config.loss:
+            yield Problem(f"loss.{key}", config.loss[key], "it stands beside loss, not in it", "Move it out of loss.")
+    given = {key: value for key, value in config.loss.items() if key not in BESIDE}
+    for learning in learnings:
+        own = {
+            key: value for key in BESIDE if key in learning.Loss.model_fields and (value := getattr(config, key)) is not None
+        }
+        try:
+            learning.Loss.model_validate(own | given)
+        except ValidationError as error:
+            for problem in problems_of(error, learning.Loss, "loss"):
+                first = problem.path.split(".")[1] if "." in problem.path else ""
+                path = problem.path.removeprefix("loss.") if first in BESIDE else problem.path
+                yield Problem(path, problem.value, problem.reason, problem.remedy)
+
+
+def soft_loss_problems(recipe: Recipe, step: Step, loss: str | None, path: str) -> Iterator[Problem]:
+    """A way to compare answers with the teachers' that the task has not."""
+    learning = task_learning(step, recipe.steps)
+    if learning is not None and loss is not None and loss not in learning.soft_losses:
+        reason = f"answers of {learning.kind} cannot be compared so"
+        yield Problem(path, loss, reason, nearest(loss, learning.soft_losses))
+
+
+def judged_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    """What evaluate asks for and the task has not: a figure, a cascade."""
+    learning = task_learning(step, recipe.steps)
+    if learning is None:
+        return
+    names = [metric.name for metric in learning.metrics]
+    if config.metric is not None and config.metric not in names:
+        yield Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))
+    if config.cascade is not None and not says_how_sure(learning.kind):
+        yield unsure_of_nothing(learning.kind, config.cascade)
+
+
+def calibration_problems(recipe: Recipe, report: Step, config: Any) -> Iterator[Problem]:
+    """A highest calibration error where the task of a report has no probabilities."""
+    learning = task_learning(report, recipe.steps)
+    most = config.maximum_calibration_error
+    if learning is not None and most is not None and not learning.calibrates:
+        reason = f"answers of {learning.kind} have no probabilities, so nothing is measured of how well these hold"
+        yield Problem("maximum_calibration_error", most, reason, "Leave it out.")
+
+
+def says_how_sure(kind: str) -> bool:
+    """Whether answers of this kind have a confidence."""
+    return task_type(kind).confidence is not Task.confidence
+
+
+def unsure_of_nothing(kind: str, value: Any) -> Problem:
+    """A cascade of a kind whose answers have no confidence."""
+    reason = f"answers of {kind} do not say how sure they are, so none can go on for being unsure"
+    return Problem("cascade", value, reason, "Leave it out.")
+
+
+def other_task(recipe: Recipe, step: Step, name: str, path: str) -> Iterator[Problem]:
+    """A step's examples are for another kind of task, or of other texts, than what it is given answers."""
+    own, theirs = task_settings(step, recipe.steps), answered_by(recipe.steps[name], recipe.steps)
+    if own is not None and theirs is not None and _said(own) != _said(theirs):
+        reason = f"it answers {_said(theirs)}, and {step.inputs['examples'][0]} is for {_said(own)}"
+        yield Problem(path, name, reason, "Name one of the same task.")
+
+
+def answered_by(step: Step, steps: Mapping[str, Step]) -> TaskSettings | None:
+    """The settings of the task that a step's model answers, or that its answers are for; None where it has none."""
+    if names := step.inputs.get("model", ()):
+        return answered_by(steps[names[0]], steps)
+    return task_settings(step, steps)
+
+
+def _said(settings: TaskSettings) -> str:
+    return f"{settings.kind} of {' and '.join(learning_of(settings.kind).fields(settings, ''))}"
+
+
+def _learned(recipe: Recipe, step: Step) -> list[Learning]:
+    """How each of a step's tasks is learned."""
+    names = [*step.inputs.get("examples", ()), *step.inputs.get("auxiliary", ())]
+    found = (task_learning(recipe.steps[name], recipe.steps) for name in names)
+    return list({learning.kind: learning for learning in found if learning is not None}.values())
