@@ -4,7 +4,7 @@
     calibration_error(softmax(logits_NC / temperature), truth_N)
 
 The temperature stands in the card, and the engine divides by it whenever it answers; labels stay as they are, and so do the
-logits that students learn from.
+logits that students learn from. Other kinds of task fit something else: `calibrate_variants` has each variant's fitted.
 
 N texts, C classes.
 """
@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.tasks import learning_of
+from jobs.tasks.protocol import Truth
 from serve.card import read_card, write_card
 from serve.engine import load_engine
 from serve.probabilities import softmax
+from serve.tasks.protocol import Item
 
 BINS = 15
 HIGHEST = 20.0
@@ -64,17 +67,15 @@ def calibrated(logits_NC: np.ndarray, truth_N: np.ndarray) -> tuple[float, dict[
     }
 
 
-def calibrate_variants(
-    directory: Path, variants: Iterable[str], texts: Sequence[str], labels: Sequence[str]
-) -> dict[str, float]:
-    """Fit each of these variants' temperature through the engine that will answer, and enter it in the card."""
+def calibrate_variants(directory: Path, variants: Iterable[str], items: Sequence[Item], truth: Truth) -> dict[str, float]:
+    """Fit what the task fits for each of these variants, through the engine that will answer, and enter it in the card."""
     card, figures = read_card(directory), dict[str, float]()
-    numbers = {label: number for number, label in enumerate(card.labels)}
-    truth_N = np.array([numbers[label] for label in labels], dtype=np.int64)
-    found = dict(card.variants)
+    if card.task is None or not items:
+        return figures
+    learning, found = learning_of(card.task.kind), dict(card.variants)
     for name in variants:
-        temperature, of_it = calibrated(load_engine(directory, name).logits(texts), truth_N)
-        found[name] = found[name].model_copy(update={"temperature": temperature})
+        fitted, of_it = learning.fit(card.task, load_engine(directory, name).outputs(items), truth)
+        found[name] = found[name].model_copy(update={"fitted": dict(fitted)})
         figures |= {f"{name}_{key}": value for key, value in of_it.items()}
     write_card(directory, card.model_copy(update={"variants": found}))
     return figures

@@ -42,7 +42,7 @@ class CanaryConfig(Config):
     slack_ms: float = Field(10.0, ge=0)
     """Milliseconds added to that: while it is tried, it is one hop further away."""
     maximum_disagreement: float = Field(0.05, ge=0, le=1)
-    """Share of the texts that may get another label."""
+    """Share of the texts that may get another answer."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def decide(seen: Seen, limits: CanaryConfig, seconds: float) -> Decision:
     allowed_ms = limits.maximum_slowdown * before_ms + limits.slack_ms
     disagreement = _share(seen.disagreed_texts, seen.compared_texts)
     latency = f"p95 is {p95_ms:.1f} ms, before it was {before_ms:.1f}, allowed are {allowed_ms:.1f}"
-    labels = (
-        f"{disagreement:.2%} of {seen.compared_texts} texts got another label, allowed are {limits.maximum_disagreement:.2%}"
+    answers = (
+        f"{disagreement:.2%} of {seen.compared_texts} texts got another answer, allowed are {limits.maximum_disagreement:.2%}"
     )
     too_slow, too_different = p95_ms > allowed_ms, disagreement > limits.maximum_disagreement
     if too_slow or too_different:
-        return Decision("roll back", (latency,) * too_slow + (labels,) * too_different)
-    return Decision("promote", (failures, latency, labels))
+        return Decision("roll back", (latency,) * too_slow + (answers,) * too_different)
+    return Decision("promote", (failures, latency, answers))
 
 
 def together(parts: Sequence[Seen]) -> Seen:

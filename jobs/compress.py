@@ -6,9 +6,8 @@ The result holds several candidates: `torch` (what is left after pruning), `onnx
 A language model (from pretrain: causal, span_corruption) is exported with its cache and quantised; nothing is taken out of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,15 +24,17 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.losses.settings import Mix
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
-from jobs.training.models import beyond_training, language_kind, length_of
-from serve.card import CARD, read_card
+from jobs.training.models import beyond_training, card_of, length_of, writes_by
+from serve.card import read_card
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.compression.heal import Healing
+    from jobs.tasks.supervised import Supervised
     from jobs.training.worker import Learner
+    from serve.engine import Engine
 
 
 class CompressConfig(Quantization):
@@ -83,13 +84,8 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
 
 def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig, Inputs, Context], Outcome]:
     """What is to be done, by what kind of model it is; BadInput where that cannot be."""
-    from transformers import AutoConfig
-
     model, examples = inputs.one("model"), inputs.maybe("examples")
-    if (
-        CARD not in model.manifest.files
-        and language_kind(AutoConfig.from_pretrained(model.local(["config.json"]))) is not None
-    ):
+    if writes_by(model) is not None:
         from jobs.compression.language import check_language, compress_language
 
         asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
@@ -103,7 +99,8 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
             raise BadInput(problems)
         return compress_language
     if examples is None:
-        raise BadInput([Problem("inputs.examples", None, "a classifier is compressed on labelled rows", "Name their step.")])
+        reason = "a model of a task is compressed on its rows"
+        raise BadInput([Problem("inputs.examples", None, reason, "Name the step that prepared them.")])
     _length(config, model)
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
         reason = "there are no soft labels to weigh: the labels alone heal"
@@ -118,7 +115,8 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
 def _length(config: CompressConfig, model: Artifact) -> int:
     """Tokens at which texts are cut; BadInput for more than the model has learned to read."""
     length = length_of(model, config.max_length)
-    if CARD in model.manifest.files and length > (trained := length_of(model, None)):
+    card = card_of(model)
+    if card is not None and card.task is not None and length > (trained := length_of(model, None)):
         raise BadInput([beyond_training(length, model.manifest.step, trained)])
     return length
 
@@ -133,7 +131,7 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     torch.manual_seed(config.heal.seed)
-    model, learner, metrics = _build(config, inputs)
+    model, task, learner, metrics = _build(config, inputs)
     healing = Healing(config.heal, learner, context)
     if config.factorize is not None:
         ranks_of(model, config.factorize.energy)  # refused now, not after hours of healing
@@ -148,13 +146,13 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
         here = replace(context, directory=Path(directory))
         metrics |= learner.save(model if config.factorize is None else multiplied(model), here.directory)
         context.report(state="exporting")
-        figures, more = _export(config, model, healing, inputs, here)
+        figures, more = _export(config, model, task, healing, here)
         metrics, details = metrics | figures, details | more
         return Outcome(metrics=metrics, details=details, files=upload(here.directory, context.output))
 
 
-def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Learner", dict[str, float]]:
-    """The model, what heals it, and figures of its vocabulary."""
+def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Supervised", "Learner", dict[str, float]]:
+    """The model, its task, what heals it, and figures of its vocabulary."""
     from jobs.tasks.distilled import Distilled
     from jobs.tasks.supervised import Supervised
     from jobs.training.models import inputs_of, load_head
@@ -164,19 +162,24 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
     model, tokenizer = load_head(inputs.one("model"), spec)
     figures: dict[str, float] = {}
     if config.vocabulary is not None:
-        tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples)
+        tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples, spec.fields)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=teacher is not None)
-    return model, task if teacher is None else Distilled(task, [teacher], config.heal), figures
+    return model, task, task if teacher is None else Distilled(task, [teacher], config.heal), figures
 
 
 def _only_used_tokens(
-    config: CompressConfig, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", examples: Artifact
+    config: CompressConfig,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Artifact,
+    fields: Sequence[str],
 ) -> tuple["PreTrainedTokenizerBase", dict[str, float]]:
     """Cut the vocabulary to the texts of train and validation; the test split stays unseen, and is measured."""
     from jobs.compression.vocabulary import changed_share, prune_vocabulary
     from jobs.data.loader import read_examples
 
-    texts = {split: read_examples(examples, split)["text"].to_pylist() for split in ("train", "validation", "test")}
+    tables = {split: read_examples(examples, split) for split in ("train", "validation", "test")}
+    texts = {split: [text for name in fields for text in table[name].to_pylist()] for split, table in tables.items()}
     used = [*texts["train"], *texts["validation"]]
     smaller, figures = prune_vocabulary(model, tokenizer, used, config.vocabulary_min_count)
     if texts["test"]:
@@ -200,7 +203,7 @@ def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner",
 
 
 def _export(
-    config: CompressConfig, model: "nn.Module", healing: "Healing", inputs: Inputs, context: Context
+    config: CompressConfig, model: "nn.Module", task: "Supervised", healing: "Healing", context: Context
 ) -> tuple[dict[str, float], dict[str, object]]:
     """Write the ONNX variants beside the torch weights and enter them in the card."""
     import copy
@@ -210,8 +213,7 @@ def _export(
 
     from jobs.calibration import calibrate_variants
     from jobs.compression.variants import Material, write_variants
-    from jobs.data.loader import read_examples, shuffled
-    from jobs.judging import macro_f1_of
+    from jobs.data.loader import shuffled
 
     assert isinstance(model, PreTrainedModel)
 
@@ -220,17 +222,20 @@ def _export(
         healing.heal_rounded(twin)
         return twin
 
-    learner = healing.learner
+    held, score = task.validation, task.learning.metrics[0]
 
-    chosen = shuffled(np.arange(min(config.calibration.examples, learner.size)), learner.size, (config.heal.seed,))
-    batches = (learner.batch(np.array([number]), config.heal.seed, 0) for number in chosen)
-    feeds = [{key: batch[key].numpy() for key in ("input_ids", "attention_mask")} for batch in batches]
-    validation = read_examples(inputs.one("examples"), "validation")
-    judge = partial(macro_f1_of, texts=validation["text"].to_pylist(), labels=validation["label"].to_pylist())
-    figures, details = write_variants(model, context.directory, config, Material(feeds, judge, trained))
-    made = [name for name in read_card(context.directory).variants if name != "torch"]  # that one is calibrated as it is saved
-    texts, labels = validation["text"].to_pylist(), validation["label"].to_pylist()
-    return figures | calibrate_variants(context.directory, made, texts, labels), details
+    def judge(engine: "Engine") -> float:
+        """With what would be fitted for it, as it would be served."""
+        outputs = engine.outputs(held.items)
+        fitted, _ = task.learning.fit(task.spec, outputs, held.truth)
+        return task.learning.judged(task.spec, task.spec.settled(outputs, fitted), held.truth).figure(score.name)
+
+    chosen = shuffled(np.arange(min(config.calibration.examples, task.size)), task.size, (config.heal.seed,))
+    batches = (task.batch(np.array([number]), config.heal.seed, 0) for number in chosen)
+    feeds = [{name: batch[name].numpy() for name in task.inputs} for batch in batches]
+    figures, details = write_variants(model, context.directory, config, Material(feeds, judge, score, trained))
+    made = [name for name in read_card(context.directory).variants if name != "torch"]  # that one is fitted as it is saved
+    return figures | calibrate_variants(context.directory, made, held.items, held.truth), details
 
 
 STAGE = Stage(
@@ -240,7 +245,7 @@ STAGE = Stage(
     run=run,
     inputs={
         "model": Input(Kind.MODEL, "the student or a language model, or several: each becomes a model of its own", many=True),
-        "examples": Input(Kind.EXAMPLES, "labelled rows of a classifier, for importance and healing", optional=True),
+        "examples": Input(Kind.EXAMPLES, "rows of the model's task, for importance and healing", optional=True),
         "teacher": Input(Kind.PREDICTIONS, "soft labels to heal from", optional=True),
         "tokens": Input(Kind.TOKENS, "text of a language model, to judge each variant on", optional=True),
     },

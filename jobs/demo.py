@@ -11,6 +11,7 @@ standard output is the summary as JSON.
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -165,11 +166,14 @@ def show(summary: dict[str, Any]) -> None:
     if summary.get("answers"):
         print("asked over HTTP:")
     for answer in summary.get("answers", []):
-        text = answer["text"] if len(answer["text"]) <= 76 else answer["text"][:75] + "…"
-        print(f"  {text!r}\n    → {answer['label']} ({answer['probability']:.1%}), labelled {answer['expected']}")
-    if "url" in summary:
-        body = json.dumps({"inputs": "Congratulations! You won a free phone, call now"})
-        print(f"\nask it yourself:\n  curl -s {summary['url']} -H 'Content-Type: application/json' -d '{body}'")
+        texts = answer["asked"].values() if isinstance(answer["asked"], dict) else [answer["asked"]]
+        shown = "  ".join(repr(text if len(text) <= 76 else text[:75] + "…") for text in texts)
+        print(f"  {shown}\n    → {answer['said']}, labelled {answer['expected']}")
+    if "url" in summary and summary.get("answers"):
+        body = json.dumps({"inputs": summary["answers"][0]["asked"]}, ensure_ascii=False)
+        print(f"\nask it yourself:\n  curl -s {summary['url']} -H 'Content-Type: application/json' -d {shlex.quote(body)}")
+    elif "url" in summary:
+        print(f"\nit answers at {summary['url']}")
     if "report" in summary:
         print(f"report: {summary['report']}", flush=True)
 

@@ -10,6 +10,7 @@ registry keeps each version's entry beside the alias {recipe}/production (rollba
 import sys
 from typing import Annotated, Any
 
+import numpy as np
 import requests
 import yaml
 from pydantic import AfterValidator, Field
@@ -23,6 +24,7 @@ from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.rollout import HOST, PORT, ServeClient
 from jobs.select import read_verdict
+from jobs.tasks import learning_of, spec_of
 
 BATCH = 32
 """Texts in a batch at most, where evaluate has not tried several sizes."""
@@ -50,7 +52,7 @@ class DeployConfig(Config):
     drop: tuple[Annotated[str, AfterValidator(check_name)], ...] = ()
     """What was set in the running service by hand and is to go, such as [keys] or [others.large]; all else stays."""
     questions: int = Field(4, ge=0)
-    """Texts of the test split that are asked at once, to see that it answers."""
+    """Items of the test split that are asked at once, to see that it answers."""
 
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -140,25 +142,27 @@ def _try_out(
 
 
 def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]]:
-    """Texts of the test split, taken in turns from each label, with what came back."""
+    """Items of the test split that show what the model can do, with what came back."""
     if examples is None or count == 0:
         return []
     from jobs.data.loader import read_examples
 
+    spec = spec_of(examples)
+    learning = learning_of(spec.kind)
     table = read_examples(examples, "test")
-    by_label: dict[str, list[str]] = {}
-    for text, label in zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True):
-        by_label.setdefault(label, []).append(text)
-    labels = sorted(by_label)
-    asked = [(by_label[label][turn], label) for turn in range(count) for label in labels if turn < len(by_label[label])][
-        :count
-    ]
+    columns = table.to_pydict()
+    truth = learning.truth(spec, columns)
+    known = np.flatnonzero(learning.known(truth)).tolist()
+    truth = [truth[row] for row in known]
     answers = []
-    for text, expected in asked:
-        reply = requests.post(url, json={"inputs": text}, timeout=30)
+    for place in learning.questions(spec, truth, count):
+        fields = {name: columns[name][known[place]] for name in spec.fields}
+        asked = fields if len(fields) > 1 else next(iter(fields.values()))
+        reply = requests.post(url, json={"inputs": asked}, timeout=30)
         reply.raise_for_status()
         answer = reply.json()["answers"][0]
-        answers.append({"text": text, "label": answer["label"], "probability": answer["probability"], "expected": expected})
+        judged = {"expected": learning.expected(spec, truth[place]), "right": learning.is_right(spec, answer, truth[place])}
+        answers.append({**fields, **spec.brief(answer), "asked": asked, "said": spec.told(answer), **judged})
     return answers
 
 

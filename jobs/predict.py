@@ -6,16 +6,18 @@ With --model it answers for files instead, see jobs/offline/command.py:
 
     ray job submit --working-dir . -- python -m jobs.predict --model spam/production --input s3://bucket/*.csv --output …
 
-Ray Data runs `serve.engine` on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Logits are kept in
-half precision unless that loses something. A language model's answers for TOKENS are the likeliest ones at each target and
-what is left for all others (jobs/objectives/answering.py).
+Ray Data runs `serve.engine` on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its own
+blocks of rows and writes what the model says of them, in half precision unless that loses something
+(jobs/tasks/soft_labels.py): the same files, however many workers there are. A language model's answers for TOKENS are the
+likeliest ones at each target and what is left for all others (jobs/objectives/answering.py).
 
-B batch, C classes, N rows.
+N targets.
 """
 
 import io
-import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -26,16 +28,16 @@ from cluster.storage import filesystem
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
-from serve.card import CARD
+from jobs.tasks import spec_of
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow as pa
 
-ROWS_PER_FILE = 50_000
+FEWEST_ROWS, MOST_ROWS, BLOCKS = 512, 16_384, 512
+"""Rows of a block: as many as make about so many blocks, within these bounds."""
 TOKEN_ROWS_PER_FILE = 4_000
 BLOCKS_PER_WORKER = 4
-LOST_IN_HALF = 1e-3
-"""Logits are kept in single precision where half precision would move an answer by more than this (KL, in nats)."""
 
 
 class Language(Config):
@@ -61,71 +63,145 @@ class PredictConfig(Config):
     splits: tuple[str, ...] = ("train", "validation")
     """Examples: the splits to answer for. Of tokens only train is, as nothing else is learned from."""
     batch_size: int = Field(64, ge=1)
-    """Texts, or rows of tokens, that go through the model together."""
+    """Items, or rows of tokens, that go through the model together."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What a model in torch computes in; auto: bf16 where the hardware does, as in training, else fp32."""
     language: Language = Language()
     """With inputs.tokens: what is asked of a language model."""
 
 
-class Answer:
-    """An actor that holds the model and answers for blocks of texts."""
+@dataclass(frozen=True)
+class Block:
+    """Rows that follow each other: of each file (URI) the first one's number, and how many."""
 
-    def __init__(self, model: Artifact, batch_size: int, threads: int, precision: str) -> None:
+    parts: tuple[tuple[str, int, int], ...]
+
+
+def blocks_of(files: Mapping[str, int]) -> list[Block]:
+    """Blocks of the rows of these files, by the number of rows in each: they depend on nothing else."""
+    rows = sum(files.values())
+    size = min(MOST_ROWS, max(FEWEST_ROWS, -(-rows // BLOCKS)))
+    made: list[list[tuple[str, int, int]]] = []
+    left = 0
+    for file, count in files.items():
+        done = 0
+        while done < count:
+            if not left:
+                made.append([])
+                left = size
+            taken = min(left, count - done)
+            made[-1].append((file, done, taken))
+            done, left = done + taken, left - taken
+    return [Block(tuple(parts)) for parts in made]
+
+
+class Answer:
+    """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
+
+    def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: "PredictConfig", threads: int) -> None:
         from serve.engine import load_engine
 
-        self.engine, self.precision = load_engine(model.local(), threads=threads, max_batch=batch_size), precision
+        self.blocks, self.output, self.precision = blocks, output, config.precision
+        self.engine = load_engine(model.local(), threads=threads, max_batch=config.batch_size)
 
-    def __call__(self, frame: "pd.DataFrame") -> "pd.DataFrame":
-        import pandas as pd
+    def __call__(self, asked: dict[str, Any]) -> dict[str, list[Any]]:
+        """Of each block: the file that was written, its rows, and the most that an output of them lost in half precision."""
+        written = [self.write(self.blocks[int(number)]) for number in asked["number"]]
+        return {name: [one[name] for one in written] for name in written[0]}
 
+    def write(self, block: Block) -> dict[str, Any]:
+        """Answer for one block."""
+        from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, packed
         from jobs.training.parallel import computing_in
+        from serve.tasks.protocol import Item
 
+        task = self.engine.task
+        rows = _rows(block, ("key", *task.fields)).to_pydict()
+        items = [Item(values) for values in zip(*(rows[name] for name in task.fields), strict=True)]
         with computing_in(self.precision):
-            logits_BC = self.engine.logits(frame["text"].tolist())
-        return pd.DataFrame({"key": frame["key"].tolist(), "logits": list(logits_BC.astype(np.float32))})
+            content, lost = packed(task, rows["key"], self.engine.outputs(items))
+        path, file = write_by_content(self.output, DIRECTORY.rstrip("/"), SUFFIX, content)
+        return {"path": path, "size": file.size, "sha256": file.sha256, "rows": len(items), "lost": lost}
+
+
+def _rows(block: Block, columns: Sequence[str]) -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parts = []
+    for uri, first, count in block.parts:
+        system, path = filesystem(uri)
+        with parquet.ParquetFile(system.open_input_file(path)) as file:
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            starts = np.cumsum([0, *groups])
+            wanted = [n for n in range(len(groups)) if starts[n] < first + count and starts[n + 1] > first]
+            read = file.read_row_groups(wanted, columns=list(columns))
+            parts.append(read.slice(first - int(starts[wanted[0]]), count))
+    return pa.concat_tables(parts, promote_options="permissive")
 
 
 def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
-    """Answer for the splits and write key and logits as Parquet."""
-    import ray.data
-
+    """Answer for the splits, or for tokens, and publish what was said."""
     given = [name for name in ("examples", "tokens") if inputs.get(name)]
     if len(given) != 1:
         reason = f"a model answers for examples or for tokens, and {len(given)} of them are given"
         raise BadInput([Problem("inputs", given, reason, "Give inputs.examples or inputs.tokens.")])
-    if given == ["tokens"]:
-        return _answer_tokens(config, inputs, context)
+    answer = _answer_tokens if given == ["tokens"] else _answer_examples
+    return answer(config, inputs, context)
+
+
+def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
+    """Answer for every row of the splits; nothing of it goes through this process."""
+    import ray.data
+
+    from jobs.tasks.soft_labels import TASK
+
     examples, model = inputs.one("examples"), inputs.one("model")
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    paths = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
-    if not paths:
+    task = _task(model, spec_of(examples))
+    files = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
+    if not files:
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
-    system = filesystem(examples.uri)[0]
-    rows = ray.data.read_parquet([filesystem(path)[1] for path in paths], filesystem=system).select_columns(["key", "text"])
-    # Read before the actors start: they may fill the cluster, and tasks that read would then wait for ever.
-    rows = rows.repartition(BLOCKS_PER_WORKER * context.resources.workers).materialize()
-    answered = rows.map_batches(
+    blocks = blocks_of({file: _count(file) for file in files})
+    numbers = [{"number": number} for number in range(len(blocks))]
+    answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
         Answer,
-        fn_constructor_args=(model, config.batch_size, max(1, int(context.resources.cpus)), config.precision),
-        batch_format="pandas",
-        batch_size=8 * config.batch_size,
-        compute=ray.data.ActorPoolStrategy(size=context.resources.workers),
+        fn_constructor_args=(model, blocks, context.output, config, max(1, int(context.resources.cpus))),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(len(blocks), context.resources.workers)),
         num_cpus=context.resources.cpus,
         num_gpus=context.resources.gpus,
     )
-    files: dict[str, File] = {}
+    written: dict[str, File] = {}
     done, lost = 0, 0.0
-    batch: Any
-    for batch in answered.iter_batches(batch_format="pandas", batch_size=ROWS_PER_FILE):
-        logits_NC, most = halved(np.stack(batch["logits"].tolist()))
-        name, file = _write(batch["key"].tolist(), logits_NC, context.output)
-        files[name] = file
-        done, lost = done + len(batch), max(lost, most)
+    for row in answered.iter_rows():
+        written[row["path"]] = File(size=row["size"], sha256=row["sha256"])
+        done, lost = done + int(row["rows"]), max(lost, float(row["lost"]))
         context.report(rows=done)
-    labels = json.loads((model.local([CARD]) / CARD).read_text())["labels"]
-    return Outcome(metrics={"rows": float(done), "kl_lost": lost}, files=files, details={"labels": labels})
+    details = {TASK: task.model_dump(mode="json")}
+    return Outcome(metrics={"rows": float(done), "lost_in_half": lost}, files=written, details=details)
+
+
+def _task(model: Artifact, spec: Task) -> Task:
+    """What the model answers for; BadInput unless that can be compared with the examples' task."""
+    from jobs.training.models import card_of
+
+    card, named = card_of(model), model.manifest.step
+    if card is None or card.task is None:
+        remedy = "Give a model that was fine-tuned or distilled, or inputs.tokens."
+        raise BadInput([Problem("inputs.model", named, "a language model answers for no task", remedy)])
+    reads, given = (" and ".join(one.fields) for one in (card.task, spec))
+    reason = f"it reads {reads}, and the examples have {given}" if reads != given else spec.unlike(card.task)
+    if reason is not None:
+        raise BadInput([Problem("inputs.model", named, reason, "Use a model of the examples' task.")])
+    return card.task
+
+
+def _count(file: str) -> int:
+    import pyarrow.parquet as parquet
+
+    system, path = filesystem(file)
+    return int(parquet.read_metadata(path, filesystem=system).num_rows)
 
 
 def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -166,15 +242,17 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
 
 
 def _objective(model: Artifact, asked: Language) -> str:
-    """masked or causal, by the model; BadInput for others."""
+    """masked or causal, as the model's card says, or its architecture; BadInput for others."""
     from transformers import AutoConfig
 
-    from jobs.training.models import language_kind
+    from jobs.training.models import card_of, language_kind
 
-    config = AutoConfig.from_pretrained(model.local(["config.json"]))
+    config, card = AutoConfig.from_pretrained(model.local(["config.json"])), card_of(model)
     named = next(iter(config.architectures or ()), config.model_type)
-    objective = "causal" if language_kind(config) == "causal" else "masked" if named.endswith("ForMaskedLM") else None
-    if objective is None:
+    objective: str | None = language_kind(config) or ("masked" if named.endswith("ForMaskedLM") else None)
+    if card is not None:
+        objective = None if card.language is None else card.language.objective
+    if objective not in ("masked", "causal"):
         reason = f"a {named} neither fills in hidden tokens nor says the next one"
         raise BadInput([Problem("inputs.model", model.manifest.step, reason, "Use a masked or a causal model from pretrain.")])
     if asked.top_k > config.vocab_size:
@@ -197,34 +275,6 @@ def _write_table(batch: dict[str, np.ndarray], name: str, output: str) -> tuple[
     return write_by_content(output, name, ".parquet", buffer.getvalue())
 
 
-def halved(logits_NC: np.ndarray) -> tuple[np.ndarray, float]:
-    """The logits in half precision, or as they are where that would lose something; and the most that an answer lost (KL)."""
-    with np.errstate(over="ignore"):
-        half_NC = logits_NC.astype(np.float16)
-    if not np.isfinite(half_NC).all():
-        return logits_NC, 0.0
-    exact, kept = _log_shares(logits_NC), _log_shares(half_NC)
-    most = float((np.exp(exact) * (exact - kept)).sum(-1).max(initial=0.0))
-    return (half_NC, max(most, 0.0)) if most <= LOST_IN_HALF else (logits_NC, 0.0)
-
-
-def _log_shares(logits_NC: np.ndarray) -> np.ndarray:
-    shifted_NC = logits_NC.astype(np.float64)
-    shifted_NC -= shifted_NC.max(-1, keepdims=True)
-    return shifted_NC - np.log(np.exp(shifted_NC).sum(-1, keepdims=True))
-
-
-def _write(keys: list[str], logits_NC: np.ndarray, output: str) -> tuple[str, File]:
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    starts = np.arange(0, logits_NC.size + 1, logits_NC.shape[1], dtype=np.int32)
-    lists = pa.ListArray.from_arrays(pa.array(starts), pa.array(logits_NC.ravel()))
-    buffer = io.BytesIO()
-    parquet.write_table(pa.table({"key": keys, "logits": lists}), buffer)
-    return write_by_content(output, "logits", ".parquet", buffer.getvalue())
-
-
 STAGE = Stage(
     name="predict",
     purpose="answer with Ray Data for a whole data set (soft labels), or with --model for files of your own",
@@ -236,7 +286,7 @@ STAGE = Stage(
         "tokens": Input(Kind.TOKENS, "text to answer for, in place of rows: a language model's", optional=True),
     },
     output=Kind.PREDICTIONS,
-    version=4,
+    version=5,
     headline=("rows",),
 )
 

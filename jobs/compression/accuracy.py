@@ -32,7 +32,7 @@ class Try:
     score: float
     """On the validation split, through the serving engine."""
     loss: float
-    """Points (hundredths of the score) below float."""
+    """Points (hundredths of the score) that it is worse than float."""
     kept: bool
     """Whether that is within the allowance; then it is the last try."""
 
@@ -53,18 +53,19 @@ def int8_within(
     feeds: Sequence[Feeds],
     method: Method,
     trained: Callable[[], Path] | None = None,
+    sign: int = 1,
 ) -> list[Try]:
     """Write to `target` the first int8 form of `source` that costs at most so many points of the score.
 
-    `score` measures a file; `trained` makes a float file by quantisation-aware training. The last try says whether one
-    was found; none is left at `target` otherwise.
+    `score` measures a file, and `sign` is -1 where less of it is better; `trained` makes a float file by quantisation-aware
+    training. The last try says whether one was found; none is left at `target` otherwise.
     """
     float_score = score(source)
     tries: list[Try] = []
     for kind, excluded, make in _ways(source, target, feeds, method, trained):
         make()
         found = score(target)
-        loss = round(100 * (float_score - found), 6)
+        loss = round(100 * sign * (float_score - found), 6)
         tries.append(Try(kind, excluded, found, loss, loss <= allowed))
         if tries[-1].kept:
             return tries

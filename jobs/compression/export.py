@@ -1,97 +1,145 @@
 """ONNX export, checked against the torch model that it came from before anything else is measured on it.
 
-    export_onnx(model, directory / "onnx/model.onnx")      # a classifier, a decoder, an encoder-decoder
+    export_onnx(model, directory / "onnx/model.onnx", Signature.of(card))      # a model of a task
+    export_onnx(model, directory / "onnx/model.onnx")                          # a decoder, an encoder-decoder
 
-B batch, T tokens, C classes, D hidden units.
+B batch, T tokens.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from jobs.compression.export_language import export_language
 from jobs.compression.graph import TOLERANCE, ExportError, write_graph
-from jobs.training.models import language_kind
+from jobs.training.models import READ, language_kind
 from jobs.training.positions import longest_text
 from serve.backends import HIDDEN
+from serve.card import Card
 
 CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
 
 
-def export_onnx(model: PreTrainedModel, target: Path, hidden_states: bool = False) -> float:
-    """Export with free batch and length; returns the largest difference of a logit from torch.
+@dataclass(frozen=True)
+class Signature:
+    """What the graph of a task's model takes and gives, by name. Inputs have the axes BT, outputs begin with B."""
 
-    With `hidden_states` the last ones are a second output, which embeddings are made of. The check runs shapes that were
-    not exported, with rows of different lengths in a batch and each alone; ExportError if any
-    number differs by more than TOLERANCE.
+    inputs: tuple[str, ...] = READ
+    outputs: tuple[str, ...] = ("logits",)
+    per_token: bool = False
+    """Whether T is the second axis of what it gives."""
+    hidden_states: bool = False
+    """Whether it gives its last hidden states too, which embeddings are made of."""
+
+    @classmethod
+    def of(cls, card: Card, hidden_states: bool = False) -> "Signature":
+        """Of a model with this card, which answers for a task."""
+        assert card.task is not None, "the caller has looked"
+        return cls(card.inputs, card.task.graph_outputs, card.task.per_token, hidden_states)
+
+    @property
+    def names(self) -> list[str]:
+        """All that the graph gives."""
+        return [*self.outputs, HIDDEN] if self.hidden_states else list(self.outputs)
+
+    def runs_over_tokens(self, name: str) -> bool:
+        """Whether T is the second axis of an output: then what stands at padding is never used."""
+        return self.per_token or name == HIDDEN
+
+
+def export_onnx(model: PreTrainedModel, target: Path, signature: Signature | None = None) -> float:
+    """Export with free batch and length; returns the largest difference of an output from torch.
+
+    The check runs shapes that were not exported, with rows of different lengths in a batch and each alone; ExportError if
+    any number differs by more than TOLERANCE. Language models that write have a signature of their own.
     """
     model = model.float().cpu().eval()
     target.parent.mkdir(parents=True, exist_ok=True)
     if language_kind(model.config) is not None:
         return export_language(model, target)
-    return _export_classifier(model, target, hidden_states)
-
-
-def _export_classifier(model: PreTrainedModel, target: Path, hidden_states: bool) -> float:
-    ids_BT = torch.randint(5, model.config.vocab_size, (2, 8))
-    mask_BT = torch.ones_like(ids_BT)
-    mask_BT[1, 6:] = 0  # all-ones masks are folded away by the exporter
+    signature = signature or Signature()
+    sample = _inputs(model, signature, (2, 8), torch.Generator().manual_seed(0))  # no full mask: that is folded away
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest_text(model))}
     write_graph(
-        _Outputs(model, hidden_states),
-        f"a {model.config.model_type} classifier",
+        _Outputs(model, signature),
+        f"a {type(model).__name__}",
         target,
-        {"input_ids": (ids_BT, free), "attention_mask": (mask_BT, free)},
-        ["logits", HIDDEN] if hidden_states else ["logits"],
+        {name: (value_BT, free) for name, value_BT in sample.items()},
+        signature.names,
     )
-    return check_parity(model, target)
+    return check_parity(model, target, signature)
 
 
 class _Outputs(torch.nn.Module):
-    """A classifier that takes ids and mask and returns its logits, and its last hidden states where they are asked for."""
+    """A model that takes the inputs of its signature by their places, and returns what the signature names."""
 
-    def __init__(self, model: PreTrainedModel, hidden_states: bool) -> None:
+    def __init__(self, model: PreTrainedModel, signature: Signature) -> None:
         super().__init__()
-        self.model = model
-        self.hidden_states = hidden_states
+        self.model, self.signature = model, signature
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=self.hidden_states)
-        return (output.logits, output.hidden_states[-1]) if self.hidden_states else (output.logits,)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            given["token_type_ids"] = token_type_ids
+        return tuple(_told(self.model, self.signature, given).values())
 
 
-def check_parity(model: PreTrainedModel, target: Path, tolerance: float = TOLERANCE) -> float:
+def _told(model: PreTrainedModel, signature: Signature, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What torch says, by the names of the signature."""
+    told: Any = model(**given, output_hidden_states=signature.hidden_states)
+    outputs = {name: told[name] for name in signature.outputs}
+    return outputs | ({HIDDEN: told.hidden_states[-1]} if signature.hidden_states else {})
+
+
+def check_parity(
+    model: PreTrainedModel, target: Path, signature: Signature | None = None, tolerance: float = TOLERANCE
+) -> float:
     """The largest difference between ONNX and torch, in any output; ExportError beyond the tolerance."""
+    signature = signature or Signature()
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
-    outputs = {node.name for node in session.get_outputs()}
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for batch, length in CHECKED_SHAPES:
         length = min(length, (longest_text(model) or length + 4) - 4)
-        ids_BT = torch.randint(5, model.config.vocab_size, (batch, length), generator=generator)
-        mask_BT = torch.ones_like(ids_BT)
-        for row in range(1, batch):
-            mask_BT[row, max(2, length - 2 * row) :] = 0
-        # Decoders find the text's end by the padding id, not by the mask.
-        ids_BT[mask_BT == 0] = model.config.pad_token_id or 0
+        given = _inputs(model, signature, (batch, length), generator)
         with torch.inference_mode():
-            told = model(input_ids=ids_BT, attention_mask=mask_BT, output_hidden_states=HIDDEN in outputs)
-        wanted_BC = told.logits.numpy()
-        got_BC = session.run(["logits"], {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()})[0]
-        alone_BC = [
-            session.run(["logits"], {"input_ids": ids[None, : mask.sum()], "attention_mask": mask[None, : mask.sum()]})[0][0]
-            for ids, mask in zip(ids_BT.numpy(), mask_BT.numpy(), strict=True)
-        ]
-        if HIDDEN in outputs:
-            states_BTD = session.run([HIDDEN], {"input_ids": ids_BT.numpy(), "attention_mask": mask_BT.numpy()})[0]
-            read = mask_BT.numpy() == 1  # what stands at padding is never used
-            worst = max(worst, float(np.abs(states_BTD - told.hidden_states[-1].numpy())[read].max()))
-        worst = max(worst, float(np.abs(got_BC - wanted_BC).max()), float(np.abs(np.stack(alone_BC) - wanted_BC).max()))
+            wanted = {name: value.numpy() for name, value in _told(model, signature, given).items()}
+        feeds = {name: value_BT.numpy() for name, value_BT in given.items()}
+        lengths = feeds["attention_mask"].sum(1).tolist()
+        together = dict(zip(signature.names, session.run(signature.names, feeds), strict=True))
+        for row, tokens in enumerate(lengths):
+            one = {name: value_BT[row : row + 1, :tokens] for name, value_BT in feeds.items()}
+            alone = dict(zip(signature.names, session.run(signature.names, one), strict=True))
+            for name in signature.names:
+                cut = slice(tokens) if signature.runs_over_tokens(name) else slice(None)
+                found = np.stack([together[name][row][cut], alone[name][0]])
+                worst = max(worst, float(np.abs(found - wanted[name][row][cut]).max(initial=0.0)))
     if worst > tolerance:
         raise ExportError(
             f"{target.name}: its outputs differ from torch by {worst:.2g}, allowed are {tolerance:g}; do not serve it"
         )
     return worst
+
+
+def _inputs(
+    model: PreTrainedModel, signature: Signature, shape: tuple[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Random tokens in rows of different lengths; where the model tells texts apart, each row has two."""
+    batch, length = shape
+    ids_BT = torch.randint(5, model.config.vocab_size, shape, generator=generator)
+    mask_BT, types_BT = torch.ones_like(ids_BT), torch.zeros_like(ids_BT)
+    for row in range(batch):
+        tokens = max(2, length - 2 * row)
+        mask_BT[row, tokens:] = 0
+        types_BT[row, tokens // 2 : tokens] = 1
+    # Decoders find the text's end by the padding id, not by the mask.
+    ids_BT[mask_BT == 0] = model.config.pad_token_id or 0
+    made = {"input_ids": ids_BT, "attention_mask": mask_BT, "token_type_ids": types_BT}
+    return {name: made[name] for name in signature.inputs}

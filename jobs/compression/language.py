@@ -24,7 +24,7 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.objectives.architectures import AUTO_CLASSES
 from jobs.training.models import language_kind
 from jobs.training.positions import longest_text
-from serve.card import Card, Variant, write_card
+from serve.card import Card, Language, Variant, write_card
 from serve.decoder import OnnxDecoder
 
 if TYPE_CHECKING:
@@ -41,19 +41,19 @@ CORRUPTED = 0.15
 def check_language(config: Quantization, inputs: Inputs) -> list[Problem]:
     """What a recipe asks of a language model that cannot be done with one."""
     problems = [
-        Problem("quantize", kind, "its scales come from labelled examples, which a language model has none of", remedy)
+        Problem("quantize", kind, "its scales come from examples of a task, which a language model has none of", remedy)
         for kind in config.quantize
         if kind not in FROM_WEIGHTS
         for remedy in [f"Use {', '.join(FROM_WEIGHTS)}."]
     ]
-    reason, remedy = "it is trained and judged on labelled examples", "Leave it out for a language model."
+    reason, remedy = "it is trained and judged on examples of a task", "Leave it out for a language model."
     if config.allowed_loss is not None:
         problems.append(Problem("allowed_loss", config.allowed_loss, reason, remedy))
     for key, usual in (("embeddings", False), ("batching", "free")):
         if (value := getattr(config, key)) != usual:
-            problems.append(Problem(key, value, "it is for texts that are classified", remedy))
+            problems.append(Problem(key, value, "it is for models of a task", remedy))
     problems += [
-        Problem(f"inputs.{name}", artifact.manifest.step, "a language model has no labels", "Leave it out.")
+        Problem(f"inputs.{name}", artifact.manifest.step, "a language model has no task", "Leave it out.")
         for name in ("examples", "teacher")
         for artifact in inputs.get(name, [])
     ]
@@ -92,10 +92,16 @@ def compress_language(config: Quantization, inputs: Inputs, context: Context) ->
         parameters = sum(weight.numel() for weight in model.parameters())
         longest = longest_text(model) or min(tokenizer.model_max_length, LONGEST)
         default = next((NAMES[asked] for asked in config.quantize), "onnx")
-        write_card(
-            directory,
-            Card(task="generation", max_length=longest, variants=variants, default=default, parameters=parameters),
+        kind = language_kind(model.config)
+        assert kind is not None, "the caller has looked"
+        card = Card(
+            language=Language(objective=kind),
+            max_length=longest,
+            variants=variants,
+            default=default,
+            parameters=parameters,
         )
+        write_card(directory, card)
         figures["parameters"] = float(parameters)
         return Outcome(metrics=figures, files=upload(directory, replace(context, directory=directory).output))
 

@@ -129,7 +129,7 @@ COMPRESS_RULES = (
         "inputs.tokens",
         (),
         lambda _, inputs: "examples" not in inputs,
-        "a classifier is judged on its labelled rows",
+        "a model of a task is judged on its own rows",
         "Leave it out: it is for language models, which have no inputs.examples.",
     ),
 )

@@ -1,6 +1,6 @@
 """The ONNX variants of a model, written beside its torch weights and entered in its card.
 
-    figures, details = write_variants(model, directory, config, Material(feeds, judge, train))
+    figures, details = write_variants(model, directory, config, Material(feeds, judge, score, train))
 
 Every variant is a candidate of its own for `evaluate`.
 """
@@ -16,9 +16,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from jobs.compression.accuracy import Try, int8_within
-from jobs.compression.export import export_onnx
+from jobs.compression.export import Signature, export_onnx
 from jobs.compression.quantize import FROM_WEIGHTS, Feeds, quantize_static_int8
 from jobs.compression.settings import Quantization
+from jobs.core.metric import Metric
 from jobs.core.search import QuantizeKind
 from serve.card import Card, Variant, read_card, write_card
 from serve.engine import Engine, load_engine
@@ -43,6 +44,8 @@ class Material:
     """Training examples, one a batch."""
     judge: Callable[[Engine], float]
     """The score of an engine on the validation split."""
+    score: Metric
+    """Which figure that is."""
     train: Callable[[], PreTrainedModel]
     """A copy of the model, trained with int8's rounding."""
 
@@ -51,7 +54,8 @@ def write_variants(
     model: PreTrainedModel, directory: Path, config: Quantization, material: Material
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Write every variant that the config asks for; returns figures, and what was tried to stay within the allowance."""
-    figures = {"export_difference": export_onnx(model, directory / SOURCE, config.embeddings)}
+    signature = Signature.of(read_card(directory), config.embeddings)
+    figures = {"export_difference": export_onnx(model, directory / SOURCE, signature)}
     made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32", hidden_states=config.embeddings)}
     tries: list[Try] = []
     for kind in config.quantize:
@@ -60,7 +64,7 @@ def write_variants(
         variant = Variant(backend="onnx", file=file, precision=precision, hidden_states=config.embeddings)
         target, way = directory / variant.file, str(kind)
         if kind == "dynamic" and config.allowed_loss is not None:
-            tries = _within(config.allowed_loss, directory, target, config, material)
+            tries = _within(config, directory, target, signature, material)
             if not tries[-1].kept:
                 continue
             way = tries[-1].kind
@@ -85,28 +89,30 @@ def quantize(kind: QuantizeKind, source: Path, target: Path, feeds: Sequence[Fee
     FROM_WEIGHTS[kind](source, target)
 
 
-def _within(allowed: float, directory: Path, target: Path, config: Quantization, material: Material) -> list[Try]:
+def _within(config: Quantization, directory: Path, target: Path, signature: Signature, material: Material) -> list[Try]:
     """The tries at an int8 that costs no more than allowed; each is told as it ends."""
+    assert config.allowed_loss is not None, "the caller has looked"
     with tempfile.TemporaryDirectory() as place:
         trained = Path(place) / "trained.onnx"
 
         def train() -> Path:
-            export_onnx(material.train(), trained, config.embeddings)
+            export_onnx(material.train(), trained, signature)
             return trained
 
         tries = int8_within(
-            allowed,
+            config.allowed_loss,
             directory / SOURCE,
             target,
             partial(_score, directory, material.judge),
             material.feeds,
             config.calibration.method,
             train,
+            material.score.sign,
         )
     for one in tries:
         print(f"int8 {one}", flush=True)
     if not tries[-1].kept:
-        print(f"int8 is left out: nothing tried was within the allowed {allowed:g} points", flush=True)
+        print(f"int8 is left out: nothing tried was within the allowed {config.allowed_loss:g} points", flush=True)
     return tries
 
 

@@ -12,10 +12,16 @@ from transformers import PreTrainedTokenizerBase
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.training.objective import Batch
+from serve.card import Language
 
 
 class CausalObjective(LanguageObjective):
     """The label at a token is the token after it in the same document; a document's first token is no target."""
+
+    @property
+    def learned(self) -> Language:
+        """Next tokens."""
+        return Language(objective="causal")
 
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
         """Rows and their next tokens."""

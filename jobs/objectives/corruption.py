@@ -21,6 +21,7 @@ from jobs.objectives.documents import PADDING
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.training.objective import Batch
+from serve.card import Language
 
 MEAN_SPAN = 3.0
 
@@ -43,6 +44,11 @@ class SpanCorruption(LanguageObjective):
         self.end = int(end)
         if tokenizer.unk_token_id is not None:  # an unknown word is text: left out, it would tear a span apart
             self.special_V[tokenizer.unk_token_id] = False
+
+    @property
+    def learned(self) -> Language:
+        """Spans taken out."""
+        return Language(objective="span_corruption")
 
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
         """Rows with spans taken out, and the spans."""

@@ -137,7 +137,7 @@ def check_soft(soft: Artifact, tokens: Artifact, objective: str, masks: dict[str
     where, named = "inputs.teacher", soft.manifest.step
     if "language" not in details:
         raise BadInput(
-            [Problem(where, named, "these are a classifier's answers", "Give a language model's: predict over tokens.")]
+            [Problem(where, named, "these are answers for a task", "Give a language model's: predict over tokens.")]
         )
     problems = []
     if details["tokens"] != tokens.fingerprint:

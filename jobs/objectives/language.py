@@ -20,7 +20,9 @@ from jobs.data.loader import TokenRows
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.heads import IGNORED, HeadAtTargets
+from jobs.training.models import READ
 from jobs.training.objective import Batch, Objective
+from serve.card import Card, Language, Variant, write_card
 
 EVALUATION_BATCH = 32
 EVALUATION_ROWS = 512
@@ -33,15 +35,22 @@ class LanguageObjective(Objective):
     mode = "min"
     measures: Mapping[str, str] = MappingProxyType({"validation_loss": "min", "perplexity": "min"})
     lengths: Sequence[int] | None = None
+    inputs: tuple[str, ...] = READ
+    """What the model is shown of its tokens."""
 
     def __init__(self, tokens: Artifact, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.max_length = tokenizer, int(tokens.manifest.details["max_length"])
         self.bounds = Bounds.from_details(tokens.manifest.details)
         self.train, self.validation = TokenRows(tokens, "train"), TokenRows(tokens, "validation")
         self.size, self.validation_size = len(self.train), min(len(self.validation), EVALUATION_ROWS)
         self.special_V = np.zeros(len(tokenizer), dtype=bool)
         self.special_V[sorted(tokenizer.all_special_ids)] = True
         self.ordinary = np.flatnonzero(~self.special_V)
+
+    @property
+    @abstractmethod
+    def learned(self) -> Language:
+        """What the model's card says of it."""
 
     @abstractmethod
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
@@ -91,12 +100,21 @@ class LanguageObjective(Objective):
         return mean_loss(sum(part[0] for part in parts), sum(part[1] for part in parts))
 
     def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
-        """Write weights, config and tokenizer."""
+        """Write weights, config, tokenizer and card."""
         assert isinstance(model, HeadAtTargets)
         model.model.float().save_pretrained(directory)
         self.published_tokenizer().save_pretrained(directory)
-        parameters = float(sum(weight.numel() for weight in model.parameters()))
-        return {"parameters": parameters, "new_parameters": float(model.new_parameters)}
+        parameters = sum(weight.numel() for weight in model.parameters())
+        card = Card(
+            language=self.learned,
+            max_length=self.max_length,
+            inputs=self.inputs,
+            variants={"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")},
+            default="torch",
+            parameters=parameters,
+        )
+        write_card(directory, card)
+        return {"parameters": float(parameters), "new_parameters": float(model.new_parameters)}
 
     def published_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that goes with the model."""

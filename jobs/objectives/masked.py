@@ -15,6 +15,7 @@ from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
 from jobs.training.objective import Batch
+from serve.card import Language
 
 Masking = Literal["tokens", "whole_words", "spans"]
 
@@ -35,6 +36,11 @@ class MaskedObjective(LanguageObjective):
             reason = "the tokenizer does not mark which tokens continue a word"
             remedy = "Use masking: tokens or spans, or a wordpiece, bpe or unigram tokenizer."
             raise BadInput([Problem("masking", masking, reason, remedy)])
+
+    @property
+    def learned(self) -> Language:
+        """Hidden tokens."""
+        return Language(objective="masked")
 
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
         """Rows with fresh masks."""

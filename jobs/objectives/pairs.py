@@ -20,7 +20,9 @@ from jobs.data.loader import TokenRows
 from jobs.data.segments import FRAME, Frame, pair_frame
 from jobs.objectives.language import EVALUATION_BATCH, join, mean_loss
 from jobs.objectives.masked import MaskedObjective, Masking
+from jobs.training.models import READ
 from jobs.training.objective import Batch
+from serve.card import Language
 
 AS_WRITTEN, CHANGED = 0, 1
 """The labels of a pair, as in both papers' code: 0 for what stands in the text."""
@@ -31,6 +33,7 @@ CANDIDATES = 8
 class PairObjective(MaskedObjective):
     """The mean loss of a masked token plus the mean loss of a pair."""
 
+    inputs = (*READ, "token_type_ids")
     measures: Mapping[str, str] = MappingProxyType({"validation_loss": "min", "perplexity": "min", "pair_accuracy": "max"})
 
     def __init__(
@@ -38,6 +41,11 @@ class PairObjective(MaskedObjective):
     ) -> None:
         super().__init__(tokens, tokenizer, probability, masking)
         self.order, self.frame = order, pair_frame(tokenizer)
+
+    @property
+    def learned(self) -> Language:
+        """Hidden tokens, and how two segments belong together."""
+        return Language(objective="masked_sentence_order" if self.order else "masked_next_sentence")
 
     def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """Rows of which about half are changed, with fresh masks."""

@@ -1,6 +1,7 @@
 """The command line of answering for files; `python -m jobs.predict` comes here where it is given --model.
 
 python -m jobs.predict --model spam/production --input data/*.csv --column body --output answers/
+python -m jobs.predict --model pairs/production --input pairs.csv --columns text=question pair=answer --output answers/
 python -m jobs.predict --model s3://bucket/runs/spam/small-1a2b3c4d --input s3://bucket/*.parquet --output s3://bucket/answers
 """
 
@@ -17,7 +18,7 @@ from jobs.core.config import BadInput, problems_of
 from jobs.core.execute import default_storage
 from jobs.offline.plan import Request
 
-LISTS = ("input", "keep")
+LISTS = ("input", "columns", "keep")
 
 
 def main(arguments: list[str]) -> None:

@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict
 from cluster import storage
 from jobs.offline.pieces import Piece, Row
 from serve.schema import MAX_CHARACTERS
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["parquet", "csv", "jsonl"]
-PREDICTED, PROBABILITY = "predicted", "probability"
 UNFINISHED, ASKED, BAD_ROWS, SUMMARY = ".unfinished", "asked.json", "bad_rows.jsonl", "summary.json"
 
 
@@ -35,7 +35,8 @@ class Asked(BaseModel):
     model: str
     fingerprint: str
     variant: str
-    column: str
+    column: str | dict[str, str]
+    """Of the text; of several, of each by its name."""
     keep: tuple[str, ...]
     format: Format
     probabilities: bool
@@ -48,16 +49,22 @@ class Plan:
     """A run with the pieces that it is done in."""
 
     asked: Asked
-    labels: tuple[str, ...]
+    task: Task
+    """What the model answers for."""
     typed: bool
     """Whether all input is Parquet of one schema, whose types Parquet output then has."""
     pieces: tuple[Piece, ...]
 
     @property
-    def answer_columns(self) -> list[str]:
-        """The columns that answers add."""
-        each = [f"{PROBABILITY}_{label}" for label in self.labels] if self.asked.probabilities else []
-        return [PREDICTED, PROBABILITY, *each]
+    def texts(self) -> list[str]:
+        """The columns of an item's texts, in their order."""
+        column = self.asked.column
+        return [column] if isinstance(column, str) else [column[name] for name in self.task.fields]
+
+    @property
+    def answer_columns(self) -> dict[str, type]:
+        """The columns that answers add, with their types."""
+        return self.task.columns(self.asked.probabilities)
 
 
 class Done(BaseModel):
@@ -71,10 +78,23 @@ class Done(BaseModel):
     """Unix times."""
 
 
-def fault_of(row: Row, column: str) -> tuple[str, str] | None:
-    """Why a row cannot be answered, in a word or two to count by and with its detail; None where it can."""
+def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
+    """Why a row cannot be answered, in a word or two to count by and with its detail; None where it can.
+
+    `columns` are those of its texts.
+    """
     if row.fault is not None:
         return "not readable", row.fault
+    if found := next((fault for column in columns if (fault := _fault_of_text(row, column)) is not None), None):
+        return found
+    try:
+        json.dumps(row.values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return "not UTF-8", "the row has bytes or escapes that are no characters"
+    return None
+
+
+def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
     text = row.values.get(column)
     if text is None:
         return "missing", f"{column} is not there" if column not in row.values else f"{column} is null"
@@ -84,10 +104,6 @@ def fault_of(row: Row, column: str) -> tuple[str, str] | None:
         return "blank", f"{column} is empty or only whitespace"
     if len(text) > MAX_CHARACTERS:
         return "too long", f"{column} has {len(text):,} characters, {MAX_CHARACTERS:,} are allowed"
-    try:
-        json.dumps(row.values, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return "not UTF-8", "the row has bytes or escapes that are no characters"
     return None
 
 
@@ -119,16 +135,21 @@ def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema | None") -> bytes:
-    """Columns of Parquet input keep their types; CSV and JSONL have none that hold in all parts, so theirs are text."""
+    """Columns of Parquet input keep their types; CSV and JSONL have none that hold in all parts, so theirs are text, and so
+    are lists among the answers."""
     import pyarrow as pa
     from pyarrow import parquet
 
     kept = [schema.field(name) if schema is not None else pa.field(name, pa.string()) for name in plan.asked.keep]
-    given = [pa.field(name, pa.string() if name == PREDICTED else pa.float64()) for name in plan.answer_columns]
-    if schema is None:
-        rows = [row | {name: _as_text(row.get(name)) for name in plan.asked.keep} for row in map(dict, rows)]
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    answers = plan.answer_columns
+    given = [pa.field(name, types.get(kind, pa.string())) for name, kind in answers.items()]
+    as_text = [name for name, kind in answers.items() if kind not in types] + (
+        [] if schema is not None else [*plan.asked.keep]
+    )
+    rows = [{**row, **{name: _as_text(row.get(name)) for name in as_text}} for row in rows]
     buffer = io.BytesIO()
-    parquet.write_table(pa.Table.from_pylist(list(map(dict, rows)), schema=pa.schema([*kept, *given])), buffer)
+    parquet.write_table(pa.Table.from_pylist(rows, schema=pa.schema([*kept, *given])), buffer)
     return buffer.getvalue()
 
 

@@ -3,7 +3,10 @@
 plan = make_plan(Request(model="spam/production", input=("data/*.csv",), output="out"), storage)
 """
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from cluster import registry, storage
 from cluster.connect import local_storage_problem
@@ -13,6 +16,7 @@ from jobs.offline.parts import Asked, Format, Plan, read_asked
 from jobs.offline.pieces import Scanned, scan
 from serve.card import EngineError
 from serve.published import Published, find_model
+from serve.tasks.protocol import Task
 
 FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
 
@@ -28,6 +32,8 @@ class Request(Config):
     """Files, directories and patterns: Parquet, CSV, TSV, JSONL, text; .gz; local or remote."""
     column: str = "text"
     """The column of the text."""
+    columns: dict[str, str] = {}
+    """Of a model that reads several texts: the column of each by the text's name, as FIELD=COLUMN; by default its own name."""
     output: str
     """A directory, local or remote."""
     keep: tuple[str, ...] | None = None
@@ -35,7 +41,7 @@ class Request(Config):
     format: Format | None = None
     """Of the output; by default that of the input."""
     probabilities: bool = False
-    """Whether each label's probability has a column."""
+    """Whether all that the model can say has columns: each label's probability."""
     workers: int | None = Field(None, ge=1)
     """Actors that answer side by side; by default as many as the cluster has room for."""
     cpus: int = Field(1, ge=1)
@@ -43,12 +49,26 @@ class Request(Config):
     gpus: float = Field(0, ge=0)
     """GPUs of each."""
     batch_size: int = Field(32, ge=1)
-    """Texts, of like length, that go through the model together."""
+    """Rows, of like length, that go through the model together."""
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_field(cls, given: Any) -> Any:
+        """As the command line has them."""
+        if isinstance(given, Mapping):
+            return given
+        if wrong := [one for one in given if "=" not in one]:
+            raise ValueError(f"{wrong[0]!r} is no FIELD=COLUMN")
+        pairs = [tuple(one.split("=", 1)) for one in given]
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a text has two columns: name each once")
+        return dict(pairs)
 
 
 def make_plan(request: Request, runs: str) -> Plan:
     """The plan; BadInput says what is wrong. `runs` is the storage whose registry knows the aliases."""
-    published, variant = _model(request, runs)
+    published, variant, task = _model(request, runs)
+    columns = _columns(request, task)
     files = sorted({file for source in request.input for file in resolve(source)})
     problems = [
         Problem(option, place, problem, "Use a storage that all hosts reach.")
@@ -63,14 +83,14 @@ def make_plan(request: Request, runs: str) -> Plan:
         model=published.uri,
         fingerprint=published.fingerprint,
         variant=variant,
-        column=request.column,
-        keep=_kept(request, files, scanned),
+        column=columns if len(columns) > 1 else columns[task.fields[0]],
+        keep=_kept(request, columns, files, scanned),
         format=request.format or (FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
         probabilities=request.probabilities,
         files=tuple((file, *_size_and_time(file)) for file in files),
     )
     typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
-    plan = Plan(asked, published.card().labels, typed, tuple(piece for one in scanned for piece in one.pieces))
+    plan = Plan(asked, task, typed, tuple(piece for one in scanned for piece in one.pieces))
     if clash := sorted(set(asked.keep) & set(plan.answer_columns)):
         reason = "the answer has a column of this name too"
         raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
@@ -80,7 +100,7 @@ def make_plan(request: Request, runs: str) -> Plan:
     return plan
 
 
-def _model(request: Request, runs: str) -> tuple[Published, str]:
+def _model(request: Request, runs: str) -> tuple[Published, str, Task]:
     uri, variant, fingerprint = request.model, request.variant, None
     if not storage.exists(uri):
         try:
@@ -91,9 +111,32 @@ def _model(request: Request, runs: str) -> tuple[Published, str]:
         uri, variant, fingerprint = target.uri, variant or target.variant, target.fingerprint
     try:
         published = find_model(storage.absolute(uri), fingerprint)
-        return published, published.card().variant(variant)[0]
+        card = published.card()
+        chosen = card.variant(variant)[0]
     except EngineError as error:
         raise BadInput([Problem("--model", uri, str(error), "Give a model that was published.")]) from error
+    if card.task is None:
+        remedy = "Give one that was fine-tuned; python -m serve.generation writes."
+        raise BadInput([Problem("--model", uri, "it is a language model, which answers for no task", remedy)])
+    return published, chosen, card.task
+
+
+def _columns(request: Request, task: Task) -> dict[str, str]:
+    """The column of each of the task's texts; BadInput for what does not fit them."""
+    fields = task.fields
+    problems = [
+        Problem("--columns", f"{field}={column}", f"the model reads no {field}", nearest(field, fields))
+        for field, column in request.columns.items()
+        if field not in fields
+    ]
+    if "column" in request.model_fields_set and len(fields) > 1:
+        reason = f"the model reads {len(fields)} texts: {', '.join(fields)}"
+        remedy = f"Write --columns {' '.join(f'{field}=COLUMN' for field in fields)}."
+        problems.append(Problem("--column", request.column, reason, remedy))
+    if problems:
+        raise BadInput(problems)
+    usual = {field: field for field in fields} if len(fields) > 1 else {fields[0]: request.column}
+    return usual | request.columns
 
 
 def _scan(files: list[str]) -> list[Scanned]:
@@ -103,12 +146,14 @@ def _scan(files: list[str]) -> list[Scanned]:
     return ray.get([ray.remote(scan).options(num_cpus=0.5).remote(file) for file in files])
 
 
-def _kept(request: Request, files: list[str], scanned: list[Scanned]) -> tuple[str, ...]:
-    """The columns of the output that come from the input, in its order; BadInput where the text or one of them is nowhere."""
+def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned: list[Scanned]) -> tuple[str, ...]:
+    """The columns of the output that come from the input, in its order; BadInput where a text or one of them is nowhere."""
+    option = "--column" if len(texts) == 1 and not request.columns else "--columns"
     problems = [
-        Problem("--column", request.column, f"{file} has no such column", nearest(request.column, one.columns))
+        Problem(option, column, f"{file} has no such column", nearest(column, one.columns))
         for file, one in zip(files, scanned, strict=True)
-        if one.pieces and request.column not in one.columns
+        for column in texts.values()
+        if one.pieces and column not in one.columns
     ]
     columns = tuple(dict.fromkeys(name for one in scanned for name in one.columns))
     problems += [

@@ -3,7 +3,7 @@
     summary = run(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
 Ray Data runs `serve.engine` on a pool of actors. Each reads its own pieces from the storage and writes their parts back, so
-no text passes through the driver or the object store. N texts, C classes.
+no text passes through the driver or the object store.
 """
 
 import json
@@ -16,8 +16,6 @@ from cluster import storage
 from cluster.connect import capacity
 from jobs.offline.parts import (
     BAD_ROWS,
-    PREDICTED,
-    PROBABILITY,
     SUMMARY,
     UNFINISHED,
     Done,
@@ -34,9 +32,9 @@ from jobs.offline.parts import (
 )
 from jobs.offline.pieces import Piece, read
 from jobs.offline.plan import Request, make_plan
-from serve.answers import softmax
 from serve.backends import Device
 from serve.published import find_model
+from serve.tasks.protocol import Item
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,27 +110,26 @@ class Answerer:
         began, piece, asked = time.time(), self.plan.pieces[number], self.plan.asked
         good: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
-        texts: list[str] = []
+        items: list[Item] = []
         for place, row in enumerate(read(piece)):
-            fault = fault_of(row, asked.column)
+            fault = fault_of(row, self.plan.texts)
             if fault is not None:
                 bad.append(bad_row(piece, place, row, fault))
                 continue
-            texts.append(row.values[asked.column])
+            items.append(Item(tuple(row.values[column] for column in self.plan.texts)))
             good.append({name: row.values[name] for name in asked.keep if name in row.values})
-        for kept, answer in zip(good, self._answers(texts), strict=True):
+        for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)
         write_part(storage.join(self.output, part_name(number, asked.format)), good, self.plan, self._schema(piece))
         done = Done(rows=len(good), bad=bad, began=began, ended=time.time())
         storage.write_bytes(done_place(self.output, number), done.model_dump_json().encode())
         return done
 
-    def _answers(self, texts: list[str]) -> Iterator[dict[str, Any]]:
-        each = self.plan.answer_columns[2:]
-        for row_C in softmax(self.engine.scaled_logits(texts)) if texts else ():
-            best = int(row_C.argmax())
-            answer = {PREDICTED: self.plan.labels[best], PROBABILITY: float(row_C[best])}
-            yield answer | dict(zip(each, row_C.tolist(), strict=False))
+    def _answers(self, items: list[Item]) -> Iterator[dict[str, Any]]:
+        task, columns = self.plan.task, self.plan.answer_columns
+        for answer in self.engine.answers(items):
+            cells = task.cells(answer, self.plan.asked.probabilities)
+            yield {name: cells[name] for name in columns}
 
     def _schema(self, piece: Piece) -> "pa.Schema | None":
         if not self.plan.typed:

@@ -9,7 +9,7 @@ be deployed, and timed through the serving engine; all shapes take turns, so tha
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,15 @@ from cluster.storage import exists, join, read_bytes, write_bytes
 from jobs.core.recipe import Step
 from jobs.core.search import SHAPE, Budget, Space, shape_spaces
 from jobs.core.stage import Context, Inputs, Refused
+from jobs.tasks import spec_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from jobs.compression.quantize import Feeds
+    from serve.card import Card
     from serve.engine import Engine
+    from serve.tasks.protocol import Item
 
 FILE = "shapes.json"
 TURNS = 3
@@ -99,14 +105,14 @@ def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
     budget = step.tune.budget
     assert budget is not None
     torch.set_num_threads(max(1, int(step.resources.cpus)))
-    texts, shapes = _texts(inputs, budget), shapes_of(step)
+    items, shapes = _items(inputs, budget), shapes_of(step)
     first = {path: space.examples()[0] for path, space in step.spaces.items()}
     with tempfile.TemporaryDirectory() as directory:
         places = [Path(directory, str(number)) for number in range(len(shapes))]
         built = zip(shapes.values(), places, strict=True)
-        timed = [_build(step, first | values, inputs, budget, texts, place) for values, place in built]
+        timed = [_build(step, first | values, inputs, budget, items, place) for values, place in built]
         for _ in range(TURNS):
-            measure_latency(timed, texts, len(texts), ROUNDS)
+            measure_latency(timed, items, len(items), ROUNDS)
     rows = []
     for (name, values), shape in zip(shapes.items(), timed, strict=True):
         fastest_N = np.array(shape.seconds).reshape(TURNS, -1).min(0) * 1e3
@@ -116,43 +122,59 @@ def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
     return rows
 
 
-def _texts(inputs: Inputs, budget: Budget) -> list[str]:
-    """Texts of the validation split, or of train where there is none: the lengths that the user's data has."""
+def _items(inputs: Inputs, budget: Budget) -> list["Item"]:
+    """Items of the validation split, or of train where there is none: the lengths that the user's data has."""
     from jobs.data.loader import read_examples
+    from serve.tasks.protocol import Item
 
     examples = inputs.one("examples")
     split = "validation" if examples.files("validation/", ".parquet") else "train"
-    texts: list[str] = read_examples(examples, split)["text"].to_pylist()
-    return texts[:: max(1, len(texts) // budget.texts)][: budget.texts]
+    table = read_examples(examples, split)
+    texts = [table[name].to_pylist() for name in spec_of(examples).fields]
+    chosen = list(zip(*texts, strict=True))[:: max(1, table.num_rows // budget.texts)][: budget.texts]
+    return [Item(values) for values in chosen]
 
 
-def _build(step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, texts: Sequence[str], place: Path) -> Timed:
+def _build(
+    step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, items: Sequence["Item"], place: Path
+) -> Timed:
     """One shape with random weights, in the form in which it would be deployed."""
-    from jobs.compression.export import export_onnx
+    from jobs.compression.export import Signature, export_onnx
     from jobs.compression.settings import Quantization
     from jobs.compression.variants import NAMES, SOURCE, quantize
-    from jobs.finetune import labels_of, origin
-    from jobs.tasks.classification import save_classifier
-    from jobs.training.models import length_of
+    from jobs.finetune import origin
+    from jobs.tasks.supervised import save_model
+    from jobs.training.models import inputs_of, length_of
     from serve.card import Variant, read_card, variant_files, write_card
     from serve.engine import load_engine
 
     assert step.stage.shape is not None
     config: Any = step.configure(values)
     model, tokenizer = step.stage.shape(config, inputs)
-    length = length_of(origin(config, inputs), config.max_length)
-    save_classifier(model, tokenizer, labels_of(inputs.one("examples")), length, place)
-    export_onnx(model, place / SOURCE)
+    length, spec = length_of(origin(config, inputs), config.max_length), spec_of(inputs.one("examples"))
+    save_model(model, tokenizer, spec, length, place, inputs_of(model, spec))
+    card = read_card(place)
+    export_onnx(model, place / SOURCE, Signature.of(card))
     file = SOURCE
     if budget.quantize != "none":
         file = f"onnx/model.{NAMES[budget.quantize]}.onnx"
         settings = Quantization(quantize=(budget.quantize,))
-        chosen = texts[: settings.calibration.examples]
-        encoded = [tokenizer(text, truncation=True, max_length=length, return_tensors="np") for text in chosen]
-        feeds = [{key: one[key] for key in ("input_ids", "attention_mask")} for one in encoded]
+        feeds = list(_feeds(tokenizer, card, items[: settings.calibration.examples]))
         quantize(budget.quantize, place / SOURCE, place / file, feeds, settings)
-    card = read_card(place)
     variants = {"timed": Variant(backend="onnx", file=file, precision="fp32" if budget.quantize == "none" else "int8")}
     write_card(place, card := card.model_copy(update={"variants": variants, "default": "timed"}))
     size = sum(path.stat().st_size for path in variant_files(place, card))
     return Timed(load_engine(place, threads=budget.threads, max_batch=1), card.parameters, size)
+
+
+def _feeds(tokenizer: "PreTrainedTokenizerBase", card: "Card", items: Sequence["Item"]) -> "Iterator[Feeds]":
+    """Each window of these items as a batch of its own, as the engine would cut it."""
+    import numpy as np
+
+    from jobs.tasks.windows import FEEDS, engine_tokenizer
+
+    assert card.task is not None, "it was saved for one"
+    read = {"attention_mask": "attention_mask", **FEEDS}
+    for windows in card.task.encode(engine_tokenizer(tokenizer, card.task, card.max_length), items):
+        for window in windows:
+            yield {name: np.array([getattr(window, read[name])], dtype=np.int64) for name in card.inputs}

@@ -13,7 +13,7 @@ from jobs.data.sources import model_directory
 from jobs.tasks import learning_of
 from jobs.training.padding import give_padding, plainly_padded
 from jobs.training.positions import longest_of_config
-from serve.card import CARD, read_card
+from serve.card import CARD, Card, read_card
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ LENGTH = 128
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "merges", "bpe")
 """What the names of files begin with that hold tokenizers; without any, transformers makes an empty one of its own."""
+Writing = Literal["causal", "span_corruption"]
+"""The objectives by which models learn to write."""
 HEAVY = (".safetensors", ".onnx", ".data", ".onnx_data")
 """What the names of files end with that hold weights."""
 
@@ -46,7 +48,7 @@ def load_head(
     config, tokenizer, known = _plan(origin, directory, spec)
     if dropout is not None:
         set_dropout(config, dropout)
-    model: PreTrainedModel = _loader(spec).from_pretrained(
+    model: Any = _loader(spec).from_pretrained(
         directory,
         config=config,
         ignore_mismatched_sizes=True,
@@ -132,7 +134,23 @@ def _read(origin: str | Artifact, directory: str) -> Base:
     return Base(named, config, tokenizer, trained, give_padding(tokenizer, config, named), task)
 
 
-def language_kind(config: "PreTrainedConfig") -> Literal["causal", "span_corruption"] | None:
+def card_of(model: Artifact) -> Card | None:
+    """The card of a model, where it has one: bases of older runs do not."""
+    return read_card(model.local([CARD])) if CARD in model.manifest.files else None
+
+
+def writes_by(model: Artifact) -> Writing | None:
+    """What a model that writes text has learned by, as its card says, or else its architecture; None of one that does not."""
+    from transformers import AutoConfig
+
+    card = card_of(model)
+    if card is None:
+        return language_kind(AutoConfig.from_pretrained(model.local(["config.json"])))
+    objective = card.language.objective if card.language is not None else None
+    return objective if objective == "causal" or objective == "span_corruption" else None
+
+
+def language_kind(config: "PreTrainedConfig") -> Writing | None:
     """Whether a model of this config writes text, by the objective that it learned; None where it does not."""
     from transformers.models.auto import modeling_auto as auto
 

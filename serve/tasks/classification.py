@@ -7,7 +7,7 @@ What is fitted is a temperature: logits are divided by it before they become pro
 2017). N items, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -198,6 +198,10 @@ class Classification(Task):
         """As the columns say."""
         each = {f"probability_{one.label}": one.probability for one in answer.probabilities} if wide else {}
         return {"predicted": answer.label, "probability": answer.probability, **each}
+
+    def told(self, answer: Mapping[str, Any]) -> str:
+        """The label, and how sure it is."""
+        return f"{answer['label']} ({answer['probability']:.1%})"
 
 
 TASK = Classification

@@ -229,6 +229,10 @@ class Task(BaseModel):
         """The main values of an answer that came over HTTP, for a summary."""
         return {name: value for name, value in answer.items() if not isinstance(value, list | dict)}
 
+    def told(self, answer: Mapping[str, Any]) -> str:
+        """An answer that came over HTTP in a few words, for a person."""
+        return ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.brief(answer).values())
+
     def examples(self) -> list[Item]:
         """Two items to show in the service's documentation."""
         return [Item((text,) * len(self.fields)) for text in ("I would buy it again.", "It broke after a week.")]

@@ -122,10 +122,11 @@ def _int8(name: str, made: Mapping[str, Artifact], report: Mapping[str, Any], pl
 def _accuracy(artifact: Artifact, variant: str, rows: Sequence[Mapping[str, str]]) -> float:
     """Of one variant on labelled texts, each run alone."""
     from serve.engine import load_engine
+    from serve.tasks.protocol import Item
 
     engine = load_engine(artifact.local(), variant, threads=CPUS, max_batch=1)
-    said = engine.logits([row["text"] for row in rows]).argmax(axis=-1)
-    right = [engine.card.labels[best] == row["label"] for best, row in zip(said, rows, strict=True)]
+    answers = engine.answers([Item((row["text"],)) for row in rows])
+    right = [answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)]
     return sum(right) / len(rows)
 
 
@@ -205,9 +206,10 @@ def _faster(
 
 def _engine(artifact: Artifact, variant: str) -> Callable[[str], Any]:
     from serve.engine import load_engine
+    from serve.tasks.protocol import Item
 
     engine = load_engine(artifact.local(), variant, threads=1, max_batch=1)
-    return lambda text: engine.logits([text])
+    return lambda text: engine.outputs([Item((text,))])
 
 
 def _turns(engines: Sequence[Callable[[str], Any]], texts: Sequence[str]) -> list[list[list[float]]]:

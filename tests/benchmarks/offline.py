@@ -20,6 +20,7 @@ from typing import Any
 
 from serve.engine import load_engine
 from serve.schema import MAX_CHARACTERS
+from serve.tasks.protocol import Item
 from tests.benchmarks.peers import PAIRS, figure, ratio
 from tests.benchmarks.serve_peers import THREADS
 from tests.benchmarks.served_models import publish_models, texts
@@ -69,9 +70,9 @@ def bare(model: str, rows: str) -> None:
     """Print the bare engine's texts a second."""
     engine = load_engine(Path(model), VARIANT, threads=THREADS)
     with open(rows, encoding="utf-8", newline="") as file:
-        asked = [row["text"] for row in csv.DictReader(file)]
+        asked = [Item((row["text"],)) for row in csv.DictReader(file)]
     began = time.perf_counter()
-    engine.scaled_logits(asked)
+    engine.settled(asked)
     print(json.dumps(len(asked) / (time.perf_counter() - began)))
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.compression.export import export_onnx
+from jobs.compression.export import Signature, export_onnx
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.data.samples import fetch_sample
-from jobs.tasks.classification import save_classifier
-from jobs.training.models import load_classifier
+from jobs.tasks.supervised import save_model
+from jobs.training.models import READ, load_head
 from jobs.training.shorten import shortened
 from serve.card import Variant, read_card, write_card
+from serve.tasks.classification import Classification
 
-LABELS = ["ham", "spam"]
+TASK = Classification(labels=("ham", "spam"))
 MAX_LENGTH = 128
 KEPT_LAYERS = (0, 3)
 
@@ -34,7 +35,7 @@ def texts() -> list[str]:
 def publish_models(directory: Path) -> None:
     """Write both models, each as torch fp32, onnx fp32 and int8."""
     torch.manual_seed(0)
-    model, tokenizer = load_classifier("sample:minilm_l6", LABELS)
+    model, tokenizer = load_head("sample:minilm_l6", TASK)
     # Wide enough that answers differ between texts: the faults' check compares them.
     head = model.get_submodule("classifier")
     assert isinstance(head, torch.nn.Linear)
@@ -46,8 +47,8 @@ def publish_models(directory: Path) -> None:
 
 
 def _publish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, directory)
-    export_onnx(model, directory / "onnx" / "model.onnx", hidden_states=True)
+    save_model(model, tokenizer, TASK, MAX_LENGTH, directory, READ)
+    export_onnx(model, directory / "onnx" / "model.onnx", Signature(hidden_states=True))
     quantize_dynamic_int8(directory / "onnx" / "model.onnx", directory / "onnx" / "model.int8.onnx")
     card = read_card(directory)
     made = {

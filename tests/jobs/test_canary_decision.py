@@ -38,8 +38,8 @@ def seen(stable: Side | None = None, candidate: Side | None = None, compared: in
         (seen(side(900, failed=45), side(100, failed=6)), 5, "promote", "allowed is a share of 6.00%"),
         (seen(candidate=side(ms=20.0)), 5, "promote", "p95 is 20.0 ms, before it was 5.0"),
         (seen(candidate=side(ms=20.1)), 5, "roll back", "p95 is 20.1 ms, before it was 5.0, allowed are 20.0"),
-        (seen(disagreed=5), 5, "promote", "5.00% of 100 texts got another label"),
-        (seen(disagreed=6), 5, "roll back", "6.00% of 100 texts got another label"),
+        (seen(disagreed=5), 5, "promote", "5.00% of 100 texts got another answer"),
+        (seen(disagreed=6), 5, "roll back", "6.00% of 100 texts got another answer"),
         (seen(side(200, failed=200)), 5, "promote", "p95 is 5.0 ms, before it was inf"),
     ],
 )

@@ -102,5 +102,5 @@ def test_new_versions_are_promoted_rolled_back_or_put_in_place_and_no_request_fa
     assert [target.variant for target in history] == ["torch", "onnx", "torch"], "what was rolled back is no version"
     promoted, refused = registry.verdicts(storage, f"{NAME}/production")
     assert (promoted["winner"], refused["winner"]) == (model.uri, None)
-    assert len(promoted["reasons"]) == 3 and "got another label" in promoted["reasons"][2]
+    assert len(promoted["reasons"]) == 3 and "got another answer" in promoted["reasons"][2]
     assert len(refused["reasons"]) == 1

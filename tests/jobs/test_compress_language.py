@@ -199,8 +199,11 @@ def test_long_prompts_lose_their_beginning_and_too_much_is_refused(compressed: t
 
 
 def test_a_model_is_loaded_by_what_it_is_for(compressed: tuple[PreTrainedModel, Path, Outcome]) -> None:
-    _, place, _ = compressed
-    with pytest.raises(EngineError, match=r"a model for generation, which has no labels; ask it with serve\.generation"):
+    model, place, _ = compressed
+    card = read_card(place)
+    assert card.task is None and card.language is not None and card.language.writes
+    assert card.language.objective == ("span_corruption" if model.config.is_encoder_decoder else "causal")
+    with pytest.raises(EngineError, match=r"a language model, which answers for no task; ask it with serve\.generation"):
         load_engine(place)
     with pytest.raises(EngineError, match="written by onnx variants: onnx, int8, int8_block, int4, pow2"):
         load_generator(place, "torch")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.artifact import Kind, open_artifact, other_place
 from jobs.compress import CompressConfig, _build, _checked, _compress, _prune
@@ -17,18 +17,23 @@ from jobs.compression.heal import Healing
 from jobs.core.config import BadInput
 from jobs.core.controls import traits
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.tasks.classification import save_classifier
+from jobs.data.clean import item_key
+from jobs.tasks.soft_labels import packed
 from jobs.training import hooks
 from serve.card import read_card
 from serve.engine import load_engine
+from serve.tasks.protocol import Item
+from tests.jobs.pairs import ITEMS, PAIR_TASK, publish_pair_model, publish_pairs
 from tests.jobs.small_models import parameters
 from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,
     MESSAGES,
+    items_of,
     publish_directory,
     publish_examples,
     same_weights,
+    save_classifier,
     tiny_classifier,
     tiny_tokenizer,
 )
@@ -48,7 +53,7 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome,
     root = tmp_path_factory.mktemp("compress")
     tokenizer = tiny_tokenizer(root / "tokenizer")
     model = tiny_classifier("bert", 2, len(tokenizer))
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, root / "draft")
+    save_classifier(model, tokenizer, LABELS, root / "draft")
     # The last texts of each label have characters that others have not.
     splits = {"train": MESSAGES[:30], "validation": MESSAGES[30:44], "test": MESSAGES[44:]}
     inputs = Inputs(
@@ -69,7 +74,7 @@ def test_what_is_left_is_a_stock_model_and_its_export_says_the_same(compressed: 
     with torch.inference_mode():
         wanted_BC = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
     for variant in ("torch", "onnx"):
-        assert np.abs(load_engine(place, variant).logits(texts) - wanted_BC).max() < 1e-4
+        assert np.abs(load_engine(place, variant).outputs(items_of(texts)) - wanted_BC).max() < 1e-4
     tables = [
         tensor.dims for tensor in onnx.load(str(place / "onnx" / "model.onnx")).graph.initializer if len(tensor.dims) == 2
     ]
@@ -95,7 +100,7 @@ def test_healing_that_was_killed_goes_on_and_ends_with_the_same_weights(
 
     def pruned(output: str, report: Callable[..., None]) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
         context = Context(str(tmp_path), "recipe", "small", str(tmp_path / output), "1", report=report)
-        model, learner, _ = _build(config, inputs)
+        model, _, learner, _ = _build(config, inputs)
         healing = Healing(config.heal, learner, context)
         _prune(config, model, learner, healing)
         return model.state_dict(), healing.curve
@@ -152,3 +157,70 @@ def test_its_figures_say_what_was_done(compressed: tuple[Path, Outcome, int]) ->
     assert figures["export_difference"] < 1e-4 and "macro_f1" in figures
     steps = [point["step"] for point in outcome.details["curve"]]
     assert steps == sorted(steps) and len(set(steps)) == len(steps), "one curve through all healing"
+
+
+WORDS = [(text, label) for text, label in MESSAGES if text.isascii()]
+SIGNS = [(text, label) for text, label in MESSAGES if not any(sign.isascii() for sign in text.replace(" ", ""))]
+MIXED = [
+    (text, other, "same" if label == of_other else "mixed")
+    for place, (text, label) in enumerate(SIGNS)
+    for other, of_other in WORDS[place : place + 2]
+]
+"""Pairs of which only the second text has words that are more than one sign."""
+
+
+@pytest.fixture(scope="module")
+def of_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, PreTrainedTokenizerBase]:
+    """What the stage makes of a model that reads two texts, with soft labels to heal from."""
+    root = tmp_path_factory.mktemp("pairs")
+    tokenizer = tiny_tokenizer(root / "tokenizer")
+    model = publish_pair_model(root, tokenizer)
+    examples = publish_pairs(root, {"train": MIXED[:20], "validation": MIXED[20:26], "test": MIXED[26:]})
+    said = np.asarray(load_engine(model.local()).outputs([Item(pair[:2]) for pair in MIXED]))
+    content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in MIXED], said)
+    (root / "soft-draft" / "soft").mkdir(parents=True)
+    (root / "soft-draft" / "soft" / "all.arrow").write_bytes(content)
+    details = {"task": PAIR_TASK.model_dump(mode="json")}
+    soft = publish_directory(root / "soft-draft", root / "soft", Kind.PREDICTIONS, details=details)
+    asked = {
+        **CONFIG,
+        "factorize": None,
+        "quantize": ["dynamic", "static"],
+        "allowed_loss": 50,
+        "calibration": {"examples": 8},
+    }
+    inputs = Inputs(model=[model], examples=[examples], teacher=[soft])
+    context = Context(str(root), "recipe", "small", str(root / "small"), "1")
+    config = CompressConfig.model_validate(asked)
+    assert _checked(config, inputs) is _compress
+    return root / "small", _compress(config, inputs, context), tokenizer
+
+
+def test_a_model_of_pairs_is_compressed_with_both_texts_and_which_is_which(
+    of_pairs: tuple[Path, Outcome, PreTrainedTokenizerBase],
+) -> None:
+    place, outcome, _ = of_pairs
+    card, figures = read_card(place), outcome.metrics
+    assert card.task == PAIR_TASK and card.inputs == ("input_ids", "attention_mask", "token_type_ids")
+    assert set(card.variants) == {"torch", "onnx", "int8", "int8_static"}
+    assert figures["export_difference"] < 1e-4
+    exact = np.asarray(load_engine(place, "torch").outputs(ITEMS))
+    assert np.abs(np.asarray(load_engine(place, "onnx").outputs(ITEMS)) - exact).max() < 1e-4 < np.abs(exact).max()
+    for name in ("int8", "int8_static"):
+        apart = np.abs(np.asarray(load_engine(place, name).outputs(ITEMS)) - exact)
+        assert 1e-6 < apart.mean() < 0.2 * exact.std(), name
+        assert card.variants[name].fitted["temperature"] == figures[f"{name}_temperature"]
+    turned = [Item((other, text)) for text, other in (item.values for item in ITEMS)]
+    assert np.abs(np.asarray(load_engine(place, "int8").outputs(turned)) - exact).max() > 0.05
+    (tried,) = outcome.details["int8_tries"]
+    assert tried["kept"] and 0 <= tried["score"] <= 1
+
+
+def test_the_vocabulary_that_stays_is_that_of_both_columns(of_pairs: tuple[Path, Outcome, PreTrainedTokenizerBase]) -> None:
+    place, outcome, before = of_pairs
+    after = AutoTokenizer.from_pretrained(place)
+    assert len(after) == outcome.metrics["vocabulary_kept"] < len(before)
+    for text, other, _ in MIXED[:26]:
+        assert after.tokenize(text) == before.tokenize(text) and after.tokenize(other) == before.tokenize(other)
+    first, second = ({token for pair in MIXED[:26] for token in after.tokenize(pair[column])} for column in (0, 1))
+    assert {token for token in second - first if token.isalpha() and len(token) > 2}, "words of the second text alone"

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
 
 from cluster import storage
 from cluster.connect import Cluster
@@ -24,11 +26,13 @@ from jobs.offline import pieces
 from jobs.offline.pieces import Row, read, scan
 from jobs.offline.plan import Request
 from jobs.offline.run import run
-from serve.answers import softmax
 from serve.card import read_card, write_card
 from serve.engine import load_engine
+from serve.probabilities import softmax
 from tests.conftest import s3_environment
-from tests.serve.tiny_model import TEXTS, publish_tiny
+from tests.jobs.pairs import ITEMS, publish_pair_model
+from tests.jobs.tiny import items_of
+from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny
 
 ROWS_PER_FILE = 400
 
@@ -39,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("offline") / "tiny"
     publish_tiny(directory)
     card = read_card(directory)
-    warm = {name: variant.model_copy(update={"temperature": 2.0}) for name, variant in card.variants.items()}
+    warm = {name: variant.model_copy(update={"fitted": {"temperature": 2.0}}) for name, variant in card.variants.items()}
     write_card(directory, card.model_copy(update={"variants": warm}))
     return directory
 
@@ -122,10 +126,9 @@ def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, m
     parts = sorted(output.glob("part-*.csv"))
     table = pa.concat_tables([arrow_csv.read_csv(part) for part in parts])
     assert table.column("text").to_pylist() == texts
-    probabilities_NC = softmax(load_engine(model).scaled_logits(texts))
-    labels = read_card(model).labels
-    assert table.column("predicted").to_pylist() == [labels[column] for column in probabilities_NC.argmax(1)]
-    found_NC = np.array([table.column(f"probability_{label}").to_pylist() for label in labels]).T
+    probabilities_NC = softmax(np.asarray(load_engine(model).settled(items_of(texts))))
+    assert table.column("predicted").to_pylist() == [LABELS[column] for column in probabilities_NC.argmax(1)]
+    found_NC = np.array([table.column(f"probability_{label}").to_pylist() for label in LABELS]).T
     assert found_NC == pytest.approx(probabilities_NC, abs=1e-5)
     bad = [json.loads(line) for line in (output / "bad_rows.jsonl").read_text().splitlines()]
     assert [(one["file"][-6:], one["row"], one["reason"], one["content"]["id"]) for one in bad] == [
@@ -189,6 +192,65 @@ def test_from_and_to_s3_with_the_types_of_parquet(ray_cluster: Cluster, model: P
     assert answered.schema.field("n").type == pa.int16()
     assert answered.column("n").to_pylist() == [1, 3]
     assert summary["bad"] == {"missing": 1}
+
+
+def test_two_columns_are_answered_for_together(
+    ray_driver: Cluster, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    pairs, output = publish_pair_model(tmp_path, tokenizer), tmp_path / "out"
+    rows: list[dict[str, Any]] = [{"question": text, "answer": other} for text, other in (item.values for item in ITEMS)]
+    for place, change in ((1, {"answer": None}), (3, {"answer": " "}), (5, {"question": 7}), (6, {"question": "x" * 20_001})):
+        rows[place] = {**rows[place], **change}
+    del rows[8]["answer"]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    columns = ["text=question", "pair=answer"]
+    asked = request(
+        Path(pairs.uri), input=[str(tmp_path / "rows.jsonl")], output=str(output), columns=columns, keep=["answer"]
+    )
+    summary = run(asked, "", lambda line: None)
+    assert summary["asked"]["column"] == {"text": "question", "pair": "answer"}
+    bad = [json.loads(line) for line in (output / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["reason"], one["detail"]) for one in bad] == [
+        (2, "missing", "answer is null"),
+        (4, "blank", "answer is empty or only whitespace"),
+        (6, "not a string", "question is of type int"),
+        (7, "too long", "question has 20,001 characters, 20,000 are allowed"),
+        (9, "missing", "answer is not there"),
+    ]
+    good = [item for place, item in enumerate(ITEMS) if place not in (1, 3, 5, 6, 8)]
+    found = [json.loads(line) for line in (output / "part-00000.jsonl").read_text().splitlines()]
+    wanted = load_engine(pairs.local()).answers(good)
+    assert [list(row) for row in found] == [["answer", "predicted", "probability"]] * len(good)
+    assert [(row["answer"], row["predicted"]) for row in found] == [
+        (item.values[1], answer.label) for item, answer in zip(good, wanted, strict=True)
+    ]
+    assert [row["probability"] for row in found] == pytest.approx([answer.probability for answer in wanted], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"column": "question"}, r"--column = 'question': the model reads 2 texts: text, pair. Write --columns text=COLUMN"),
+        ({"columns": ["text=question"]}, r"--columns = 'pair': .*rows.csv has no such column"),
+        ({"columns": ["text=question", "reply=answer"]}, r"--columns = 'reply=answer': the model reads no reply"),
+    ],
+)
+def test_columns_that_do_not_fit_the_models_texts_are_told(
+    ray_driver: Cluster, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, change: dict[str, Any], found: str
+) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\na,b\n")
+    pairs, file = publish_pair_model(tmp_path, tokenizer), str(tmp_path / "rows.csv")
+    with pytest.raises(BadInput, match=found):
+        run(request(Path(pairs.uri), input=[file], output=str(tmp_path / "out"), **change), "", lambda line: None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_are_written_as_the_command_line_has_them() -> None:
+    asked = {"model": "m", "input": ["a.csv"], "output": "out"}
+    assert Request.model_validate({**asked, "columns": ["text=a", "pair=b=c"]}).columns == {"text": "a", "pair": "b=c"}
+    for wrong in (["text"], ["text=a", "text=b"]):
+        with pytest.raises(ValidationError, match="is no FIELD=COLUMN|name each once"):
+            Request.model_validate({**asked, "columns": wrong})
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,27 @@ from jobs.compression.quantize import (
 )
 from jobs.compression.settings import Quantization
 from jobs.compression.variants import NAMES, Material, write_variants
+from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.judging import Candidate, measure_batch_mates
-from jobs.tasks.classification import save_classifier
-from serve.answers import softmax
 from serve.card import read_card
 from serve.engine import Engine, load_engine
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_directory, publish_examples, tiny_classifier
+from serve.probabilities import softmax
+from serve.tasks.protocol import Item
+from tests.jobs.tiny import (
+    LABELS,
+    MAX_LENGTH,
+    MESSAGES,
+    classification,
+    items_of,
+    publish_directory,
+    publish_examples,
+    save_classifier,
+    tiny_classifier,
+)
 
 TEXTS = [text for text, _ in MESSAGES]
+ITEMS = items_of(TEXTS)
 KINDS = ("dynamic", "static", "blockwise", "int4", "power_of_two")
 
 
@@ -44,12 +56,12 @@ def feeds_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[F
 def made(directory: Path, tokenizer: PreTrainedTokenizerBase, config: Quantization) -> Path:
     """A published random model with the variants that the config asks for."""
     model = tiny_classifier("bert", 2, len(tokenizer))
-    save_classifier(model, tokenizer, LABELS, MAX_LENGTH, directory)
+    save_classifier(model, tokenizer, LABELS, directory)
 
     def unused(engine: Engine) -> float:
         raise AssertionError("nothing is judged without an allowance")
 
-    material = Material(feeds_of(tokenizer, TEXTS[:40]), unused, lambda: model)
+    material = Material(feeds_of(tokenizer, TEXTS[:40]), unused, Metric("macro_f1"), lambda: model)
     figures, details = write_variants(model, directory, config, material)
     assert figures["export_difference"] < 1e-4 and details == {}
     return directory
@@ -77,17 +89,17 @@ def test_each_kind_is_a_variant_of_its_own(everything: Path, engines: dict[str, 
 def test_each_kind_changes_the_numbers_a_little_and_shrinks_the_file(
     everything: Path, engines: dict[str, Engine], kind: str
 ) -> None:
-    name, exact_NC = NAMES[kind], engines["onnx"].logits(TEXTS)  # type: ignore[index]
+    name, exact_NC = NAMES[kind], np.asarray(engines["onnx"].outputs(ITEMS))  # type: ignore[index]
     size = {name: (everything / variant.file).stat().st_size for name, variant in read_card(everything).variants.items()}
-    found_NC = engines[name].logits(TEXTS)
+    found_NC = engines[name].outputs(ITEMS)
     apart = np.abs(found_NC - exact_NC).mean() / exact_NC.std()
     assert 1e-4 < apart < {"int4": 0.3, "power_of_two": 0.8}.get(kind, 0.1)
     assert size[name] < size["onnx"]
 
 
 def test_scales_for_blocks_are_nearer_to_float_than_scales_for_all(engines: dict[str, Engine]) -> None:
-    exact_NC = engines["onnx"].logits(TEXTS)
-    apart = {name: np.abs(engines[name].logits(TEXTS) - exact_NC).mean() for name in ("int8", "int8_block")}
+    exact_NC = np.asarray(engines["onnx"].outputs(ITEMS))
+    apart = {name: np.abs(engines[name].outputs(ITEMS) - exact_NC).mean() for name in ("int8", "int8_block")}
     assert apart["int8_block"] < apart["int8"] / 2, apart
 
 
@@ -109,7 +121,7 @@ def test_the_setting_keeps_answers_the_same(tmp_path: Path, tokenizer: PreTraine
 def _figures(directory: Path, variant: str) -> dict[str, float]:
     artifact = publish_directory(directory, directory, Kind.MODEL)
     candidate = Candidate.load(artifact, variant, threads=1, batch_size=16)
-    measure_batch_mates(candidate, TEXTS, batch_size=16, count=48, rounds=2)
+    measure_batch_mates(candidate, ITEMS, batch_size=16, count=48, rounds=2)
     return candidate.figures
 
 
@@ -117,9 +129,11 @@ def test_changed_labels_are_counted(everything: Path) -> None:
     """An engine whose answers in a batch are those of the batch's first text."""
 
     class Swayed:
-        def scaled_logits(self, texts: Sequence[str]) -> np.ndarray:
-            first = float(texts[0] in TEXTS[::2])
-            return np.tile([[10.0 * first, 5.0]], (len(texts), 1))
+        task = classification()
+
+        def settled(self, items: Sequence[Item]) -> np.ndarray:
+            first = float(items[0] in ITEMS[::2])
+            return np.tile([[10.0 * first, 5.0]], (len(items), 1))
 
     artifact = publish_directory(everything, everything, Kind.MODEL)
     candidate = Candidate(
@@ -129,7 +143,7 @@ def test_changed_labels_are_counted(everything: Path) -> None:
         Swayed(),  # type: ignore[arg-type]
         0,
     )
-    measure_batch_mates(candidate, TEXTS, batch_size=4, count=80, rounds=3)
+    measure_batch_mates(candidate, ITEMS, batch_size=4, count=80, rounds=3)
     high, low = softmax(np.array([[10.0, 5.0], [0.0, 5.0]]))[:, 0]
     assert candidate.figures["batch_change"] == pytest.approx(high - low)
     assert 0.2 < candidate.figures["batch_flips"] < 0.5, "mates of the other half turn the label of about 3 texts in 8"
@@ -187,7 +201,7 @@ def test_what_a_recipe_may_say() -> None:
 
 def test_the_stage_makes_every_variant_and_records_what_it_tried(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     draft = tmp_path / "student-draft"
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, MAX_LENGTH, draft)
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, draft)
     model = publish_directory(draft, tmp_path / "student", Kind.MODEL)
     examples = publish_examples(tmp_path, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
     asked = {"quantize": ["dynamic", "static"], "allowed_loss": 60, "calibration": {"examples": 8, "method": "entropy"}}

@@ -24,7 +24,7 @@ from serve.backends import open_session
 from serve.card import Variant, read_card, write_card
 from serve.engine import load_engine
 from tests.jobs.test_quantize import TEXTS, feeds_of
-from tests.jobs.tiny import LABELS, save_classifier, tiny_classifier
+from tests.jobs.tiny import LABELS, items_of, save_classifier, tiny_classifier
 
 LOUD = 1000.0
 
@@ -45,7 +45,7 @@ def scorer(directory: Path, labels: dict[str, int]) -> Callable[[Path], float]:
         card = read_card(directory)
         tried = Variant(backend="onnx", file=file.relative_to(directory).as_posix(), precision="int8")
         write_card(directory, card.model_copy(update={"variants": {**card.variants, "tried": tried}}))
-        found = load_engine(directory, "tried").logits(list(labels)).argmax(-1)
+        found = np.asarray(load_engine(directory, "tried").outputs(items_of(list(labels)))).argmax(-1)
         return float((found == list(labels.values())).mean())
 
     return score
@@ -109,6 +109,11 @@ def test_nothing_more_is_tried_once_one_is_within(
 
     tries = int8_within(0.5, directory / "onnx" / "model.onnx", target, lambda file: next(scores), [], "minmax", never)
     assert len(tries) == 1 and tries[0].loss == pytest.approx(0.5) and target.exists()
+    scores = iter([0.895, 0.9])
+    tries = int8_within(
+        0.5, directory / "onnx" / "model.onnx", target, lambda file: next(scores), [], "minmax", never, sign=-1
+    )
+    assert len(tries) == 1 and tries[0].loss == pytest.approx(0.5), "of an error more is lost where it is higher"
 
 
 def test_training_for_int8_wins_back_what_int8_loses(
@@ -136,7 +141,7 @@ def int8_accuracy(model: PreTrainedModel, classification: Supervised, place: Pat
     session = open_session(place / "int8.onnx", 1, "cpu")
     right = []
     for number in range(classification.validation_size):
-        batch = classification.validation.batch(np.array([number]))
+        batch = classification.validation.batch(np.array([number]), classification.inputs)
         feeds = {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
         right.append(session.run(["logits"], feeds)[0].argmax() == int(batch["labels"][0]))
     return float(np.mean(right))

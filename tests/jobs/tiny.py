@@ -23,15 +23,18 @@ from transformers import (
 )
 
 from cluster.artifact import Artifact, Kind, publish
+from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.losses.settings import Mix
+from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import Supervised, save_model
 from jobs.training.models import READ, load_head
 from serve.tasks.classification import Classification
+from serve.tasks.protocol import Item
 
 torch.set_num_threads(1)
 
@@ -122,6 +125,17 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with a head for these labels, and its tokenizer."""
     return load_head(origin, classification(labels), dropout)
+
+
+def source_problems(source: Any, task: Mapping[str, Any] | None, **more: Any) -> list[Problem]:
+    """What prepare finds wrong with a source, as rows of a task or, without one, as text to pretrain on."""
+    made: dict[str, Any] = {"task": task} if task is not None else {"tokenizer": {"train": "wordpiece"}}
+    return check(PrepareConfig.model_validate({"source": source, **made, **more}))
+
+
+def items_of(texts: Sequence[str]) -> list[Item]:
+    """Items of one text each."""
+    return [Item((text,)) for text in texts]
 
 
 def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:

@@ -1,0 +1,153 @@
+"""Cards of bases: what pretraining writes, who reads it, and bases that have none. `pytest tests/jobs/test_base_cards.py`"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from cluster.artifact import Artifact, Kind
+from jobs.compress import CompressConfig, _checked, _compress, _length
+from jobs.compression.language import compress_language
+from jobs.core.config import BadInput
+from jobs.core.stage import Context, Inputs
+from jobs.finetune import FinetuneConfig
+from jobs.finetune import build as build_finetuned
+from jobs.predict import Language, _objective, _task
+from jobs.pretrain import build
+from jobs.training.models import length_of, load_head, read_base, writes_by
+from jobs.training.worker import train_here
+from serve.card import CARD, EngineError, read_card
+from serve.engine import load_engine
+from serve.generation import load_generator
+from tests.jobs.language_runs import LENGTH, language_config, publish_language
+from tests.jobs.tiny import (
+    LABELS,
+    MESSAGES,
+    classification,
+    items_of,
+    publish_directory,
+    publish_examples,
+    save_classifier,
+    tiny_classifier,
+)
+
+OBJECTIVES = ("masked", "causal", "span_corruption", "masked_sentence_order", "masked_next_sentence")
+
+
+def pretrained(root: Path, objective: str) -> Artifact:
+    """What one step of pretraining leaves."""
+    tokens = publish_language(root / "tokens", objective)
+    config = language_config(objective, max_steps=1, batch_size=4, evaluations=1, precision="fp32")
+    directory = root / "base-draft"
+    directory.mkdir()
+    context = Context(str(root), "tiny", "base", str(root / "base"), "1", directory=directory)
+    train_here(build, config, Inputs(tokens=[tokens]), context)
+    return publish_directory(directory, root / "base", Kind.MODEL, "base", details={"max_length": LENGTH})
+
+
+def without_card(base: Artifact, root: Path) -> Artifact:
+    """The same as older code left it."""
+    draft = root / "older-draft"
+    draft.mkdir()
+    for path in base.files():
+        if path != CARD:
+            (draft / path).write_bytes((Path(base.uri) / path).read_bytes())
+    return publish_directory(draft, root / "older", Kind.MODEL, "base", details=base.manifest.details)
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def bases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Artifact, Artifact]:
+    """An objective, a base that learned by it, and the same without a card."""
+    root = tmp_path_factory.mktemp("bases")
+    base = pretrained(root, request.param)
+    return request.param, base, without_card(base, root)
+
+
+def test_a_base_says_what_it_has_learned_and_how_long_its_rows_were(bases: tuple[str, Artifact, Artifact]) -> None:
+    objective, base, _ = bases
+    card = read_card(base.local())
+    assert card.task is None and card.language is not None
+    assert (card.language.objective, card.max_length, list(card.variants)) == (objective, LENGTH, ["torch"])
+    assert card.language.writes == (objective in ("causal", "span_corruption"))
+    assert ("token_type_ids" in card.inputs) == ("sentence" in objective)
+    model = AutoModel.from_pretrained(base.local())
+    assert card.parameters >= sum(weight.numel() for weight in model.parameters()) > 0
+    assert len(AutoTokenizer.from_pretrained(base.local())) <= model.config.vocab_size
+
+
+def test_with_a_card_and_without_one_a_base_is_the_same_to_all_that_read_it(bases: tuple[str, Artifact, Artifact]) -> None:
+    objective, *both = bases
+    for base in both:
+        assert writes_by(base) == (objective if objective in ("causal", "span_corruption") else None)
+        assert read_base(base).task is None and length_of(base, None) == LENGTH and length_of(base, 16) == 16
+        if objective in ("masked", "causal"):
+            assert _objective(base, Language()) == objective
+        else:
+            with pytest.raises(BadInput, match="neither fills in hidden tokens nor says the next one"):
+                _objective(base, Language())
+        with pytest.raises(BadInput, match="a language model answers for no task"):
+            _task(base, classification())
+        writes, asked = Inputs(model=[base]), CompressConfig()
+        if objective in ("causal", "span_corruption"):
+            assert _checked(asked, writes) is compress_language
+        else:
+            with pytest.raises(BadInput, match="a model of a task is compressed on its rows"):
+                _checked(asked, writes)
+            assert _length(CompressConfig(max_length=LENGTH), base) == LENGTH
+
+
+def test_a_base_is_fine_tuned_with_a_head_that_is_new(bases: tuple[str, Artifact, Artifact], tmp_path: Path) -> None:
+    """Its weights are the base's, whether it has a card or none."""
+    objective, *both = bases
+    if objective == "span_corruption":
+        return  # An encoder-decoder has a head of its own kind.
+    examples = publish_examples(tmp_path, {"train": MESSAGES[:8], "validation": MESSAGES[8:16]})
+    for base in both:
+        config = FinetuneConfig.model_validate({"batch_size": 4, "epochs": 1})
+        model, learner = build_finetuned(config, Inputs(examples=[examples], init=[base]))
+        assert learner.size == 8
+        assert isinstance(model, PreTrainedModel)
+        tables = [one.get_input_embeddings() for one in (model, AutoModel.from_pretrained(base.local()))]
+        assert torch.equal(*(table.weight for table in tables))
+
+
+def test_what_does_not_write_is_not_asked_to(bases: tuple[str, Artifact, Artifact]) -> None:
+    objective, base, older = bases
+    reason = "written by onnx variants: none" if objective in ("causal", "span_corruption") else "does not write; fine-tune it"
+    with pytest.raises(EngineError, match=reason):
+        load_generator(base.local())
+    with pytest.raises(EngineError, match="a language model, which answers for no task"):
+        load_engine(base.local())
+    with pytest.raises(EngineError, match="not there, so .* is no published model"):
+        load_generator(older.local())
+
+
+def test_a_card_of_older_code_still_says_what_the_model_is(tmp_path: Path, tokenizer: Any) -> None:
+    """Labels beside the task's name, a temperature beside the file: answered with, compressed, gone on from."""
+    draft = tmp_path / "draft"
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, draft, fitted={"temperature": 2.0})
+    wanted = np.asarray(load_engine(draft).settled(items_of(["see you", "win a prize"])))
+    now = json.loads((draft / CARD).read_text())
+    variants = {
+        name: {**{key: value for key, value in variant.items() if key not in ("fitted", "files")}, "temperature": 2.0}
+        for name, variant in now["variants"].items()
+    }
+    kept = {key: now[key] for key in ("max_length", "default", "parameters", "training")}
+    (draft / CARD).write_text(json.dumps({"task": "classification", "labels": list(LABELS), "variants": variants, **kept}))
+    model = publish_directory(draft, tmp_path / "model", Kind.MODEL)
+    assert np.array_equal(load_engine(model.local()).settled(items_of(["see you", "win a prize"])), wanted)
+    examples = publish_examples(tmp_path, {"train": MESSAGES[:40], "validation": MESSAGES[40:60]})
+    assert _task(model, classification()) == classification()
+    config = CompressConfig.model_validate({"quantize": "none"})
+    inputs = Inputs(model=[model], examples=[examples])
+    assert _checked(config, inputs) is _compress
+    context = Context(str(tmp_path), "tiny", "small", str(tmp_path / "small"), "1", directory=tmp_path)
+    _compress(config, inputs, context)
+    assert read_card(tmp_path / "small").task == classification()
+    stock, _ = load_head(model, classification())
+    head = stock.get_parameter("classifier.weight")
+    assert (head == tiny_classifier("bert", 2, len(tokenizer)).get_parameter("classifier.weight")).all(), "its head is kept"
