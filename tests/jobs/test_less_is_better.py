@@ -160,7 +160,8 @@ def test_the_report_has_the_task_s_columns_and_no_section_that_it_has_not(tmp_pa
     place.mkdir()
     (place / "report.json").write_text(json.dumps(made))
     artifacts = {"judged": publish_directory(place, tmp_path / "judged", Kind.REPORT, stage="evaluate")}
-    answers = [{"text": "fine", "value": 3.26, "said": "3 stars", "expected": "4 stars", "right": False}]
+    asked = {"text": "fine", "asked": "fine", "value": 3.26}
+    answers = [{**asked, "said": "3 stars", "expected": "4 stars", "right": False}]
     details = {"answers": answers, "url": "http://127.0.0.1/v1/predict"}
     artifacts["live"] = publish_directory(place, tmp_path / "live", Kind.REPORT, stage="deploy", details=details)
     choice = {"winner": "st", "budget": {"minimum_kept": 0.75}}
@@ -198,6 +199,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "model": "sample:minilm_l6",
         "monitor": "macro_f1",
         "label_smoothing": 0.1,
+        "class_weights": "balanced",
         "loss": {"delta": -1, "epsilon": 2, "class_weights": "balanced"},
     },
     "single": {"stage": "finetune", "inputs": {"examples": "labelled"}, "model": "sample:minilm_l6", "loss": {"delta": 1}},
@@ -214,6 +216,12 @@ WRONG: dict[str, dict[str, Any]] = {
         "inputs": {"model": "single", "examples": "pairs"},
         "heal": {"monitor": "mean_error"},
     },
+    "labels": {"stage": "predict", "inputs": {"model": "single", "examples": "labelled"}},
+    "healed": {
+        "stage": "compress",
+        "inputs": {"model": "single", "examples": "labelled", "teacher": "labels"},
+        "heal": {"loss": "huber"},
+    },
     "judged": {
         "stage": "evaluate",
         "inputs": {"examples": "rows", "teacher": "teacher", "candidates": ["small"]},
@@ -225,6 +233,7 @@ WRONG: dict[str, dict[str, Any]] = {
 TOLD = {
     "teacher.monitor = 'macro_f1'": "no such figure. Known here: mean_error, largest_error, validation_loss",
     "teacher.label_smoothing = 0.1": "the loss of stars has nothing like it",
+    "teacher.class_weights = 'balanced'": "the loss of stars has nothing like it",
     "teacher.loss.delta = -1": "greater than 0",
     "teacher.loss.epsilon = 2": "no such key. Known here: delta",
     "teacher.loss.class_weights": "it stands beside loss, not in it",
@@ -235,6 +244,7 @@ TOLD = {
     "other.loss = 'forward_kl'": "answers of stars cannot be compared so. Known here: huber",
     "small.inputs.model = 'single'": "it answers classification of text, and pairs is for classification of text and pair",
     "small.heal.monitor = 'mean_error'": "Known here: macro_f1, accuracy, validation_loss",
+    "healed.heal.loss = 'huber'": "answers of classification cannot be compared so",
     "judged.inputs.candidates = 'small'": "it answers classification of text, and rows is for stars of text",
     "judged.metric = 'accuracy'": "no such figure",
     "judged.cascade = 0.99": "answers of stars do not say how sure they are",

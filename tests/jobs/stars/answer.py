@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -24,7 +24,7 @@ class Stars(Task):
     Answer: ClassVar = Answer
     view: ClassVar[View] = "number"
 
-    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Answer]:
+    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Any]:
         """The numbers."""
         return [Answer(float(output[0])) for output in outputs]
 
