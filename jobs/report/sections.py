@@ -157,7 +157,7 @@ def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Ht
     rows = [_as_now(answer) for answer in details.get("answers") or []]
     if not rows:
         return None
-    outside = {*fields, "said", "expected", "right"}
+    outside = {*fields, "asked", "said", "expected", "right"}
     more = dict.fromkeys(key for row in rows for key, value in row.items() if key not in outside and value != row["said"])
     cells = (
         [*(tag("q", str(row.get(name, MISSING))) for name in fields), row["said"]]

@@ -92,7 +92,8 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics={"height": height}, details={"walker": name})
 
 
-STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=(Metric("height"),), searchable=True)
+METRICS = (Metric("height"),)
+STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=METRICS, searchable=True)
 
 
 # CPUs of its own for each trial: two at once on the tests' cluster.
@@ -107,9 +108,14 @@ def climb(
     **config: Any,
 ) -> Artifact:
     """Search the hill on the connected cluster."""
+    return execute(Recipe("hill", {"walk": climbing(tune, spaces, resources, **config)}), "walk", storage)
+
+
+def climbing(tune: Mapping[str, Any], spaces: Mapping[str, Any] = WIDE, resources: Resources = ALONE, **config: Any) -> Step:
+    """The step of that search."""
     raw = {**config, **spaces}
-    step = Step("walk", STAGE, raw, find_spaces(raw), {}, Tune.model_validate(tune), resources)
-    return execute(Recipe("hill", {"walk": step}), "walk", storage)
+    settings = Tune.model_validate(tune)
+    return Step("walk", STAGE, raw, find_spaces(raw), {}, settings, resources, metrics=METRICS)
 
 
 def marks(directory: Path) -> list[dict[str, Any]]:

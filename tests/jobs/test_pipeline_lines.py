@@ -146,6 +146,10 @@ def test_progress_of_a_search_counts_its_trials() -> None:
     [
         ({"state": "cleaned", "rows": 36_718}, "cleaned  rows 36718"),
         ({"step": 3, "steps": 3, "macro_f1": 0.98125, "evaluation": True}, "step 3/3  macro_f1 0.9812"),
+        (
+            {"step": 3, "steps": 3, "validation_loss": 0.2, "mean_rank": 1.5, "trial": "a"},
+            "trial 1  step 3/3  mean_rank 1.5000",
+        ),
         ({"step": 3, "steps": 9, "validation_loss": 4.0, "perplexity": 54.598}, "step 3/9  perplexity 54.6"),
         ({"state": "pruned", "feed_forward_kept": 688.0}, "pruned"),
         ({"loss": float("nan"), "step": 1, "steps": 2}, "step 1/2  loss nan"),
