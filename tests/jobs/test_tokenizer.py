@@ -60,6 +60,8 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
     """Training, the published directory and the server each load the tokenizer in their own way."""
     first = tiny_tokenizer(tmp_path / "tokenizer", kind)
     wanted = first(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    weights = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
+    card = Card(task=classification(), max_length=MAX_LENGTH, variants=weights, default="torch", parameters=1)
     for name in ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"):
         published = tmp_path / name
         AutoConfig.for_model(name).save_pretrained(published)
@@ -69,8 +71,6 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
         copy_tokenizer(str(published), tmp_path / f"{name}-copy")
         copied = AutoTokenizer.from_pretrained(tmp_path / f"{name}-copy")
         assert copied(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"] == wanted
-        variants = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
-        card = Card(task=classification(), max_length=MAX_LENGTH, variants=variants, default="torch", parameters=0)
         served = _load_tokenizer(published, card)
         assert [encoding.ids for encoding in served.encode_batch(TEXTS)] == wanted
 
