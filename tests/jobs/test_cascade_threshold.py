@@ -76,7 +76,12 @@ def test_outputs_of_different_lengths_are_mixed_too() -> None:
     own, theirs = [[np.full(1 + place % 3, who) for place in range(8)] for who in (0, 1)]
     small, large = Answers(own, CONFIDENCE, 2.0), Answers(theirs, CONFIDENCE, 10.0)
     said: list[list[int]] = []
-    points = curve(small, large, lambda outputs: float(said.append([int(one[0]) for one in outputs]) or 0), [0.7, 1.01])
+
+    def worth(outputs: Outputs) -> float:
+        said.append([int(one[0]) for one in outputs])
+        return 0.0
+
+    points = curve(small, large, worth, [0.7, 1.01])
     assert said == [[0, 1, 0, 1, 0, 1, 0, 0], [1] * 8] and [point["asked"] for point in points] == [3 / 8, 1.0]
     assert [len(one) for one in own] == [1, 2, 3, 1, 2, 3, 1, 2] and not any(one.any() for one in own), "left as they are"
 
