@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 STEP_LINE = re.compile(r"^\[([a-z0-9_-]+)\] (\w+)\s+(\w+)\s+(\d+) s  (.*)$")
 NOISE = re.compile(r"\sINFO |worker\.py:|Running entrypoint for job|RayDeprecationWarning")
+LONGEST_SHOWN = 200
+"""Characters of a text in the line that shows how to ask."""
 MARKS = {
     "done": "✓",
     "complete": "✓",
@@ -166,16 +168,22 @@ def show(summary: dict[str, Any]) -> None:
     if summary.get("answers"):
         print("asked over HTTP:")
     for answer in summary.get("answers", []):
-        texts = answer["asked"].values() if isinstance(answer["asked"], dict) else [answer["asked"]]
-        shown = "  ".join(repr(text if len(text) <= 76 else text[:75] + "…") for text in texts)
+        shown = "  ".join(repr(text if len(text) <= 76 else text[:75] + "…") for text in _texts(answer["asked"]).values())
         print(f"  {shown}\n    → {answer['said']}, labelled {answer['expected']}")
     if "url" in summary and summary.get("answers"):
-        body = json.dumps({"inputs": summary["answers"][0]["asked"]}, ensure_ascii=False)
+        asked = summary["answers"][0]["asked"]
+        short = {name: text[:LONGEST_SHOWN] for name, text in _texts(asked).items()}
+        body = json.dumps({"inputs": short if isinstance(asked, dict) else short[""]}, ensure_ascii=False)
         print(f"\nask it yourself:\n  curl -s {summary['url']} -H 'Content-Type: application/json' -d {shlex.quote(body)}")
     elif "url" in summary:
         print(f"\nit answers at {summary['url']}")
     if "report" in summary:
         print(f"report: {summary['report']}", flush=True)
+
+
+def _texts(asked: str | dict[str, str]) -> dict[str, str]:
+    """The texts of a question, by name where there are several."""
+    return asked if isinstance(asked, dict) else {"": asked}
 
 
 if __name__ == "__main__":

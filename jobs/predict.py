@@ -98,7 +98,7 @@ def blocks_of(files: Mapping[str, int]) -> list[Block]:
 class Answer:
     """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
 
-    def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: "PredictConfig", threads: int) -> None:
+    def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int) -> None:
         from serve.engine import load_engine
 
         self.blocks, self.output, self.precision = blocks, output, config.precision
@@ -159,10 +159,10 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
     examples, model = inputs.one("examples"), inputs.one("model")
     task = _task(model, spec_of(examples))
     files = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
-    if not files:
+    blocks = blocks_of({file: _count(file) for file in files})
+    if not blocks:
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
-    blocks = blocks_of({file: _count(file) for file in files})
     numbers = [{"number": number} for number in range(len(blocks))]
     answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
         Answer,

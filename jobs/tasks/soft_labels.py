@@ -77,7 +77,11 @@ class SoftLabels(Sequence[Output]):
 
 def _teacher(predictions: Artifact, spec: Task) -> Task:
     """The task that the teacher answered for; BadInput where the student's cannot be compared with it."""
-    teacher = task_of(predictions.manifest.details[TASK])
+    described = predictions.manifest.details.get(TASK)
+    if described is None:
+        unknown = "they do not say for which task they are: a language model's answers, or made by older code"
+        raise BadInput([Problem("inputs.teacher", predictions.uri, unknown, "Predict over the examples again.")])
+    teacher = task_of(described)
     if (reason := spec.unlike(teacher)) is not None:
         described = [json.dumps(one.model_dump(mode="json", exclude={"kind"}), ensure_ascii=False) for one in (teacher, spec)]
         reason = f"the teacher's task is not the examples': {reason} ({described[0]} against {described[1]})"

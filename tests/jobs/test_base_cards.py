@@ -111,8 +111,9 @@ def test_a_base_is_fine_tuned_with_a_head_that_is_new(bases: tuple[str, Artifact
         model, learner = build_finetuned(config, Inputs(examples=[examples], init=[base]))
         assert learner.size == 8
         assert isinstance(model, PreTrainedModel)
-        tables = [one.get_input_embeddings() for one in (model, AutoModel.from_pretrained(base.local()))]
-        assert torch.equal(*(table.weight for table in tables))
+        stock: PreTrainedModel = AutoModel.from_pretrained(base.local())
+        own, theirs = (one.get_input_embeddings().get_parameter("weight") for one in (model, stock))
+        assert torch.equal(own, theirs)
 
 
 def test_what_does_not_write_is_not_asked_to(bases: tuple[str, Artifact, Artifact]) -> None:

@@ -160,6 +160,15 @@ def test_what_the_model_does_not_answer_for_is_refused_before_anything_runs(
         predict.run(asked, Inputs(model=[model], examples=[others]), context)
 
 
+def test_answers_that_say_for_no_task_are_refused(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    examples = publish_examples(tmp_path, {"train": MESSAGES[:4], "validation": MESSAGES[:4]})
+    (tmp_path / "older" / "logits").mkdir(parents=True)
+    (tmp_path / "older" / "logits" / "rows.parquet").write_bytes(b"")
+    older = publish_directory(tmp_path / "older", tmp_path / "soft", Kind.PREDICTIONS, details={"labels": list(LABELS)})
+    with pytest.raises(BadInput, match="do not say for which task they are.*Predict over the examples again"):
+        distilled(examples, tokenizer, [older], Mix())
+
+
 def test_a_teacher_in_torch_answers_in_the_precision_that_is_asked_for(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

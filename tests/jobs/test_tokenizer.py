@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceC
 from jobs.data.rows import TrainTexts
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
+from serve.card import Card, Variant
 from serve.engine import _load_tokenizer
-from tests.jobs.tiny import MAX_LENGTH, MESSAGES, tiny_tokenizer
+from tests.jobs.tiny import MAX_LENGTH, MESSAGES, classification, tiny_tokenizer
 
 KINDS = ("wordpiece", "bpe", "unigram", "characters")
 TEXTS = ["Win a FREE prize, now!", "我们六点见面。", "café 中奖 mixed", "unseen žluťoučký 🙂", "", "call " * 60]
@@ -59,6 +60,8 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
     """Training, the published directory and the server each load the tokenizer in their own way."""
     first = tiny_tokenizer(tmp_path / "tokenizer", kind)
     wanted = first(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    weights = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
+    card = Card(task=classification(), max_length=MAX_LENGTH, variants=weights, default="torch", parameters=1)
     for name in ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"):
         published = tmp_path / name
         AutoConfig.for_model(name).save_pretrained(published)
@@ -68,7 +71,7 @@ def test_what_is_saved_with_a_model_and_served_gives_the_same_ids(tmp_path: Path
         copy_tokenizer(str(published), tmp_path / f"{name}-copy")
         copied = AutoTokenizer.from_pretrained(tmp_path / f"{name}-copy")
         assert copied(TEXTS, truncation=True, max_length=MAX_LENGTH)["input_ids"] == wanted
-        served = _load_tokenizer(published, MAX_LENGTH)
+        served = _load_tokenizer(published, card)
         assert [encoding.ids for encoding in served.encode_batch(TEXTS)] == wanted
 
 

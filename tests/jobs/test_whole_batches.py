@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jobs.core.config import BadInput
-from jobs.tasks.classification import Classification
 from jobs.tasks.multitask import Multitask
+from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
 from jobs.training.objective import Batch
 from jobs.training.settings import Training
@@ -71,7 +71,7 @@ def test_a_batch_that_must_not_be_cut_is_refused_in_parts_before_the_first_step(
     assert told.endswith("Set it to 1; less memory takes a lower batch_size, or activation_checkpointing.")
 
 
-def test_several_tasks_are_cut_if_each_of_them_may_be(classification: Classification) -> None:
+def test_several_tasks_are_cut_if_each_of_them_may_be(classification: Supervised) -> None:
     other = copy.copy(classification)
     assert Multitask(classification, {"other": other}, 1.0).splits
     other.splits = False
