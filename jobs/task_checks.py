@@ -34,21 +34,26 @@ def loss_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         ):
             reason = f"the loss of {', '.join(sorted({one.kind for one in learnings}))} has nothing like it"
             yield Problem(key, value if isinstance(value, str | float) else None, reason, "Leave it out.")
-    for key in BESIDE:
-        if key in config.loss:
-            yield Problem(f"loss.{key}", config.loss[key], "it stands beside loss, not in it", "Move it out of loss.")
-    given = {key: value for key, value in config.loss.items() if key not in BESIDE}
     for learning in learnings:
-        own = {
-            key: value for key in BESIDE if key in learning.Loss.model_fields and (value := getattr(config, key)) is not None
-        }
-        try:
-            learning.Loss.model_validate(own | given)
-        except ValidationError as error:
-            for problem in problems_of(error, learning.Loss, "loss"):
-                first = problem.path.split(".")[1] if "." in problem.path else ""
-                path = problem.path.removeprefix("loss.") if first in BESIDE else problem.path
-                yield Problem(path, problem.value, problem.reason, problem.remedy)
+        yield from _not_taken(learning, config)
+
+
+def _not_taken(learning: Learning, config: Any) -> Iterator[Problem]:
+    """What a task's loss does not take."""
+    known = [key for key in learning.Loss.model_fields if key not in BESIDE]
+    for key, value in config.loss.items():
+        if key in BESIDE:
+            yield Problem(f"loss.{key}", value, "it stands beside loss, not in it", "Move it out of loss.")
+        elif key not in known:
+            reason = f"the loss of {learning.kind} has no such key"
+            yield Problem(f"loss.{key}", value, reason, nearest(key, known))
+    own = {key: value for key in BESIDE if key in learning.Loss.model_fields and (value := getattr(config, key)) is not None}
+    try:
+        learning.Loss.model_validate(own | {key: value for key, value in config.loss.items() if key in known})
+    except ValidationError as error:
+        for problem in problems_of(error, learning.Loss, ""):
+            path = problem.path if problem.path.split(".")[0] in BESIDE else f"loss.{problem.path}"
+            yield Problem(path, problem.value, problem.reason, problem.remedy)
 
 
 def soft_loss_problems(recipe: Recipe, step: Step, loss: str | None, path: str) -> Iterator[Problem]:

@@ -39,8 +39,9 @@ def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> st
 
 def other_figures(report: Mapping[str, Any]) -> dict[str, str]:
     """The figures of a report's task besides its score, by name, each as it is called where there is little room."""
-    metrics = learning_of(report.get("kind", usual_kind())).metrics  # older reports say nothing of it
-    found: dict[str, str] = report.get("figures", {metric.name: metric.short for metric in metrics})
+    found: dict[str, str] | None = report.get("figures")
+    if found is None:  # Older reports say nothing of it.
+        found = {metric.name: metric.short for metric in learning_of(usual_kind()).metrics}
     return {name: short for name, short in found.items() if name != report["metric"]}
 
 

@@ -71,6 +71,21 @@ def test_thresholds_go_from_the_small_model_alone_to_the_teacher_alone() -> None
     assert len(set(asked)) == 9, "each text goes on at a threshold of its own"
 
 
+def test_outputs_of_different_lengths_are_mixed_too() -> None:
+    """Of those that have no one shape, each is of the one who answers it."""
+    own, theirs = [[np.full(1 + place % 3, who) for place in range(8)] for who in (0, 1)]
+    small, large = Answers(own, CONFIDENCE, 2.0), Answers(theirs, CONFIDENCE, 10.0)
+    said: list[list[int]] = []
+
+    def worth(outputs: Outputs) -> float:
+        said.append([int(one[0]) for one in outputs])
+        return 0.0
+
+    points = curve(small, large, worth, [0.7, 1.01])
+    assert said == [[0, 1, 0, 1, 0, 1, 0, 0], [1] * 8] and [point["asked"] for point in points] == [3 / 8, 1.0]
+    assert [len(one) for one in own] == [1, 2, 3, 1, 2, 3, 1, 2] and not any(one.any() for one in own), "left as they are"
+
+
 def test_evaluate_fits_it_on_validation_and_deploy_puts_the_teacher_behind(ray_driver: Cluster, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
     models = []

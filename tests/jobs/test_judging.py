@@ -21,6 +21,7 @@ from jobs.figures import accuracy, bootstrap, interval, macro_f1
 from jobs.judging import (
     Candidate,
     Rows,
+    as_trained,
     check_tasks,
     judge_quality,
     measure_latency,
@@ -29,6 +30,7 @@ from jobs.judging import (
 )
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
 from jobs.tasks.classification import LEARNING
+from serve.card import Variant
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import (
@@ -333,6 +335,14 @@ def test_models_of_other_tasks_and_examples_of_another_are_refused_by_name() -> 
     assert "inputs.examples: they are not for the task of the yardstick, told: only one of them has the label 'news'" in texts
     assert "inputs.candidates = 'small': its answers cannot be compared with those of told: only one of them" in models[0]
     assert "the label 'junk'" in models[0] and "'pairs': " in models[1] and "not of the same task" in models[1]
+
+
+def test_the_variant_that_was_trained_is_torch_s_or_the_first(candidates: tuple[Candidate, Candidate]) -> None:
+    card = candidates[0].engine.card
+    small = Variant(backend="onnx", file="onnx/model.int8.onnx", precision="int8")
+    both = card.model_copy(update={"variants": {"int8": small, **card.variants}, "default": "int8"})
+    alone = card.model_copy(update={"variants": {"linear": small, "int8": small}, "default": "int8"})
+    assert (as_trained(both), as_trained(alone)) == ("torch", "linear")
 
 
 def test_a_split_of_few_texts_can_be_judged(candidates: tuple[Candidate, Candidate]) -> None:
