@@ -168,8 +168,8 @@ class Card(BaseModel):
             raise ValueError(f"the default variant {self.default} is not one of {', '.join(self.variants)}")
         if (self.task is None) == (self.language is None):
             raise ValueError("a model answers for a task or is a language model; give one of task and language")
-        for name, variant in self.variants.items() if self.task is not None else ():
-            if wrong := self.task.wrong_fitted(variant.fitted):
+        for name, variant in self.variants.items():
+            if self.task is not None and (wrong := self.task.wrong_fitted(variant.fitted)) is not None:
                 raise ValueError(f"the variant {name}: {wrong}")
         return self
 

@@ -116,7 +116,7 @@ class Classification(Task):
         """Logits whose softmax is what is answered."""
         return np.asarray(outputs) / np.float32(fitted.get(TEMPERATURE, 1.0))
 
-    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Answer]:
+    def answers(self, outputs: Outputs, items: Sequence[Item], options: BaseModel | None = None) -> list[Any]:
         """The most probable label of each; of equals the first column wins."""
         if not len(outputs):
             return []

@@ -237,7 +237,8 @@ def test_a_decoder_without_padding_goes_the_whole_road(
         engine = load_engine(made[name].local())
         assert engine.card.max_length == 48
     texts = ["bye", f"bye{END}", "call this number to claim the cash that is yours"]
+    items = [Item((text,)) for text in texts]
     engine = load_engine(made["small"].local(), "onnx")
-    wanted_NC = load_engine(made["small"].local(), "torch").logits(texts)
-    np.testing.assert_allclose(engine.outputs([Item((text,)) for text in texts]), wanted_NC, atol=1e-4)
-    np.testing.assert_allclose(np.concatenate([engine.logits([text]) for text in texts]), wanted_NC, atol=1e-4)
+    wanted_NC = load_engine(made["small"].local(), "torch").outputs(items)
+    np.testing.assert_allclose(engine.outputs(items), wanted_NC, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([engine.outputs([item]) for item in items]), wanted_NC, atol=1e-4)

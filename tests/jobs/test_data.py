@@ -249,6 +249,14 @@ def test_pairs_need_both_texts_and_their_columns(tmp_path: Path) -> None:
     assert (problem.path, problem.value) == ("task.pair", "second")
 
 
+def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": ["a", "b"], "other": "x", "label": {"id": 1}}\n')
+    found = source_problems(str(source), {"label": "label", "pair": "other"})
+    assert [(one.path, one.value) for one in found] == [("text", "text"), ("task.label", "label")]
+    assert "list<item: string>" in found[0].reason and "single values are asked for" in found[0].reason
+
+
 def test_items_of_two_texts_are_told_apart_by_both() -> None:
     keys = {item_key(texts) for texts in (("a b", "c"), ("a", "b c"), ("c", "a b"), ("a b c", ""), ("a b", "d"))}
     assert len(keys) == 5
