@@ -142,7 +142,7 @@ def test_words_scores_depend_on_neither_the_tokenizer_nor_the_windows(
 
 
 def test_the_highest_token_of_all_windows_is_a_words_score(spec: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    item = Item(("which city is it?", "crimson otter " * 12 + "Lisbon"))
+    item = Item(("which city is it?", "crimson otter " * 12 + "unheard-of"))
     (windows,) = spec.encode(engine_tokenizer(tokenizer, spec, 16), [item])
     assert len(windows) > 2
     said = [np.random.default_rng(number).normal(size=(len(window), 1)) for number, window in enumerate(windows)]
@@ -151,7 +151,7 @@ def test_the_highest_token_of_all_windows_is_a_words_score(spec: Task, tokenizer
         logits_T1[token, 0]
         for window, logits_T1 in zip(windows, said, strict=True)
         for token, (start, _) in enumerate(window.offsets)
-        if window.sequence_ids[token] == 1 and start >= item.values[1].index("Lisbon")
+        if window.sequence_ids[token] == 1 and start >= item.values[1].index("unheard-of")
     ]
     assert len(found_S) == 25 and len(last) > 1
     assert found_S[-1] == np.float32(max(last))

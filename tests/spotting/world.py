@@ -1,13 +1,15 @@
 """A small world for spotting: a passage names an animal, a colour and a city among other words; a question asks for one.
 
 examples = publish_rows(tmp_path, {"train": rows(200), "validation": rows(40, seed=1)})
+tree = recipe(write_world(tmp_path), port=18000)
 """
 
+import csv
 import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -17,6 +19,7 @@ from cluster.artifact import Artifact, Kind
 from jobs.data.clean import item_key
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from tests.jobs.tiny import publish_directory
+from tests.spotting.installed import KIND
 
 ASKED = {
     "animal": ("badger", "falcon", "otter", "spider", "donkey"),
@@ -62,10 +65,10 @@ class Row(NamedTuple):
 
 
 def rows(count: int, seed: int = 0, answered: bool = True) -> list[Row]:
-    """So many rows, each passage of 12 to 20 words, now and then with a comma."""
+    """So many rows, each passage of 12 to 27 words, now and then with a comma: in some windows there is nothing to find."""
     draw, made = random.Random(seed), []
     for _ in range(count):
-        words = draw.choices(OTHERS, k=draw.randint(9, 17))
+        words = draw.choices(OTHERS, k=draw.randint(9, 24))
         for named in draw.sample([draw.choice(names) for names in ASKED.values()], len(ASKED)):
             words.insert(draw.randrange(len(words) + 1), named)
         asked = draw.choice(list(ASKED))
@@ -83,7 +86,7 @@ def publish_rows(root: Path, splits: Mapping[str, Sequence[Row]]) -> Artifact:
         columns = {name: [getattr(row, name) for row in own] for name in Row._fields}
         columns["key"] = [item_key(row[:2]) for row in own]
         parquet.write_table(pa.table(columns), draft / split / "rows.parquet")
-    (draft / "task.json").write_text(json.dumps({"kind": "spotting"}))
+    (draft / "task.json").write_text(json.dumps({"kind": KIND}))
     return publish_directory(draft, root / "rows", Kind.EXAMPLES)
 
 
@@ -105,3 +108,38 @@ def tiny_model(tokenizer: PreTrainedTokenizerBase, layers: int = 2, dropout: flo
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     config = AutoConfig.for_model("bert", **sizes, **rates, initializer_range=0.1)
     return AutoModelForTokenClassification.from_config(config).eval()
+
+
+def write_world(directory: Path) -> dict[str, str]:
+    """Write rows as CSV files and two bases that cut texts otherwise, a teacher's and a student's; their paths by name."""
+    for name, some in {"train": rows(300), "unlabelled": rows(60, seed=1, answered=False), "test": rows(60, seed=2)}.items():
+        with open(directory / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["question", "context", *(["place"] if name != "unlabelled" else [])])
+            writer.writerows([row.question, row.passage, *([row.answer] if row.answer else [])] for row in some)
+    for name, train in {"teacher_base": "wordpiece", "student_base": "bpe"}.items():
+        tiny_model(world_tokenizer(directory / name, train)).save_pretrained(directory / name)
+    return {path.stem: str(path) for path in directory.iterdir()}
+
+
+def recipe(paths: Mapping[str, str], port: int, **changes: Any) -> dict[str, Any]:
+    """From rows to a service; `changes` replaces keys of steps."""
+    inputs = {"examples": "rows"}
+    training = {"max_length": MAX_LENGTH, "batch_size": 16, "epochs": 9, "optimizer": {"learning_rate": 3e-3}}
+    steps: dict[str, Any] = {
+        "rows": {"stage": "prepare", "source": {name: paths[name] for name in ("train", "unlabelled", "test")}}
+        | {"text": "question", "task": {"kind": KIND, "passage": "context", "answer": "place"}, "split": {"validation": 0.2}},
+        "teacher": {"stage": "finetune", "inputs": inputs, "model": paths["teacher_base"], "loss": {"others": 0.2}} | training,
+        "soft": {"stage": "predict", "inputs": {**inputs, "model": "teacher"}},
+        "student": {"stage": "distill", "inputs": {**inputs, "teacher": "soft"}, "model": paths["student_base"]}
+        | {"loss": "listwise", "temperature": 1.0}
+        | training,
+        "small": {"stage": "compress", "inputs": {**inputs, "model": "student", "teacher": "soft"}, "quantize": "dynamic"},
+        "judged": {"stage": "evaluate", "inputs": {**inputs, "teacher": "teacher", "candidates": "small"}}
+        | {"latency_texts": 20, "resamples": 100},
+        "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.5, "prefer": "smallest"},
+        "served": {"stage": "deploy", "inputs": {**inputs, "winner": "winner"}, "port": port, "cpus": 0},
+    }
+    for name, keys in changes.items():
+        steps[name] = steps[name] | keys
+    return {"name": KIND, "steps": steps}

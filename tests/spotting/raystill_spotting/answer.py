@@ -109,10 +109,10 @@ class Spotting(Task):
 
     def combine(self, windows: Sequence[Encoding], outputs: Sequence[Output], item: Item) -> Output:
         """scores_S: the highest of each word's tokens in all windows; a word without a token has the lowest of the others."""
-        count = len(words_of(item))
-        scores_S = np.full(count, -np.inf, dtype=np.float32)
+        words_S2 = words_of(item)
+        scores_S = np.full(len(words_S2), -np.inf, dtype=np.float32)
         for window, logits_T1 in zip(windows, outputs, strict=True):
-            owners_T = owners(window, item)
+            owners_T = owners(window, words_S2)
             own_T = owners_T >= 0
             np.maximum.at(scores_S, owners_T[own_T], np.asarray(logits_T1, dtype=np.float32)[own_T, 0])
         seen_S = scores_S > -np.inf
@@ -195,15 +195,14 @@ class Spotting(Task):
 TASK = Spotting
 
 
-def words_of(item: Item) -> list[tuple[int, int]]:
-    """Where each word of the passage begins and ends, in characters."""
-    return [found.span() for found in _WORD.finditer(item.values[PASSAGE])]
+def words_of(item: Item) -> np.ndarray:
+    """Where each word of the passage begins and ends, in characters: S2."""
+    return np.array([found.span() for found in _WORD.finditer(item.values[PASSAGE])], dtype=np.int64).reshape(-1, 2)
 
 
-def owners(window: Encoding, item: Item) -> np.ndarray:
+def owners(window: Encoding, words_S2: np.ndarray) -> np.ndarray:
     """Of each token of a window the place of its word in the passage; -1 where it stands in no word of it."""
-    ends_S = np.array([end for _, end in words_of(item)], dtype=np.int64)
-    starts_S = np.array([start for start, _ in words_of(item)], dtype=np.int64)
+    starts_S, ends_S = words_S2.T
     starts_T, ends_T = np.array(window.offsets, dtype=np.int64).reshape(-1, 2).T
     # Some tokenizers count the space before a word to its first token: the word is the first one that ends behind its start.
     owners_T = np.searchsorted(ends_S, starts_T, side="right")
@@ -224,7 +223,7 @@ def reach(word: int) -> str:
 
 
 def _answer(probability_S: np.ndarray, item: Item, most: int | None) -> Answer:
-    spans, passage = words_of(item), item.values[PASSAGE]
+    spans, passage = words_of(item).tolist(), item.values[PASSAGE]
     ranked = [
         Word(place + 1, passage[slice(*spans[place])], float(probability_S[place]))
         for place in np.argsort(-probability_S, kind="stable")[:most].tolist()

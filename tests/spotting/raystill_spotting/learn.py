@@ -19,7 +19,7 @@ from jobs.data.clean import value_name
 from jobs.tasks.protocol import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from serve.tasks.protocol import Fitted, Item, Output, Outputs
 
-from .answer import SHARPNESS, Spotting, owners, reach, softmax
+from .answer import SHARPNESS, Spotting, owners, reach, softmax, words_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,9 +168,9 @@ class SpottingLearning(Learning):
 
     def window_targets(self, spec: Any, target: Any, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
         """1 for each token of the right word, 0 for those of others; MISSING outside of the passage."""
-        made = []
+        made, words_S2 = [], words_of(item)
         for window in windows:
-            owners_T = owners(window, item)
+            owners_T = owners(window, words_S2)
             known_T = (owners_T >= 0) & (target != MISSING)
             made.append(np.where(known_T, owners_T == target, MISSING).astype(np.float32))
         return made
@@ -185,9 +185,9 @@ class SpottingLearning(Learning):
 
     def window_soft(self, spec: Any, output: Output, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
         """Of each token its word's score, and 1; of those outside of the passage 0 and 0."""
-        made = []
+        made, words_S2 = [], words_of(item)
         for window in windows:
-            owners_T = owners(window, item)
+            owners_T = owners(window, words_S2)
             shown_T = owners_T >= 0
             made.append(np.stack([np.where(shown_T, output[owners_T], 0), shown_T], axis=-1).astype(np.float32))
         return made
