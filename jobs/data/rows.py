@@ -291,7 +291,7 @@ def _check_rows(
     labelling = reading.labelling
     if labelling is None:
         return []
-    problems = _one_sided(table, source, before, reading)
+    problems = _one_sided(table, source, before, reading, wanted)
     if named == UNLABELLED or problems:
         return problems
     frame = table.select(list(dict.fromkeys(wanted.values()))).to_pandas()
@@ -306,7 +306,7 @@ def _check_rows(
     return []
 
 
-def _one_sided(table: "pa.Table", source: str, before: int, reading: Reading) -> list[Problem]:
+def _one_sided(table: "pa.Table", source: str, before: int, reading: Reading, wanted: Mapping[str, str]) -> list[Problem]:
     """Rows that have some of an item's texts and lack others."""
     if len(reading.fields) < 2:
         return []
@@ -321,7 +321,7 @@ def _one_sided(table: "pa.Table", source: str, before: int, reading: Reading) ->
     lacking = next(name for name, found_N in there.items() if not found_N[rows[0]])
     more = f", and {len(rows) - 1} rows more lack one" if len(rows) > 1 else ""
     reason = f"row {before + rows[0] + 1} of {source} has no {lacking}{more}"
-    key = "text" if lacking == "text" else f"task.{lacking}"
+    key = next(key for key, column in wanted.items() if column == reading.fields[lacking])
     return [Problem(key, reading.fields[lacking], reason, "Give each row all its texts, or take it out.")]
 
 

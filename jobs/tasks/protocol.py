@@ -47,7 +47,8 @@ class TaskSettings(Config):
     """What a recipe says below `task`; each kind has its own keys."""
 
     kind: str
-    """The kind of task."""
+    """The kind of task: a Literal, without a default in kinds of other packages, or a `task` that names no kind could mean
+    them."""
 
 
 class NoLoss(Config):
@@ -59,7 +60,9 @@ class Targets:
     """What rows should be answered with."""
 
     columns: dict[str, list[Any]]
-    """The target columns of EXAMPLES; None in all of them for a row that says nothing."""
+    """The target columns of EXAMPLES; None in all of them for a row that says nothing, which is then left out and counted as
+    empty. (Rows without a target come from `source: {unlabelled: …}` and from augmentation, and nothing is asked of those
+    here.)"""
     wrong: dict[int, str] = field(default_factory=dict)
     """Rows whose target means nothing, by their place, each with the reason."""
 
@@ -71,11 +74,12 @@ class Criterion(Protocol):
     """Whether the loss of a batch is the sum of those of its parts."""
 
     def loss(self, outputs: Any, batch: Batch) -> "Tensor":
-        """The sum of the losses of a batch's targets; one that is MISSING has none."""
+        """The sum of the losses of a batch's targets, which are `batch["labels"]`; one that is MISSING has none."""
         ...
 
     def count(self, batch: Batch) -> float:
-        """How many targets a batch has, or what they weigh."""
+        """How many targets a batch has, or what they weigh: what the loss is divided by, that of soft labels too. So rows
+        without a target count like the others."""
         ...
 
 
@@ -83,7 +87,8 @@ class SoftCriterion(Protocol):
     """How far outputs are from those of teachers."""
 
     def loss(self, outputs: Any, batch: Batch, temperature: "Tensor") -> "Tensor":
-        """The sum over a batch; `batch["teacher"]` has the teachers' outputs, its second axis the teachers."""
+        """The sum over a batch; `batch["teacher"]` has what `window_soft` made of the teachers' outputs, BK…; weights_K sum
+        to 1."""
         ...
 
 
@@ -127,7 +132,8 @@ class Learning:
     # Rows to examples
 
     def fields(self, settings: Any, text: str) -> dict[str, str]:
-        """The column of the source for each field of an item; `text` is the recipe's own key."""
+        """The column of the source for each field of an item; `text` is the recipe's own key, whose column must be there, so
+        that some field should have it."""
         return {"text": text}
 
     def paths(self, settings: Any) -> dict[str, str]:
@@ -139,7 +145,7 @@ class Learning:
         raise NotImplementedError
 
     def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
-        """What the rows of a source should be answered with."""
+        """What the rows of a source should be answered with; the frame has its columns as they are, texts not cleaned yet."""
         raise NotImplementedError
 
     def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
@@ -155,7 +161,7 @@ class Learning:
         raise NotImplementedError
 
     def truth(self, spec: Any, columns: Columns) -> Truth:
-        """The target of each row of EXAMPLES; one that has none is MISSING, or None."""
+        """The target of each row of EXAMPLES, whose texts are among the columns; one that has none is MISSING, or None."""
         raise NotImplementedError
 
     def known(self, truth: Truth) -> np.ndarray:
@@ -173,7 +179,8 @@ class Learning:
         return False
 
     def window_targets(self, spec: Any, target: Any, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
-        """The target of each window of an item: a number, or one a token."""
+        """The target of each window of an item: a number, or one a token, in the type that the loss takes. The item's own may
+        be MISSING or None: students learn from such items too."""
         return [np.asarray(target)] * len(windows)
 
     def criterion(self, spec: Any, settings: Any, truth: Truth) -> Criterion:
@@ -194,7 +201,8 @@ class Learning:
 
     def window_soft(self, spec: Any, output: Output, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
         """A teacher's output of an item, as what each window of the student is to say. Not asked of kinds whose items have one
-        window and one shape: there it is the output itself."""
+        window and one shape: there it is the output itself. Where a kind is `per_token` the first axis is the window's tokens,
+        and shorter windows are filled up with 0: what tells the two apart is part of it."""
         return [np.asarray(output)] * len(windows)
 
     # Judging
@@ -224,7 +232,7 @@ class Learning:
         return {}, {}
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
-        """Further figures of a candidate, for its row of the report."""
+        """Further figures of a candidate, for its row of the report, under names that nothing else there has."""
         return {}
 
     def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
@@ -232,7 +240,8 @@ class Learning:
         return {}
 
     def training_answers(self, spec: Any, truth: Truth) -> list[str]:
-        """What the training items' answers would have been, in the words of `Task.said`; for drift."""
+        """What the training items' answers would have been, in the words of `Task.said`, which therefore must be known from
+        targets alone; for drift."""
         return []
 
     def expected(self, spec: Any, target: Any) -> str:
@@ -248,5 +257,6 @@ class Learning:
         return list(range(min(count, len(truth))))
 
     def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
-        """Sections of the report page that only this kind has."""
+        """Sections of the report page that only this kind has. `report["rows"]` has the candidates: `candidate`, `score`, the
+        metrics by their names, and what `further` gave."""
         return []

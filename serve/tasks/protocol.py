@@ -32,7 +32,7 @@ Fitted = Mapping[str, float]
 """What was fitted for one variant of one model, by name."""
 View = Literal["labels", "number"]
 """How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). number: `value`, and `text` where an
-item's part is meant."""
+item's part is meant. An explanation's `Whole` has the same `label` or `value`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +99,11 @@ class Task(BaseModel):
     """The name under which the kind is found."""
 
     Options: ClassVar[type[BaseModel]] = NoOptions
-    """What a request may ask of the answers; its defaults are those of HTTP."""
+    """What a request may ask of the answers; its defaults are those of HTTP. `inputs` and `model` are names that requests
+    have."""
     Answer: ClassVar[type]
-    """A dataclass, or a pydantic model: an answer as it goes out."""
+    """A dataclass, or a pydantic model: an answer as it goes out. (Here the name hides the class: annotate `answers` by
+    Any.)"""
     Target: ClassVar[type[BaseModel]] = NoOptions
     """What of an answer a request may have explained."""
     Whole: ClassVar[type | None] = None
@@ -139,13 +141,21 @@ class Task(BaseModel):
         tokenizer.enable_truncation(max_length=max_length, direction=direction)
 
     def encode(self, tokenizer: Tokenizer, items: Sequence[Item]) -> list[list[Encoding]]:
-        """The windows of each item, by a tokenizer that was told where to `cut`."""
+        """The windows of each item, by a tokenizer that was told where to `cut`: `tokenizer.truncation` has the length.
+
+        Any text of any field may be longer than that (a model is warmed up with such), and none may be refused: what `cut`
+        does not shorten is shortened here. Threads share the tokenizer; nothing in it is changed.
+        """
         many = tokenizer.encode_batch if self.offsets else tokenizer.encode_batch_fast
         texts: Any = [item.values[0] if len(item.values) == 1 else cut_pair(tokenizer, item.values) for item in items]
         return [[encoding] for encoding in many(texts)]
 
     def combine(self, windows: Sequence[Encoding], outputs: Sequence[Output], item: Item) -> Output:
-        """The output of an item from those of its windows."""
+        """The output of an item from those of its windows, which run over just a window's tokens where the kind is
+        `per_token`.
+
+        Not asked of dense kinds of one window: there it is the output itself.
+        """
         return outputs[0]
 
     def stacked(self, outputs: Sequence[Output]) -> Outputs:
@@ -207,7 +217,11 @@ class Task(BaseModel):
         return [Part(place, span.start, span.end) for place, span in spans]
 
     def without(self, item: Item, parts: Sequence[Part]) -> list[Item]:
-        """The item once for each part, without it."""
+        """The item once for each part, without it.
+
+        `evidence` compares their outputs with the whole item's and sees no item: where outputs are counted in words, what is
+        left out must leave something in its place.
+        """
         return [_replaced(item, part.field, without(item.values[part.field], [part])[0]) for part in parts]
 
     def wrong_target(self, target: BaseModel) -> tuple[str, str] | None:
@@ -235,7 +249,8 @@ class Task(BaseModel):
         return ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in self.brief(answer).values())
 
     def examples(self) -> list[Item]:
-        """Two items to show in the service's documentation."""
+        """Two items to show in the service's documentation; of several fields each has the same text unless the kind has
+        others."""
         return [Item((text,) * len(self.fields)) for text in ("I would buy it again.", "It broke after a week.")]
 
 
