@@ -24,7 +24,7 @@ from serve.tasks.protocol import Output, Outputs, Task
 DIRECTORY, SUFFIX = "soft/", ".arrow"
 TASK = "task"
 """Where a manifest's details have the task that the teacher answered for."""
-LOST_IN_HALF = 1e-3
+LOST_IN_HALF = 5e-3
 """Outputs are kept in single precision where half precision would move one further than this, by the task's own distance."""
 VALUES, SHAPE = "values", "shape"
 
