@@ -3,8 +3,6 @@ import { STRINGS } from "./strings.js";
 
 const LABELS_SHOWN = 5;
 const ROWS_SHOWN = 12;
-// An effect of this many nats of log-odds, or the largest one if that is more, has the full colour.
-const FULL_EFFECT = 2;
 
 const find = (id) => document.getElementById(id);
 let strings = STRINGS.en;
@@ -33,31 +31,62 @@ async function call(path, body) {
   throw new Problem([problem.title, ...(problem.errors ?? []).map((error) => error.message)].join(" – "));
 }
 
-// The default model first; its name is the page's.
+// The default model first; its name is the page's, and its fields are asked for. A model with other fields is not asked.
 async function load() {
   if (models.length) return;
-  models = (await call("v1/models")).models.sort((a, b) => b.default - a.default);
-  find("title").textContent = document.title = models[0].name;
+  const listed = (await call("v1/models")).models.sort((a, b) => b.default - a.default);
+  const { name, fields } = listed[0];
+  models = listed.filter((model) => String(model.fields) === String(fields));
+  find("title").textContent = document.title = name;
+  if (fields.length > 1) layOut(fields);
+}
+
+// The text that is there is the first field; each other one gets a text of its own.
+function layOut(fields) {
+  const first = find("text");
+  first.name = fields[0];
+  for (const name of fields.slice(1)) {
+    const field = first.cloneNode();
+    Object.assign(field, { id: `text-${name}`, name, value: "" });
+    find("fields").append(element("label", { for: field.id }), field);
+  }
+  nameFields();
+}
+
+const texts = () => [...find("fields").querySelectorAll("textarea")];
+const nameOf = (field) => strings[`field${field[0].toUpperCase()}${field.slice(1)}`] ?? field;
+
+function nameFields() {
+  for (const field of texts()) if (field.name) field.labels[0].textContent = nameOf(field.name);
+}
+
+// Whether a text is missing; then it is said of which field, and the next key goes there.
+function missing() {
+  const blank = texts().find((field) => !field.value.trim());
+  show({ problem: !blank ? "" : blank.name ? fill(strings.emptyOf, { field: nameOf(blank.name) }) : strings.empty });
+  blank?.focus();
+  return blank;
 }
 
 async function ask(event) {
   event?.preventDefault();
-  const text = find("text").value;
   const number = ++asked;
-  show({ problem: text.trim() ? "" : strings.empty });
-  if (!text.trim()) return find("text").focus();
+  if (missing()) return;
   busy(true);
   try {
     await load();
-    const found = { text, answers: [], explanation: null };
+    if (missing()) return;
+    const given = Object.fromEntries(texts().map((field) => [field.name, field.value]));
+    const inputs = texts().length > 1 ? given : find("text").value;
+    const found = { given, view: VIEWS[models[0].view], answers: [], explanation: null };
     // One after the other: side by side they would take each other's time.
-    for (const model of models) {
+    for (const { name, view, default: standard } of models) {
       const began = performance.now();
-      const reply = await call("v1/predict", { inputs: text, model: model.name, top_k: LABELS_SHOWN });
-      found.answers.push({ model: reply.model, name: model.name, standard: model.default, answer: reply.answers[0], milliseconds: performance.now() - began });
+      const { model, answers } = await call("v1/predict", { inputs, model: name });
+      found.answers.push({ model, name, standard, view: VIEWS[view], answer: answers[0], milliseconds: performance.now() - began });
       if (number === asked) show({ found });
     }
-    found.explanation = await call("v1/explain", { inputs: text });
+    if (models[0].explains) found.explanation = await call("v1/explain", { inputs });
     if (number === asked) show({ found });
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
@@ -76,16 +105,36 @@ function busy(now) {
 function show({ found = shown, problem = "" }) {
   shown = found;
   find("problem").textContent = problem;
-  find("text").setAttribute("aria-invalid", problem !== "");
+  for (const field of texts()) field.setAttribute("aria-invalid", problem !== "");
   find("answers").replaceChildren(...(found?.answers ?? []).map(card));
   find("explanation").hidden = !found?.explanation;
-  if (found?.explanation) explain(found.text, found.explanation);
+  if (found?.explanation) explain(found);
   find("status").textContent = (found?.answers ?? []).map(sentence).join(" ");
 }
 
 const percent = (share) => new Intl.NumberFormat(strings.lang, { style: "percent", maximumFractionDigits: 1 }).format(share);
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const sentence = ({ name, answer }) => fill(strings.said, { model: name, label: answer.label, probability: percent(answer.probability) });
+const decimal = (value) => new Intl.NumberFormat(strings.lang, { maximumSignificantDigits: 4 }).format(value);
+const sentence = ({ name, view, answer }) => view.sentence(name, answer);
+
+// How answers are shown, by what the list of models says of them. full: the effect of a word that has the full colour, or the
+// largest one if that is more; of labels in nats of log-odds.
+const VIEWS = {
+  labels: {
+    short: ({ label }) => label,
+    sentence: (model, { label, probability }) => fill(strings.saidLabels, { model, label, probability: percent(probability) }),
+    more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    effect: "effectLabels",
+    full: 2,
+  },
+  number: {
+    short: ({ value }) => decimal(value),
+    sentence: (model, { value }) => fill(strings.saidNumber, { model, value: decimal(value) }),
+    more: ({ text }) => (text ? [element("p", {}, text)] : []),
+    effect: "effectNumber",
+    full: 0,
+  },
+};
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -94,15 +143,15 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function card({ name, model, standard, answer, milliseconds }) {
+function card({ name, model, standard, view, answer, milliseconds }) {
   const about = [model.variant, ...(standard ? [strings.standard] : [])].join(" · ");
   return element(
     "article",
     { class: "card", "aria-label": name },
     element("h2", {}, name),
     element("p", { class: "quiet" }, about),
-    element("p", { class: "label" }, answer.label),
-    element("ul", { class: "bars" }, ...answer.probabilities.map(bar)),
+    element("p", { class: "label" }, view.short(answer)),
+    ...view.more(answer),
     element("p", { class: "quiet" }, fill(strings.time, { time: milliseconds.toFixed(milliseconds < 10 ? 1 : 0) })),
   );
 }
@@ -119,11 +168,25 @@ function bar({ label, probability }) {
   );
 }
 
-function explain(text, { label, words }) {
-  find("explanationTitle").textContent = fill(strings.explanation, { label });
+function explain({ given, view, explanation }) {
+  const { words } = explanation;
+  find("explanationTitle").textContent = fill(strings.explanation, { answer: view.short(explanation) });
+  const most = Math.max(view.full, ...words.map((word) => Math.abs(word.attribution))) || 1;
+  const parts = Object.entries(given).flatMap(([field, text]) => {
+    const shown = coloured(text, words.filter((word) => (word.field ?? field) === field), most);
+    return field ? [element("h3", {}, nameOf(field)), shown] : [shown];
+  });
+  find("words").replaceChildren(...parts);
+  find("effect").textContent = strings[view.effect];
+  find("without").hidden = !words.some((word) => "probability_without" in word);
+  const ranked = [...words].sort((a, b) => Math.abs(b.attribution) - Math.abs(a.attribution)).slice(0, ROWS_SHOWN);
+  find("wordRows").replaceChildren(...ranked.map(row));
+}
+
+// A text with each of its words in the colour of what it does.
+function coloured(text, words, most) {
   // Places count whole characters, and a string here counts some of them twice.
   const characters = Array.from(text);
-  const most = Math.max(FULL_EFFECT, ...words.map((word) => Math.abs(word.attribution)));
   const parts = [];
   let place = 0;
   for (const word of words) {
@@ -133,10 +196,7 @@ function explain(text, { label, words }) {
     parts.push(span);
     place = word.end;
   }
-  parts.push(characters.slice(place).join(""));
-  find("words").replaceChildren(...parts);
-  const ranked = [...words].sort((a, b) => Math.abs(b.attribution) - Math.abs(a.attribution)).slice(0, ROWS_SHOWN);
-  find("wordRows").replaceChildren(...ranked.map(row));
+  return element("p", { class: "words" }, ...parts, characters.slice(place).join(""));
 }
 
 const effect = (word) => (word.attribution < 0 ? "−" : "+") + Math.abs(word.attribution).toFixed(2);
@@ -147,7 +207,7 @@ function row(word) {
     {},
     element("th", { scope: "row" }, word.text),
     element("td", { class: "number" }, effect(word)),
-    element("td", { class: "number" }, percent(word.probability_without)),
+    ...("probability_without" in word ? [element("td", { class: "number" }, percent(word.probability_without))] : []),
   );
 }
 
@@ -155,6 +215,7 @@ function speak(language) {
   strings = STRINGS[language];
   document.documentElement.lang = strings.lang;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = strings[node.dataset.text];
+  nameFields();
   for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", strings[node.dataset.label]);
   for (const node of document.querySelectorAll("[data-language]")) node.setAttribute("aria-pressed", node.dataset.language === language);
   show({});
@@ -167,7 +228,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
   });
 }
 find("ask").addEventListener("submit", ask);
-find("text").addEventListener("keydown", (event) => {
+find("fields").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(event);
 });
 const remembered = localStorage.getItem("language");
