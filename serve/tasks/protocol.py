@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Encoding, Tokenizer
 
+from serve.cutting import cut_pair
 from serve.explain import split, without
 
 Output = Any
@@ -140,7 +141,7 @@ class Task(BaseModel):
     def encode(self, tokenizer: Tokenizer, items: Sequence[Item]) -> list[list[Encoding]]:
         """The windows of each item, by a tokenizer that was told where to `cut`."""
         many = tokenizer.encode_batch if self.offsets else tokenizer.encode_batch_fast
-        texts: Any = [item.values[0] if len(item.values) == 1 else item.values for item in items]
+        texts: Any = [item.values[0] if len(item.values) == 1 else cut_pair(tokenizer, item.values) for item in items]
         return [[encoding] for encoding in many(texts)]
 
     def combine(self, windows: Sequence[Encoding], outputs: Sequence[Output], item: Item) -> Output:
