@@ -14,12 +14,13 @@ MOST_CHARACTERS = 4
 """Texts of fewer characters for each token that is kept are left as they are: little of them is cut."""
 
 
-def cut_pair(tokenizer: Tokenizer, pair: tuple[str, str]) -> tuple[str, str]:
+def cut_pair(tokenizer: Tokenizer, pair: tuple[str, ...]) -> tuple[str, ...]:
     """The texts without most of what the tokenizer would cut. What it keeps is the same: words stay whole, and of the two the
     longer one the longer."""
-    limit, left = tokenizer.truncation["max_length"], tokenizer.truncation["direction"] == "left"
-    if max(map(len, pair)) <= MOST_CHARACTERS * limit:
+    cutting = tokenizer.truncation
+    if cutting is None or max(map(len, pair)) <= MOST_CHARACTERS * cutting["max_length"]:
         return pair
+    limit, left = cutting["max_length"], cutting["direction"] == "left"
     # Each alone: what is cut of it is as long as itself.
     stretches = [[whole, *whole.overflowing] for whole in tokenizer.encode_batch(list(pair), add_special_tokens=False)]
     lengths = [sum(map(len, stretch)) for stretch in stretches]

@@ -13,9 +13,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from serve import tasks
 from serve.keys import add as add_key
 from serve.page import DIRECTORY
 from tests.serve.faces import local_model, serving
+from tests.serve.tiny_model import publish_tiny
+from tests.serve.windowed import publish_windowed
 
 MISSING = (
     "the page's tests need Chromium and its driver, and this machine has no {name}: "
@@ -72,6 +75,11 @@ def shown(browser: webdriver.Chrome, selector: str) -> list[str]:
     return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
 
 
+def fields(browser: webdriver.Chrome) -> list[str]:
+    """The names of the texts that are asked for."""
+    return [field.accessible_name for field in browser.find_elements(By.TAG_NAME, "textarea")]
+
+
 def test_answers_bars_times_and_coloured_words(browser: webdriver.Chrome, page: str) -> None:
     ask(browser, TEXT)
     said = requests.post(f"{page}/v1/predict", json={"inputs": TEXT}, timeout=30).json()["answers"][0]
@@ -114,8 +122,8 @@ def test_by_keyboard_alone_and_for_a_screen_reader(browser: webdriver.Chrome) ->
     status = browser.find_element(By.ID, "status")
     WebDriverWait(browser, 30).until(lambda _: "teacher" in str(status.get_property("textContent")))
     assert status.get_attribute("aria-live") == "polite"
-    fields = browser.find_elements(By.CSS_SELECTOR, "main textarea, main button, section, article, table")
-    assert all(field.accessible_name for field in fields if field.is_displayed())
+    named = browser.find_elements(By.CSS_SELECTOR, "main textarea, main button, section, article, table")
+    assert all(field.accessible_name for field in named if field.is_displayed())
 
 
 def test_chinese_is_chosen_and_remembered(browser: webdriver.Chrome) -> None:
@@ -159,6 +167,64 @@ def test_a_service_with_keys_asks_for_one(browser: webdriver.Chrome, model_direc
         field.send_keys(key)
         ask(browser, "Win a prize")
         assert shown(browser, ".card h2") == ["tiny"]
+
+
+def test_a_model_of_pairs_has_a_field_for_each_text(browser: webdriver.Chrome, model_directory: Path, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "pairs", pairs=True)
+    winner, teacher = (local_model(tmp_path / "pairs", name, kind) for name, kind in (("pairs", "onnx"), ("teacher", "torch")))
+    single = local_model(model_directory, "single", "onnx")
+    given = {"text": "Win a <b>prize</b> 🙂", "pair": "这部 film"}
+    with serving({"pairs": winner, "single": single, "teacher": teacher}, winner) as url:
+        browser.get(f"{url}/")
+        second = WebDriverWait(browser, 30).until(lambda driver: driver.find_element(By.ID, "text-pair"))
+        assert [field.accessible_name for field in browser.find_elements(By.TAG_NAME, "textarea")] == [
+            "First text",
+            "Second text",
+        ]
+        browser.execute_script("arguments[0].value = arguments[1]", browser.find_element(By.ID, "text"), given["text"])
+        browser.find_element(By.ID, "send").click()
+        assert browser.find_element(By.ID, "problem").text == "“Second text” is empty; type a text."
+        assert browser.switch_to.active_element == second
+        browser.execute_script("arguments[0].value = arguments[1]", second, given["pair"])
+        second.send_keys(Keys.CONTROL, Keys.ENTER)
+        WebDriverWait(browser, 30).until(lambda driver: driver.find_element(By.ID, "explanation").is_displayed())
+        said = requests.post(f"{url}/v1/predict", json={"inputs": given}, timeout=30).json()["answers"][0]
+        explained = requests.post(f"{url}/v1/explain", json={"inputs": given}, timeout=30).json()["words"]
+    assert shown(browser, ".card h2") == ["pairs", "teacher"], "what takes another request is not asked"
+    assert shown(browser, ".card .label") == [said["label"]] * 2
+    assert shown(browser, "#words h3") == ["First text", "Second text"]
+    assert shown(browser, "#words .words") == list(given.values())
+    for place, field in enumerate(given):
+        words = browser.find_elements(By.CSS_SELECTOR, "#words .words")[place].find_elements(By.CLASS_NAME, "word")
+        assert [word.text for word in words] == [word["text"] for word in explained if word["field"] == field]
+    browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+    assert shown(browser, "#fields label") == shown(browser, "#words h3") == ["第一段文本", "第二段文本"]
+
+
+def test_an_answer_that_is_a_number_is_shown_as_one(
+    browser: webdriver.Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**tasks.kinds(), "windowed": "tests.serve.windowed"}
+    monkeypatch.setattr(tasks, "kinds", lambda: known)
+    publish_windowed(tmp_path / "windowed")
+    model = local_model(tmp_path / "windowed", "finder", "onnx")
+    with serving({"finder": model}, model) as url:
+        browser.get(f"{url}/")
+        context = WebDriverWait(browser, 30).until(lambda driver: driver.find_element(By.ID, "text-context"))
+        assert fields(browser) == ["question", "context"]
+        browser.find_element(By.ID, "text").send_keys("a prize")
+        context.send_keys("win a prize now", Keys.CONTROL, Keys.ENTER)
+        WebDriverWait(browser, 30).until(lambda driver: driver.find_element(By.ID, "explanation").is_displayed())
+        inputs = {"question": "a prize", "context": "win a prize now"}
+        said = requests.post(f"{url}/v1/predict", json={"inputs": inputs}, timeout=30).json()["answers"][0]
+    (value,) = shown(browser, ".card .label")
+    assert float(value) == pytest.approx(said["value"], rel=1e-3)
+    assert said["text"] in shown(browser, ".card p")
+    assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{value}” rests on"
+    assert value in str(browser.find_element(By.ID, "status").get_property("textContent"))
+    browser.find_element(By.TAG_NAME, "summary").click()
+    assert shown(browser, "thead th") == ["Word", "Effect", ""], "there is no probability without a word"
+    assert all(len(row.find_elements(By.TAG_NAME, "td")) == 1 for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr"))
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])

@@ -54,7 +54,7 @@ def local(engine: Engine, cache_texts: int = 0) -> LocalModel:
     return LocalModel(engine, served, ModelSettings(model="/m", cache_texts=cache_texts))
 
 
-def alike(given: Sequence[Any], expected: Sequence[Any]) -> None:
+def alike(given: Outputs, expected: Outputs) -> None:
     """Outputs have the same lengths and the same figures."""
     assert [one.shape for one in given] == [one.shape for one in expected]
     for one, other in zip(given, expected, strict=True):
