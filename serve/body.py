@@ -26,7 +26,8 @@ class Reader:
     async def read(self, request: Request) -> tuple[TextsRequest, Model]:
         """What is asked, and the model that is to answer; Refusal where the request does not fit or no model has the name."""
         body = await read_body(request)
-        wanted = parse_request(body, self._only or self._form(body))
+        form = self._only if self._only is not None else self._form(body)
+        wanted = parse_request(body, form)
         return wanted, self._models.get(wanted.model)
 
     def _form(self, body: bytes) -> type[TextsRequest]:

@@ -62,6 +62,8 @@ class TextsRequest(BaseModel):
     @property
     def items(self) -> list[Item]:
         """The inputs as items."""
+        if isinstance(self.inputs, str):
+            return [Item((self.inputs,))]
         return [_item(given) for given in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
 
 

@@ -42,7 +42,7 @@ def test_the_same_tokens_are_kept(made: object, direction: str, limit: int) -> N
         first, second = (" ".join(chance.choices(WORDS, k=chance.choice([1, 3, 8, 40, 60, 61, 62]))) for _ in range(2))
         cut = cut_pair(tokenizer, (first, second))
         shorter += sum(map(len, cut)) < len(first) + len(second)
-        expected, given = tokenizer.encode(first, second), tokenizer.encode(*cut)
+        expected, given = tokenizer.encode_batch([(first, second), cut])
         assert (given.ids, given.type_ids) == (expected.ids, expected.type_ids), (first, second)
     assert shorter > 50, "some are cut, or this says nothing"
 
@@ -52,6 +52,6 @@ def test_two_texts_at_the_limit_take_little_time() -> None:
     tokenizer.enable_truncation(24)
     text = "a b " * (MAX_CHARACTERS // 4)
     began = time.perf_counter()
-    whole = tokenizer.encode(*cut_pair(tokenizer, (text, text)))
+    (whole,) = tokenizer.encode_batch([cut_pair(tokenizer, (text, text))])
     assert len(whole) == 24
     assert time.perf_counter() - began < 2, "by itself it takes a minute"
