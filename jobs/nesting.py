@@ -17,6 +17,7 @@ from jobs.core.recipe import Recipe, Step
 from jobs.data.dedup import Split, divided
 from jobs.data.rows import UNLABELLED
 from jobs.data.sources import each, hub_parts, resolve
+from jobs.tasks.labelling import Labelling
 
 if TYPE_CHECKING:
     from jobs.prepare import PrepareConfig
@@ -103,7 +104,8 @@ def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
     """What `held` holds out of the sources that it has in common with `taught`, and `taught` has in its training split."""
     learned: Any = taught.config
     judged: Any = held.config
-    if learned.text != judged.text:
+    columns, held_columns = _texts(learned), _texts(judged)
+    if not set(columns) & set(held_columns):
         return
     there = look(learned)
     for part in look(judged):
@@ -116,6 +118,8 @@ def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
             yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
         elif part.column is None and part.held < 1 and not any(one.held >= 1 for one in kept):
             yield from _renamed(taught, held, learned, judged)
+            if columns != held_columns:
+                yield _keyed_otherwise(taught, held, part)
 
 
 def _nothing(part: Part) -> bool:
@@ -154,6 +158,21 @@ def _renamed(taught: Step, held: Step, learned: "PrepareConfig", judged: "Prepar
                 f"out would train the models that are judged on it"
             )
             yield Problem(f"steps.{taught.name}.clean.{key}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
+
+
+def _keyed_otherwise(taught: Step, held: Step, part: Part) -> Problem:
+    """Items of several texts are divided by the hash of all of them: no other division of these texts agrees with it."""
+    reason = (
+        f"models that learn from {taught.name} are judged on {held.name}, which divides {part.source} by other columns, "
+        f"{' and '.join(_texts(held.config))} together: what it holds out would train here"
+    )
+    remedy = "Divide both by a column that says the split (split.by), or take the text from another source."
+    return Problem(f"steps.{taught.name}.split", _written(taught), reason, remedy)
+
+
+def _texts(config: Any) -> tuple[str, ...]:
+    """The columns whose texts make an item."""
+    return (config.text,) if config.task is None else tuple(Labelling.of(config.task, config.text).fields.values())
 
 
 def _written(step: Step) -> Mapping[str, Any]:

@@ -169,7 +169,7 @@ class Card(BaseModel):
         if (self.task is None) == (self.language is None):
             raise ValueError("a model answers for a task or is a language model; give one of task and language")
         for name, variant in self.variants.items():
-            if self.task is not None and (wrong := self.task.wrong_fitted(variant.fitted)):
+            if self.task is not None and (wrong := self.task.wrong_fitted(variant.fitted)) is not None:
                 raise ValueError(f"the variant {name}: {wrong}")
         return self
 

@@ -81,7 +81,7 @@ def augmenting(settings: Augment, fields: Sequence[str] = ("text",)) -> Callable
                 if (new := item_key(copy)) != key:
                     made.append((new, *copy))
         columns = {
-            name: pd.Series([None] * len(made), dtype=rows[name].dtype)
+            str(name): pd.Series([None] * len(made), dtype=rows[name].dtype)
             for name in rows
             if name not in ("key", *fields, "split")
         }

@@ -73,5 +73,5 @@ def keep_first(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 def _telling(frame: "pd.DataFrame") -> list[str]:
     """The columns that rows of one key differ in: targets, then texts."""
-    own = [name for name in frame if name not in ("key", "split") and not str(name).startswith("slice_")]
-    return sorted(own)
+    names = (str(name) for name in frame)
+    return sorted(name for name in names if name not in ("key", "split") and not name.startswith("slice_"))

@@ -32,12 +32,21 @@ UNLABELLED = "unlabelled"
 class Labelling(Protocol):
     """What makes targets of rows: a kind of task with the settings that a recipe gives it (jobs/tasks/labelling.py)."""
 
-    fields: Mapping[str, str]
-    """The column of the source for each text of an item."""
-    paths: Mapping[str, str]
-    """Further columns that must be there, by the recipe's key that names each."""
-    types: "Mapping[str, pa.DataType]"
-    """The target columns, with their types."""
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The column of the source for each text of an item."""
+
+    @property
+    def paths(self) -> Mapping[str, str]:
+        """Further columns that must be there, by the recipe's key that names each."""
+
+    @property
+    def lists(self) -> Sequence[str]:
+        """Those of them whose columns may hold lists."""
+
+    @property
+    def types(self) -> "Mapping[str, pa.DataType]":
+        """The target columns, with their types."""
 
     def targets(self, frame: "pd.DataFrame") -> tuple[dict[str, list[Any]], dict[int, str]]:
         """The target columns of rows, and the reason for each row whose target means nothing, by its place."""
@@ -249,6 +258,8 @@ def _check_tables(
                 Problem(key, column, f"{source} has no such column", nearest(column, table.column_names))
                 for key, column in missing
             ]
+        if problems := _nested(table, source, reading, wanted):
+            return problems
         if problems := _check_rows(table, source, rows, reading, named, wanted, seen):
             return problems
         rows += table.num_rows
@@ -258,6 +269,19 @@ def _check_tables(
     if rows == 0:
         return [Problem(where, source, f"it has no rows ({len(resolve(source))} file)", "Give a file with data.")]
     return []
+
+
+def _nested(table: "pa.Table", source: str, reading: Reading, wanted: Mapping[str, str]) -> list[Problem]:
+    """Columns of lists or records, where a text, a label or a name is asked for."""
+    import pyarrow as pa
+
+    single = {key: column for key, column in wanted.items() if reading.labelling is None or key not in reading.labelling.lists}
+    kinds = {key: table.schema.field(column).type for key, column in single.items()}
+    return [
+        Problem(key, single[key], f"in {source} it holds {kind}, and single values are asked for", "Name another column.")
+        for key, kind in kinds.items()
+        if pa.types.is_nested(kind)
+    ]
 
 
 def _check_rows(

@@ -33,7 +33,8 @@ class Distilled(Objective):
     ) -> None:
         self.task, self.mix, self.steps = task, mix, 1
         self.size, self.lengths, self.validation_size = task.size, task.lengths, task.validation_size
-        self.score, self.mode, self.measures, self.splits = task.score, task.mode, task.measures, task.splits
+        self.score, self.measures, self.splits = task.score, task.measures, task.splits
+        self.mode: str = task.mode
         weights_K = _shares(weights, len(teachers))
         chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses[0]})
         self.compare = task.learning.soft_criterion(task.spec, chosen, weights_K)
@@ -58,15 +59,18 @@ class Distilled(Objective):
         rows = self.task.batch(indices, seed, step)
         return {**rows, **beside, "teacher": self._teachers(indices, rows["input_ids"].shape[1])}
 
-    def _teachers(self, windows: np.ndarray, longest: int) -> Tensor:
+    def _teachers(self, chosen: np.ndarray, longest: int) -> Tensor:
         """What the teachers say of these windows: BK…, filled up with 0 where it runs over tokens."""
         train, said = self.task.train, []
         for soft in self.soft_K:
             found = []
-            for window in windows:
+            for window in chosen:
                 item = int(train.owners[window])
-                own = train.encodings[item] if train.encodings is not None else [None]
-                parts = self.task.learning.window_soft(self.task.spec, soft[item], train.items[item], own)
+                if train.encodings is None:
+                    found.append(soft[item])
+                    continue
+                windows = train.encodings[item]
+                parts = self.task.learning.window_soft(self.task.spec, soft[item], train.items[item], windows)
                 found.append(parts[int(window) - int(train.starts[item])])
             rows = np.stack(found) if not self.task.spec.per_token else stacked_targets(found, longest, 0).numpy()
             said.append(torch.from_numpy(rows))

@@ -40,6 +40,11 @@ class Labelling:
         return learning_of(self.settings.kind).paths(self.settings)
 
     @property
+    def lists(self) -> tuple[str, ...]:
+        """Those of them whose columns may hold lists."""
+        return learning_of(self.settings.kind).lists
+
+    @property
     def types(self) -> "dict[str, pa.DataType]":
         """The target columns, with their types."""
         return learning_of(self.settings.kind).types(self.settings)

@@ -60,7 +60,8 @@ class Matched(Objective):
         self.answers, self.matches, self.causal = answers, matches, causal
         self.teacher = teacher.eval().requires_grad_(False)
         self.size, self.lengths, self.validation_size = answers.size, answers.lengths, answers.validation_size
-        self.score, self.mode, self.measures, self.splits = answers.score, answers.mode, answers.measures, answers.splits
+        self.score, self.measures, self.splits = answers.score, answers.measures, answers.splits
+        self.mode: str = answers.mode
 
     def begin(self, steps: int) -> None:
         """As distillation does."""

@@ -113,6 +113,8 @@ class Learning:
     """Figures that models are compared by; the first is the score where nothing else is asked for."""
     soft_losses: ClassVar[tuple[str, ...]]
     """How answers of student and teacher may be compared; the first is usual."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Keys of `paths` whose columns may hold lists; all others hold single values."""
     augments: ClassVar[bool] = True
     """Whether words of a text may be left out and moved, and mean something still."""
     calibrates: ClassVar[bool] = False
@@ -191,7 +193,8 @@ class Learning:
         return [outputs.float().cpu().numpy()]
 
     def window_soft(self, spec: Any, output: Output, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
-        """A teacher's output of an item, as what each window of the student is to say."""
+        """A teacher's output of an item, as what each window of the student is to say. Not asked of kinds whose items have one
+        window and one shape: there it is the output itself."""
         return [np.asarray(output)] * len(windows)
 
     # Judging

@@ -48,7 +48,7 @@ class Supervised(Objective):
         self.lengths: Sequence[int] | None = self.train.lengths
         self.criterion = self.learning.criterion(spec, self.learning.Loss.model_validate(loss or {}), self.train.truth)
         self.splits = self.criterion.splits
-        self.score, self.mode = self.learning.metrics[0].name, self.learning.metrics[0].mode
+        self.score, self.mode = self.learning.metrics[0].name, str(self.learning.metrics[0].mode)
         self.measures = {metric.name: metric.mode for metric in self.learning.metrics} | {"validation_loss": "min"}
 
     def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:

@@ -46,7 +46,7 @@ def load_head(
     config, tokenizer, known = _plan(origin, directory, spec)
     if dropout is not None:
         set_dropout(config, dropout)
-    model: PreTrainedModel = _loader(spec).from_pretrained(
+    model: Any = _loader(spec).from_pretrained(
         directory,
         config=config,
         ignore_mismatched_sizes=True,

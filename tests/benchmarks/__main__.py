@@ -8,13 +8,14 @@ make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the 
 make bench BENCH=offline    answering for files against the bare engine, on one core each
 make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
 make bench BENCH=unlabelled what texts without a label bring a student, and augmented ones
+DATA=DIRECTORY make bench BENCH=pairs       two texts classified together against the loop of an example script
 """
 
 import importlib
 import json
 import sys
 
-GROUPS = ("train", "data", "scale", "compress", "unlabelled", "serve", "offline")
+GROUPS = ("train", "data", "scale", "compress", "unlabelled", "pairs", "serve", "offline")
 
 
 def main() -> int:

@@ -39,12 +39,10 @@ def loop(directory: str) -> list[float]:
     """When each step of this project's loop was done."""
     from pathlib import Path
 
-    from jobs.tasks.classification import Classification
     from jobs.training.loop import fit
-    from jobs.training.models import load_classifier
     from jobs.training.settings import Training
     from tests.benchmarks.peers import Clock
-    from tests.jobs.tiny import publish_examples
+    from tests.jobs.tiny import load_classifier, publish_examples, supervised
 
     texts, labels = rows()
     names = ["ham", "spam"]
@@ -53,7 +51,7 @@ def loop(directory: str) -> list[float]:
             Path(scratch), {"train": [(t, names[n]) for t, n in zip(texts, labels, strict=True)]}, names
         )
         model, tokenizer = load_classifier(directory, names)
-        objective = Classification(examples, tokenizer, names, MAX_LENGTH)
+        objective = supervised(examples, tokenizer, names, MAX_LENGTH)
         fit(model, objective, Training(epochs=1, batch_size=BATCH, seed=SEED), clock := Clock())
     return clock.times
 

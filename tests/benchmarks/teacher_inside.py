@@ -6,7 +6,7 @@ The same stage, spaces, seed and cores as the search that it is held against; th
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +14,7 @@ from cluster.artifact import Kind
 from jobs.core.recipe import Recipe
 from jobs.core.stage import Context, Input, Inputs, Outcome
 from jobs.distill import DistillConfig, build
-from jobs.tasks.distillation import DistilledClassification
+from jobs.tasks.distilled import Distilled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEP = "inside"
 
 
-class TeacherInside(DistilledClassification):
+class TeacherInside(Distilled):
     """The soft labels come from the teacher, batch by batch, in place of those that were made before."""
 
     def taught_by(self, teacher: "nn.Module") -> "TeacherInside":
@@ -36,20 +36,18 @@ class TeacherInside(DistilledClassification):
     def loss(self, model: "nn.Module", batch: "Batch") -> "Tensor":
         """The same loss, after a forward pass of the teacher."""
         with torch.no_grad():
-            teacher_BC = self.teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+            teacher_BC = self.task.forward(self.teacher, batch)
         return super().loss(model, {**batch, "teacher": teacher_BC.float()[:, None]})
 
 
 def build_inside(config: DistillConfig, inputs: Inputs) -> "tuple[nn.Module, Learner]":
     """The same student, and the objective with the teacher in it."""
-    from jobs.finetune import labels_of
-    from jobs.training.models import load_classifier
+    from jobs.training.models import load_head
 
-    model, _ = build(config, inputs)
-    labels = labels_of(inputs.one("examples"))
-    teacher, tokenizer = load_classifier(inputs.one("teacher_model"), labels)
-    given: Any = (inputs.one("examples"), tokenizer, labels, config.max_length, inputs["teacher"], config)
-    return model, TeacherInside(*given).taught_by(teacher)
+    model, learner = build(config, inputs)
+    assert isinstance(learner, Distilled)
+    teacher, _ = load_head(inputs.one("teacher_model"), learner.task.spec)
+    return model, TeacherInside(learner.task, inputs["teacher"], config).taught_by(teacher)
 
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:

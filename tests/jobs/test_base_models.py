@@ -21,6 +21,7 @@ from jobs.training.models import check_tokenizer, length_of, read_base
 from jobs.training.padding import give_padding
 from jobs.training.positions import longest_of_config, longest_text
 from serve.engine import load_engine
+from serve.tasks.protocol import Item
 from tests.jobs.tiny import LABELS, MESSAGES, load_classifier, publish_examples, supervised
 
 END = "<|endoftext|>"
@@ -168,12 +169,12 @@ def test_short_rows_are_filled_with_another_token_and_nothing_depends_on_it(kind
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     texts = ["bye", f"bye{end}", "call this number to claim the cash that is yours", "六点见"]
     engine = load_engine(tmp_path / "model")
-    together_NC = engine.logits(texts)
+    together_NC = engine.outputs([Item((text,)) for text in texts])
     for text, row_C in zip(texts, together_NC, strict=True):
         with torch.inference_mode():
             alone_C = stock(**tokenizer(text, return_tensors="pt", truncation=True, max_length=24)).logits[0].numpy()
         np.testing.assert_allclose(row_C, alone_C, atol=1e-4)
-        np.testing.assert_allclose(engine.logits([text])[0], row_C, atol=1e-4)
+        np.testing.assert_allclose(engine.outputs([Item((text,))])[0], row_C, atol=1e-4)
 
 
 def test_pretraining_goes_on_from_a_base_whose_padding_token_it_does_not_know(tmp_path: Path) -> None:
@@ -236,7 +237,8 @@ def test_a_decoder_without_padding_goes_the_whole_road(
         engine = load_engine(made[name].local())
         assert engine.card.max_length == 48
     texts = ["bye", f"bye{END}", "call this number to claim the cash that is yours"]
+    items = [Item((text,)) for text in texts]
     engine = load_engine(made["small"].local(), "onnx")
-    wanted_NC = load_engine(made["small"].local(), "torch").logits(texts)
-    np.testing.assert_allclose(engine.logits(texts), wanted_NC, atol=1e-4)
-    np.testing.assert_allclose(np.concatenate([engine.logits([text]) for text in texts]), wanted_NC, atol=1e-4)
+    wanted_NC = load_engine(made["small"].local(), "torch").outputs(items)
+    np.testing.assert_allclose(engine.outputs(items), wanted_NC, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([engine.outputs([item]) for item in items]), wanted_NC, atol=1e-4)

@@ -14,13 +14,12 @@ from pyarrow import parquet
 from cluster import storage
 from cluster.artifact import Kind
 from jobs.core.config import Problem
-from jobs.data.clean import Clean, clean_text, text_key
+from jobs.data.clean import Clean, clean_text, item_key, text_key
 from jobs.data.dedup import Split, keep_first, split_of
 from jobs.data.loader import TokenRows, epoch_batches, read_examples
 from jobs.data.pack import pack, write_rows
-from jobs.data.rows import check_source
 from jobs.data.sources import file_format, fingerprint, resolve, tables
-from tests.jobs.tiny import publish_directory
+from tests.jobs.tiny import publish_directory, source_problems
 
 ROWS = [("hello there", "ham"), ("中奖了，请领取", "spam")]
 
@@ -123,7 +122,7 @@ def texts(source: str) -> list[str]:
 
 
 def reason(source: str | dict[str, str], split: Split | None = None, label: str | None = "label") -> list[Problem]:
-    return check_source(source, {"text": "text", "task.label": label}, split or Split())
+    return source_problems(source, None if label is None else {"label": label}, split=split or Split())
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl", "csv", "tsv", "parquet", "txt.gz", "jsonl.gz", "csv.gz"])
@@ -207,13 +206,13 @@ def test_sources_that_cannot_be_used_are_told_before_anything_runs(
 
 def test_missing_columns_and_splits_are_told_with_the_nearest_name(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.csv")
-    found = check_source(source, {"text": "txt", "task.label": "lable"}, Split(by="fold"))
+    found = source_problems(source, {"label": "lable"}, text="txt", split=Split(by="fold"))
     assert [(problem.path, problem.remedy) for problem in found] == [
         ("text", "Did you mean text?"),
         ("task.label", "Did you mean label?"),
         ("split.by", "Known here: label, text."),
     ]
-    (problem,) = check_source(source, {"text": "text", "task.label": "label", "slices.0": "sauce"}, Split())
+    (problem,) = source_problems(source, {"label": "label"}, slices=["sauce"])
     assert (problem.path, problem.value, problem.remedy) == ("slices.0", "sauce", "Known here: label, text.")
     (problem,) = reason({"train": source, "vaildation": source})
     assert problem.remedy == "Did you mean validation?"
@@ -231,6 +230,38 @@ def test_labels_that_train_lacks_are_told_by_file_and_by_column(tmp_path: Path) 
     column.write_text("text,label,part\na,ham,train\nb,spam,holdout\n")
     (problem,) = reason(str(column), Split(by="part"))
     assert problem.value == "holdout" and "no name of a split" in problem.reason
+
+
+def test_pairs_need_both_texts_and_their_columns(tmp_path: Path) -> None:
+    source = tmp_path / "pairs.csv"
+    source.write_text("first,second,label\na man sings,a man is silent,no\na dog runs,,yes\n,,yes\nx,  ,no\n")
+    task = {"label": "label", "pair": "second"}
+    (problem,) = source_problems(str(source), task, text="first")
+    assert (problem.path, problem.value) == ("task.pair", "second")
+    assert problem.reason == f"row 2 of {source} has no pair, and 1 rows more lack one"
+    missing = source_problems(str(source), {"label": "lable", "pair": "secnd"}, text="frist")
+    assert [(one.path, one.value) for one in missing] == [("text", "frist"), ("task.label", "lable"), ("task.pair", "secnd")]
+    source.write_text("first,second,label\na man sings,a man is silent,no\na dog runs,a dog moves,yes\n")
+    assert source_problems(str(source), task, text="first") == []
+    unlabelled = tmp_path / "more.csv"
+    unlabelled.write_text("first\na bird flies\n")
+    (problem,) = source_problems({"train": str(source), "unlabelled": str(unlabelled)}, task, text="first")
+    assert (problem.path, problem.value) == ("task.pair", "second")
+
+
+def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": ["a", "b"], "other": "x", "label": {"id": 1}}\n')
+    found = source_problems(str(source), {"label": "label", "pair": "other"})
+    assert [(one.path, one.value) for one in found] == [("text", "text"), ("task.label", "label")]
+    assert "list<item: string>" in found[0].reason and "single values are asked for" in found[0].reason
+
+
+def test_items_of_two_texts_are_told_apart_by_both() -> None:
+    keys = {item_key(texts) for texts in (("a b", "c"), ("a", "b c"), ("c", "a b"), ("a b c", ""), ("a b", "d"))}
+    assert len(keys) == 5
+    assert item_key(("Win!", "now")) == item_key(("win", "NOW")), "as of single texts, case and signs make no difference"
+    assert item_key(("Win a prize",)) == text_key("Win a prize")
 
 
 def test_numbers_as_labels_are_the_same_in_files_where_some_are_missing(tmp_path: Path) -> None:
@@ -276,7 +307,7 @@ def test_a_split_that_is_not_there_is_an_empty_table(tmp_path: Path) -> None:
     write(tmp_path / "draft" / "train" / "rows.parquet")
     examples = publish_directory(tmp_path / "draft", tmp_path / "examples", Kind.EXAMPLES)
     assert read_examples(examples, "train").num_rows == 2
-    assert read_examples(examples, "test").column_names == ["key", "text", "label"]
+    assert read_examples(examples, "test").schema == read_examples(examples, "train").schema
 
 
 @pytest.mark.parametrize("grouped", [False, True])

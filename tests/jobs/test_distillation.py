@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
 import torch
 from pydantic import ValidationError
@@ -24,14 +22,14 @@ from jobs.data.clean import text_key
 from jobs.distill import DistillConfig
 from jobs.losses.answers import ANSWER_LOSSES, forward_kl, mixture
 from jobs.losses.settings import Mix, annealed
-from jobs.predict import LOST_IN_HALF, _write, halved
 from jobs.tasks.distilled import Distilled
+from jobs.tasks.soft_labels import DIRECTORY, LOST_IN_HALF, SUFFIX, TASK, SoftLabels, packed
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.tiny import (
     LABELS,
-    MAX_LENGTH,
     MESSAGES,
+    classification,
     distilled,
     publish_directory,
     publish_examples,
@@ -109,17 +107,19 @@ def test_a_training_text_without_a_soft_label_is_refused(
 
 
 def test_a_teacher_of_another_task_is_refused(examples: Artifact, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    made = predictions(tmp_path, {text: [0.0, 1.0, 2.0] for text, _ in MESSAGES})
-    with pytest.raises(BadInput, match="the teacher knows 3 labels, the examples have 2"):
-        distilled(examples, tokenizer, made, Mix())
-    draft = tmp_path / "draft" / "logits"
-    draft.mkdir(parents=True)
+    made = publish_predictions(tmp_path, {text: [0.0, 1.0, 2.0] for text, _ in MESSAGES}, (*LABELS, "eggs"))
+    with pytest.raises(BadInput, match="the teacher's task is not the examples': only one of them has the label 'eggs'"):
+        distilled(examples, tokenizer, [made], Mix())
+
+
+def test_a_teacher_that_numbers_its_labels_otherwise_is_read_by_their_names(
+    examples: Artifact, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
     soft = answers(MESSAGES[:12])
-    rows = {"key": [text_key(text) for text in soft], "logits": list(soft.values())}
-    parquet.write_table(pa.table(rows), draft / "rows.parquet")
-    turned = publish_directory(draft.parent, tmp_path / "turned", Kind.PREDICTIONS, details={"labels": ["spam", "ham"]})
-    with pytest.raises(BadInput, match="the teacher's labels are spam, ham, the examples' ham, spam"):
-        distilled(examples, tokenizer, [turned], Mix())
+    turned = publish_predictions(tmp_path, {text: row[::-1] for text, row in soft.items()}, LABELS[::-1])
+    objective = distilled(examples, tokenizer, [turned], Mix())
+    seen = objective.batch(np.arange(12), 0, 0)["teacher"][:, 0]
+    assert torch.equal(seen, of_texts(soft, range(12)))
 
 
 # Schedules
@@ -150,7 +150,7 @@ def test_temperature_and_alpha_of_each_step_of_a_run(
 
     mix = Mix(temperature=5, temperature_end=1, alpha=1.0, alpha_end=0.2)
     made = predictions(tmp_path, answers(MESSAGES[:12]))
-    objective = Watched(examples, tokenizer, LABELS, MAX_LENGTH, made, mix)
+    objective = Watched(supervised(examples, tokenizer, unlabelled=True), made, mix)
     settings = Training.model_validate({**QUICK, "batch_size": 4, "max_steps": 5})
     fit(tiny_classifier("bert", 2, len(tokenizer)), objective, settings, Recorded())
     assert seen == [pytest.approx(now) for now in zip((5, 4, 3, 2, 1), (1, 0.8, 0.6, 0.4, 0.2), strict=True)]
@@ -192,7 +192,7 @@ def test_a_killed_run_with_a_schedule_ends_with_the_same_weights(
 def test_several_teachers_are_weighed(
     examples: Artifact, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, name: Any, weights: tuple[float, float] | None
 ) -> None:
-    one, other = answers(MESSAGES[:12], 0.3), answers(list(reversed(MESSAGES[:12])), -0.2)
+    one, other = answers(MESSAGES[:12], 0.25), answers(list(reversed(MESSAGES[:12])), -0.125)
     made = predictions(tmp_path, one, other)
     mix = Mix(loss=name, temperature=3.0, alpha=1.0)
     objective = distilled(examples, tokenizer, made, mix, weights)
@@ -229,7 +229,7 @@ def test_one_teacher_twice_is_one_teacher() -> None:
 def test_texts_without_a_label_teach_by_the_teachers_answers_alone(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     rows: list[Any] = [(text, label if number % 3 else None) for number, (text, label) in enumerate(MESSAGES[:12])]
     examples = publish_examples(tmp_path, {"train": rows, "validation": [*MESSAGES[12:20], ("nobody knows", None)]})  # type: ignore[list-item]
-    soft = answers(rows, 0.4)
+    soft = answers(rows, 0.375)
     mix = Mix(temperature=2.0, alpha=0.3)
     objective = distilled(examples, tokenizer, predictions(tmp_path, soft), mix)
     assert (objective.size, objective.validation_size) == (12, 8)
@@ -240,7 +240,7 @@ def test_texts_without_a_label_teach_by_the_teachers_answers_alone(tokenizer: Pr
     wanted = 0.3 * float(forward_kl(logits, of_texts(soft, range(4)), 2.0)) + 0.7 * float(hard)
     assert float(objective.of_answers(logits, batch)) == pytest.approx(wanted, rel=1e-5)
     plain = supervised(examples, tokenizer, class_weights="balanced")
-    assert (plain.size, plain.validation_size) == (8, 8) and set(plain.train.labels) == {0, 1}
+    assert (plain.size, plain.validation_size) == (8, 8) and set(plain.train.truth) == {0, 1}
 
 
 def test_a_student_learns_from_texts_without_labels(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -257,40 +257,50 @@ def test_a_student_learns_from_texts_without_labels(tokenizer: PreTrainedTokeniz
 # What predict keeps
 
 
-def test_logits_in_half_precision_move_no_answer() -> None:
-    """Ten thousand answers, sure ones and doubtful ones, of two labels and of fifty."""
+def test_outputs_in_half_precision_move_no_answer(tmp_path: Path) -> None:
+    """Two thousand answers, sure ones and doubtful ones, of two labels and of fifty."""
     generator = np.random.default_rng(0)
     for classes in (2, 50):
-        logits = (generator.normal(size=(10_000, classes)) * generator.uniform(0.1, 5, (10_000, 1))).astype(np.float32)
-        half, lost = halved(logits)
-        assert half.dtype == np.float16 and 0 < lost < 2e-5 < LOST_IN_HALF
-        exact, kept = torch.from_numpy(logits).double(), torch.from_numpy(half).double()
-        most = max(float(forward_kl(kept[row : row + 1], exact[row : row + 1], 1.0)) for row in range(0, 10_000, 50))
-        assert most <= lost + 1e-12
+        logits = (generator.normal(size=(2_000, classes)) * generator.uniform(0.1, 5, (2_000, 1))).astype(np.float32)
+        labels = [str(number) for number in range(classes)]
+        kept, lost = through_a_file(tmp_path / str(classes), logits, labels)
+        assert 0 < lost < LOST_IN_HALF and (kept == logits.astype(np.float16)).all()
         student = torch.from_numpy(generator.normal(size=logits.shape)).double()
-        assert float(forward_kl(student, kept, 2.0)) == pytest.approx(float(forward_kl(student, exact, 2.0)), rel=1e-4)
+        exact = float(forward_kl(student, torch.from_numpy(logits).double(), 2.0))
+        assert float(forward_kl(student, torch.from_numpy(kept).double(), 2.0)) == pytest.approx(exact, rel=1e-4)
 
 
 @pytest.mark.parametrize("logits", [[[70000.0, 1.0]], [[900.0, 900.3]]])
-def test_logits_that_half_precision_would_spoil_stay_as_they_are(logits: list[list[float]]) -> None:
-    found, lost = halved(np.array(logits, dtype=np.float32))
-    assert found.dtype == np.float32 and lost == 0.0 and found.tolist() == np.array(logits, dtype=np.float32).tolist()
+def test_outputs_that_half_precision_would_spoil_stay_as_they_are(logits: list[list[float]], tmp_path: Path) -> None:
+    kept, lost = through_a_file(tmp_path, np.array(logits, dtype=np.float32), LABELS)
+    assert lost == 0.0 and (kept == np.array(logits, dtype=np.float32)).all()
+
+
+def through_a_file(root: Path, logits: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, float]:
+    """The logits as a student finds them, and what packing said that they lost."""
+    task, keys = classification(labels), [f"{number:032x}" for number in range(len(logits))]
+    content, lost = packed(task, keys, logits)
+    (root / "draft" / DIRECTORY).mkdir(parents=True)
+    (root / "draft" / DIRECTORY / f"block{SUFFIX}").write_bytes(content)
+    details = {TASK: task.model_dump(mode="json")}
+    made = publish_directory(root / "draft", root / "made", Kind.PREDICTIONS, details=details)
+    return np.stack([*SoftLabels(made, keys, task)]), lost
 
 
 def test_what_is_kept_is_what_the_student_sees(examples: Artifact, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     """Two files, one in half precision and one not, in any order."""
-    draft = tmp_path / "draft"
+    draft, task = tmp_path / "draft", classification()
     keys = [text_key(text) for text, _ in MESSAGES[:12]]
     logits = np.linspace(-7, 7, 24, dtype=np.float32).reshape(12, 2)
-    half, _ = _write(keys[6:], logits[6:].astype(np.float16), str(draft))
-    whole, _ = _write(keys[:6], logits[:6], str(draft))
-    types = [parquet.read_table(draft / name)["logits"].type.value_type for name in (half, whole)]
-    assert types == [pa.float16(), pa.float32()]
-    made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={"labels": list(LABELS)})
+    logits[:6] += np.float32(900)
+    (draft / DIRECTORY).mkdir(parents=True)
+    for name, rows in (("b", slice(6, None)), ("a", slice(None, 6))):
+        (draft / DIRECTORY / f"{name}{SUFFIX}").write_bytes(packed(task, keys[rows], logits[rows])[0])
+    made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
     objective = distilled(examples, tokenizer, [made], Mix())
     seen = objective.batch(np.arange(12), 0, 0)["teacher"][:, 0]
-    assert seen.dtype == torch.float32
-    assert np.abs(seen.numpy() - logits).max() < 0.004 and (seen.numpy()[:6] == logits[:6]).all()
+    assert seen.dtype == torch.float32 and (seen.numpy()[:6] == logits[:6]).all()
+    assert 0 < np.abs(seen.numpy() - logits).max() < 0.004
 
 
 # The recipe

@@ -189,8 +189,8 @@ def test_a_recorded_model_computes_what_it_did_and_shows_its_attention(architect
     with torch.no_grad():
         wanted = model(**text(), output_attentions=True, output_hidden_states=True)
         record(model)
-        logits, inner = look_inside(model, **text())
-        assert torch.equal(logits, wanted.logits) and torch.equal(model(**text()).logits, wanted.logits)
+        output, inner = look_inside(model, **text())
+        assert torch.equal(output.logits, wanted.logits) and torch.equal(model(**text()).logits, wanted.logits)
     assert len(inner.heads) == len(inner.hidden) == 4
     assert all(torch.equal(f, w) for f, w in zip((inner.embedding, *inner.hidden), wanted.hidden_states, strict=True))
     real = pairs(text()["attention_mask"], is_causal(model))[:, None]
@@ -276,7 +276,7 @@ def test_the_loss_is_the_weighted_sum_of_what_is_matched(made: Made) -> None:
             "reads": relation_kl(scores(ours, "query_key", 8), scores(theirs, "query_key", 8), pairs(mask)),
             "values": relation_mse(scores(ours, "value_value", 4), scores(theirs, "value_value", 4), pairs(mask)),
         }
-        answers = float(learner.of_answers(ours["logits"], batch))
+        answers = float(learner.answers.of_answers(ours["logits"], batch))
     assert all(float(part) > 1e-3 for part in parts.values())
     weights = {name: match.get("weight", 1.0) for name, match in EVERYTHING.items()}
     assert found == pytest.approx(answers + sum(weights[name] * float(part) for name, part in parts.items()), rel=1e-4)

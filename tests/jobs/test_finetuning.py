@@ -18,7 +18,9 @@ from jobs.core.config import BadInput
 from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs
 from jobs.finetune import FinetuneConfig, build, run
+from jobs.tasks.classification import CrossEntropy
 from jobs.tasks.multitask import Multitask, MultitaskModel
+from jobs.tasks.supervised import Supervised
 from jobs.training.adapter import add_adapter, merged
 from jobs.training.loop import fit
 from jobs.training.models import set_dropout
@@ -184,6 +186,11 @@ def test_smoothing_and_weights_by_hand(tmp_path: Path, tokenizer: PreTrainedToke
         supervised(examples, tokenizer, class_weights={"eggs": 1.0})
 
 
+def weights_of(task: Supervised) -> torch.Tensor | None:
+    assert isinstance(task.criterion, CrossEntropy)
+    return task.criterion.weights_C
+
+
 def test_each_task_takes_the_weights_of_its_own_labels(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     examples, other = tasks(tmp_path)
     inputs = Inputs(examples=[examples], auxiliary=[other], init=[published_base(tmp_path, tokenizer)])
@@ -191,10 +198,10 @@ def test_each_task_takes_the_weights_of_its_own_labels(tmp_path: Path, tokenizer
     config = FinetuneConfig.model_validate({"max_length": MAX_LENGTH, "class_weights": weights})
     learner = build(config, inputs)[1]
     assert isinstance(learner, Multitask)
-    found = [task.weights_C.tolist() for task in learner.tasks if task.weights_C is not None]
+    found = [own.tolist() for task in learner.tasks if (own := weights_of(task)) is not None]
     assert found == [[1.0, 3.0], [0.5, 1.0, 2.0]]
     one = build(config.model_copy(update={"class_weights": {"spam": 3.0}}), inputs)[1]
-    assert isinstance(one, Multitask) and one.tasks[1].weights_C is None
+    assert isinstance(one, Multitask) and weights_of(one.tasks[1]) is None
     context = Context(str(tmp_path), "tiny", "teacher", str(tmp_path / "teacher"), "a", directory=tmp_path)
     with pytest.raises(
         BadInput, match=r"^class_weights\.eggs = 2\.0: no such label\. Labels: anna, boris, ham, spam, 妈妈\.$"

@@ -128,6 +128,18 @@ def test_which_splits_nest(corpus: dict[str, Any], rows: dict[str, Any], said: s
     assert told[0].path.startswith("steps.corpus.")
 
 
+def test_pairs_are_divided_by_both_texts_which_no_corpus_is(files: Path) -> None:
+    (files / "data" / "train.csv").write_text("text,second,label,part\nhello,there,a,train\n")
+    pairs = {"source": A, "task": {"pair": "second"}, "split": {"test": 0.1}}
+    (problem,) = problems(recipe({"source": A, "split": {"test": 0.2}}, pairs))
+    assert problem.path == "steps.corpus.split" and "text and second together" in problem.reason
+    assert problem.remedy.startswith("Divide both by a column that says the split")
+    for text, told in (("second", 1), ("label", 0)):
+        assert len(problems(recipe({"source": A, "text": text, "split": {"test": 0.2}}, pairs))) == told
+    by_column = {"split": {"by": "part"}}
+    assert not problems(recipe({"source": A, **by_column}, {**pairs, **by_column}))
+
+
 def test_steps_whose_models_never_meet_may_divide_as_they_like(files: Path) -> None:
     made = recipe({"source": B}, {"source": A, "split": {"test": 0.2}}, more={"stage": "prepare", "source": A,
         "tokenizer": CHARACTERS})  # fmt: skip

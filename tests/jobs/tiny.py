@@ -23,10 +23,12 @@ from transformers import (
 )
 
 from cluster.artifact import Artifact, Kind, publish
+from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.losses.settings import Mix
+from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import Supervised, save_model
@@ -122,6 +124,12 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with a head for these labels, and its tokenizer."""
     return load_head(origin, classification(labels), dropout)
+
+
+def source_problems(source: Any, task: Mapping[str, Any] | None, **more: Any) -> list[Problem]:
+    """What prepare finds wrong with a source, as rows of a task or, without one, as text to pretrain on."""
+    made: dict[str, Any] = {"task": task} if task is not None else {"tokenizer": {"train": "wordpiece"}}
+    return check(PrepareConfig.model_validate({"source": source, **made, **more}))
 
 
 def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int = 16) -> Artifact:
