@@ -48,6 +48,11 @@ def build(arguments: Arguments) -> Application:
     bulk = None
     if arguments.bulk is not None:
         large, told = _pin(arguments.bulk, arguments.default_name)
+        if told.task != described.task:
+            raise EngineError(
+                f"{arguments.bulk.model} has not learned the task of {arguments.default_name}, but takes its long lists; "
+                "give `bulk` the same model"
+            )
         bulk = (told, serve.deployment(**_deployment("model-bulk", large, arguments))(ModelReplica).bind(large, told))
     options = _deployment(DEPLOYMENT, pinned, arguments)
     return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)

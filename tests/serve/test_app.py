@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,14 @@ import pytest
 import requests
 
 from serve.app import build
-from serve.card import EngineError
+from serve.card import EngineError, read_card, write_card
 from serve.engine import Engine, load_engine
 from serve.published import find_model
 from serve.schema import MAX_BODY_BYTES
-from serve.settings import Arguments
+from serve.settings import Arguments, BulkSettings
+from serve.tasks.classification import Classification
 from tests.serve.generated import ask_generated
-from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
+from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 
 PREDICT = "/v1/predict"
 
@@ -201,6 +203,31 @@ def test_build_refuses_at_once_what_cannot_be_served(model_directory: Path, tmp_
         build(Arguments(model=str(tmp_path)))
     with pytest.raises(ValueError, match="below min_replicas"):
         Arguments(model=str(model_directory), min_replicas=2)
+
+
+def test_a_second_model_that_has_learned_something_else_is_refused(model_directory: Path, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "pairs", pairs=True)
+    shutil.copytree(model_directory, tmp_path / "other")
+    card = read_card(model_directory)
+    write_card(tmp_path / "other", card.model_copy(update={"task": Classification(labels=("ham", "spam", "news"))}))
+    shutil.copytree(model_directory, tmp_path / "turned")
+    write_card(tmp_path / "turned", card.model_copy(update={"task": Classification(labels=LABELS[::-1])}))
+
+    def arguments(second: str, what: str) -> Arguments:
+        settings: dict[str, Any] = {"cascade": {"threshold": 0.9}, "canary": {}, "shadow": {}}[what]
+        beside = {"others": {second: {"model": str(tmp_path / second)}}, what: {"model": second, **settings}}
+        return Arguments.model_validate({"model": str(model_directory), **beside})
+
+    for what in ("cascade", "canary", "shadow"):
+        with pytest.raises(EngineError, match=f"other cannot be the {what} of tiny: only one of them has the label 'news'"):
+            build(arguments("other", what))
+        with pytest.raises(EngineError, match=f"pairs cannot be the {what} of tiny: they are not of the same task"):
+            build(arguments("pairs", what))
+        build(arguments("turned", what))
+    with pytest.raises(EngineError, match="tiny answers ham, spam, 其他; other answers ham, spam, news"):
+        build(arguments("other", "shadow"))
+    with pytest.raises(EngineError, match="give `bulk` the same model"):
+        build(Arguments(model=str(model_directory), bulk=BulkSettings(model=str(tmp_path / "turned"))))
 
 
 def test_the_prefix_without_its_slash_leads_to_the_page(service: str) -> None:
