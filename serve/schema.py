@@ -10,10 +10,11 @@ text or a list of texts, of several an object or a list of objects. Field names 
 `body` is the whole of it.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -58,13 +59,16 @@ class TextsRequest(BaseModel):
     inputs: Any
     model: str | None = None
     """One of the names in GET /v1/models; the default model when not given."""
+    changing: ClassVar[tuple[str, ...]] = ()
+    """Options that change what the model computes; those of a task say so."""
 
     @property
     def items(self) -> list[Item]:
         """The inputs as items."""
+        changing = json.dumps({name: getattr(self, name) for name in self.changing}) if self.changing else ""
         if isinstance(self.inputs, str):
-            return [Item((self.inputs,))]
-        return [_item(given) for given in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
+            return [Item((self.inputs,), changing)]
+        return [_item(given, changing) for given in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
 
 
 class Embedded(BaseModel):
@@ -200,10 +204,10 @@ def _one_or_many(one: Any, kind: type, otherwise: str) -> Any:
     return Annotated[Annotated[one, Tag(ONE)] | many, which]
 
 
-def _item(given: Any) -> Item:
+def _item(given: Any, options: str) -> Item:
     if isinstance(given, str):
-        return Item((given,))
-    return Item(tuple(getattr(given, name) for name in type(given).model_fields))
+        return Item((given,), options)
+    return Item(tuple(getattr(given, name) for name in type(given).model_fields), options)
 
 
 @cache
