@@ -91,7 +91,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         context.report(state="measuring cascades")
         cascades = _cascades(config, config.cascade, inputs, candidates, rows, metric)
         found[1:] = [row | {"cascade": cascade} for row, cascade in zip(found[1:], cascades, strict=True)]
-    labels = yardstick.engine.card.labels
+    labels = yardstick.task.sayings if yardstick.task.view == "labels" else ()
     return {
         "kind": yardstick.task.kind,
         "fields": list(yardstick.task.fields),

@@ -81,10 +81,6 @@ class Variant(BaseModel):
     def _known_precision(cls, precision: str) -> str:
         return _one_of(precision, PRECISIONS)
 
-    @property
-    def temperature(self) -> float:
-        return self.fitted.get("temperature", 1.0)
-
     @model_validator(mode="after")
     def _fitting_file(self) -> Self:
         path = PurePosixPath(self.file)
@@ -172,11 +168,6 @@ class Card(BaseModel):
             if self.task is not None and (wrong := self.task.wrong_fitted(variant.fitted)) is not None:
                 raise ValueError(f"the variant {name}: {wrong}")
         return self
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels of a task that has some."""
-        return getattr(self.task, "labels", ())
 
     def variant(self, name: str | None) -> tuple[str, Variant]:
         """The variant of this name, or the default one, with its name; EngineError if there is none."""

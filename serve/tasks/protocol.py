@@ -41,7 +41,7 @@ class Item:
 
     values: tuple[str, ...]
     options: str = ""
-    """Those options that change what the model computes, as the task writes them; others only shape the answer."""
+    """Those options that change what the model computes, as JSON; others only shape the answer."""
 
     @property
     def key(self) -> bytes:
@@ -100,7 +100,8 @@ class Task(BaseModel):
 
     Options: ClassVar[type[BaseModel]] = NoOptions
     """What a request may ask of the answers; its defaults are those of HTTP. `inputs` and `model` are names that requests
-    have."""
+    have. Its class variable `changing`, where it has one, names those that change what the model computes (dimensions, a seed):
+    they are part of the item, all others are not."""
     Answer: ClassVar[type]
     """A dataclass, or a pydantic model: an answer as it goes out. (Here the name hides the class: annotate `answers` by
     Any.)"""

@@ -71,7 +71,7 @@ def test_a_published_classifier_answers_with_the_temperature_of_its_validation_s
     objective = supervised(examples, tokenizer)
     draft = tmp_path / "draft"
     figures = objective.save(tiny_classifier("bert", 2, len(tokenizer)), draft)
-    temperature = read_card(draft).variants["torch"].temperature
+    temperature = read_card(draft).variants["torch"].fitted["temperature"]
     assert figures["temperature"] == temperature > 1.5
     assert figures["calibration_error"] < figures["calibration_error_unscaled"]
 
@@ -95,5 +95,5 @@ def test_a_published_classifier_answers_with_the_temperature_of_its_validation_s
 def test_each_variant_has_a_temperature_of_its_own(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, tmp_path)
     figures = calibrate_variants(tmp_path, ["torch"], ITEMS, np.array([LABELS.index(label) for label in TRUTH]))
-    assert figures["torch_temperature"] == read_card(tmp_path).variants["torch"].temperature > 1.5
+    assert figures["torch_temperature"] == read_card(tmp_path).variants["torch"].fitted["temperature"] > 1.5
     assert figures["torch_calibration_error"] < figures["torch_calibration_error_unscaled"]

@@ -142,7 +142,7 @@ def test_each_variant_answers_with_a_temperature(compressed: tuple[Path, Outcome
     place, outcome, _ = compressed
     for name, variant in read_card(place).variants.items():
         figures = outcome.metrics
-        assert variant.temperature == figures["temperature" if name == "torch" else f"{name}_temperature"] != 1
+        assert variant.fitted["temperature"] == figures["temperature" if name == "torch" else f"{name}_temperature"] != 1
         prefix = "" if name == "torch" else f"{name}_"
         assert figures[f"{prefix}calibration_error"] <= figures[f"{prefix}calibration_error_unscaled"]
 

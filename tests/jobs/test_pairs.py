@@ -100,7 +100,7 @@ def test_pairs_go_all_the_way(made: dict[str, Artifact]) -> None:
 
 
 def ask_over_http(directory: Path) -> None:
-    model = local_model(directory, "pairs", "int8")
+    model = local_model(directory, "pairs", "onnx")
     with serving({"pairs": model}, model) as address:
         one = {"text": BAD[2], "pair": GOOD[0]}
         reply = requests.post(f"{address}/v1/predict", json={"inputs": one}, timeout=30).json()
@@ -112,8 +112,13 @@ def ask_over_http(directory: Path) -> None:
         assert lacking.status_code == 422 and lacking.json()["errors"][0]["field"] == "inputs.1.pair"
         explained = requests.post(f"{address}/v1/explain", json={"inputs": one, "label": "first"}, timeout=30).json()
         assert {word["field"] for word in explained["words"]} == {"text", "pair"}
-        strongest = max(explained["words"], key=lambda word: word["attribution"])
-        assert strongest["field"] == "text", "what asks for money is in the first text"
+        for name, place in (("text", 0), ("pair", -1)):
+            word = explained["words"][place]
+            assert word["field"] == name and one[name][word["start"] : word["end"]] == word["text"]
+            less = {**one, name: (one[name][: word["start"]] + one[name][word["end"] :]).strip()}
+            (answer,) = requests.post(f"{address}/v1/predict", json={"inputs": less}, timeout=30).json()["answers"]
+            left = {each["label"]: each["probability"] for each in answer["probabilities"]}["first"]
+            assert word["probability_without"] == pytest.approx(left, abs=1e-4)
 
 
 def test_what_is_wrong_with_pairs_is_told_before_anything_runs(world: Path, ray_driver: Cluster, tmp_path: Path) -> None:
