@@ -437,15 +437,17 @@ def test_a_student_that_cuts_otherwise_learns_from_a_teachers_words_alone(
     assert figures["mean_rank"] < 1.5, figures
 
 
-def test_two_teachers_are_weighed(taught: Taught, examples: Artifact, tmp_path: Path) -> None:
-    spec, items = taught.engine.task, items_of(TRAIN)
-    right = taught.engine.outputs(items)
+def test_two_teachers_are_weighed_by_their_probabilities(taught: Taught, tmp_path: Path) -> None:
+    spec, right = taught.engine.task, taught.engine.outputs(items_of(TRAIN))
     soft = [
         publish_soft(tmp_path / name, spec, TRAIN, said)[0] for name, said in (("a", right), ("b", [-one for one in right]))
     ]
-    losses = []
-    for weights in ((1.0, 1e-6), (1e-6, 1.0)):
-        learner = Distilled(taught.task, soft, Mix(alpha=1.0), weights)
-        with torch.inference_mode():
-            losses.append(float(learner.loss(taught.model, learner.batch(np.arange(32), 0, 0))))
-    assert losses[1] > 5 * losses[0]
+    learner = Distilled(taught.task, soft, Mix(alpha=1.0, temperature=1.0), weights=(1, 3))
+    batch, wanted = learner.batch(np.arange(32), 0, 0), 0.0
+    with torch.inference_mode():
+        student_BT = taught.model(**{name: batch[name] for name in taught.task.inputs}).logits[..., 0]
+        for said_KT2, student_T in zip(batch["teacher"], student_BT, strict=True):
+            shown_T = said_KT2[0, :, 1] > 0
+            p = torch.tensor([0.25, 0.75]) @ torch.softmax(said_KT2[:, shown_T, 0], -1)
+            wanted += float((p * (p.log() - torch.log_softmax(student_T[shown_T], 0))).sum())
+        assert float(learner.loss(taught.model, batch)) == pytest.approx(wanted, rel=1e-3)
