@@ -100,8 +100,8 @@ class Task(BaseModel):
 
     Options: ClassVar[type[BaseModel]] = NoOptions
     """What a request may ask of the answers; its defaults are those of HTTP. `inputs` and `model` are names that requests
-    have. Its class variable `changing`, where it has one, names those that change what the model computes (dimensions, a seed):
-    they are part of the item, all others are not."""
+    have. Its class variable `changing`, where it has one, names those that change what the model computes (dimensions, a
+    seed): they are part of the item, all others are not."""
     Answer: ClassVar[type]
     """A dataclass, or a pydantic model: an answer as it goes out. (Here the name hides the class: annotate `answers` by
     Any.)"""
