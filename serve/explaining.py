@@ -37,8 +37,9 @@ def explain_route(models: Models, example: Example) -> APIRouter:
     if any(model.task.Whole is None for model in models.by_name.values()):
         responses[409] = problem(NOTHING_TO_EXPLAIN)
     if task.Whole is not None:
-        explained = task.evidence(example.left_out, task.Target())
-        shown = explanation_of(task, first, task.parts(first), explained, default.served)
+        parts = task.parts(first)
+        explained = task.evidence(example.left_out, [first, *task.without(first, parts)], task.Target())
+        shown = explanation_of(task, first, parts, explained, default.served)
         responses |= replies(shown, "What is explained and what each word does for it")
     reader = Reader(models, explain_form)
 
@@ -52,10 +53,11 @@ def explain_route(models: Models, example: Example) -> APIRouter:
         wanted, model = await reader.read(request)
         task, (item,) = model.task, wanted.items
         exchange_of(request).note(model, [item])
-        _check(task, wanted, model.served)
+        _check(task, wanted, item, model.served)
         parts = task.parts(item)
-        one, outcome = await _answers_of_one(await model.answerers(item), [item, *task.without(item, parts)])
-        explained = task.evidence(task.aligned(outcome.outputs, one.task), wanted)
+        items = [item, *task.without(item, parts)]
+        one, outcome = await _answers_of_one(await model.answerers(item), items)
+        explained = task.evidence(task.aligned(outcome.outputs, one.task), items, wanted)
         return json_response(explanation_of(task, item, parts, explained, outcome.model))
 
     return router
@@ -84,11 +86,11 @@ def explanation_of(task: Task, item: Item, parts: Sequence[Part], explained: Exp
     return explanation_form(task)(model=served, words=words, **explained.whole)
 
 
-def _check(task: Task, wanted: BaseModel, served: ServedModel) -> None:
+def _check(task: Task, wanted: BaseModel, item: Item, served: ServedModel) -> None:
     """Refusal 409 where there is nothing to explain, 422 where the task has no such target."""
     if task.Whole is None:
         message = f"{served.name} gives answers of a kind that is not explained; ask POST /v1/predict alone"
         raise Refusal(409, NOTHING_TO_EXPLAIN, [FieldError(field="model", message=message)])
-    if wrong := task.wrong_target(wanted):
+    if wrong := task.wrong_target(wanted, item):
         field, message = wrong
         raise Refusal(422, "The request does not fit", [FieldError(field=field, message=message)])

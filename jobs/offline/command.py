@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(parsed).items() if name != "storage" and value is not None}
+    fields = Request.model_fields
+    # What was not given is left out: a column that was named is refused for items of several texts, the default is not.
+    given = {name: value for name, value in vars(parsed).items() if name in fields and value != fields[name].get_default()}
     try:
         request = Request.model_validate(given)
     except ValidationError as error:

@@ -16,6 +16,8 @@ from serve.tasks import ANSWER, kinds, task_of
 from serve.tasks.protocol import Task
 
 LEARN = "learn"
+OWN = "serve.tasks."
+"""What the modules of this repository's own kinds begin with."""
 TASK_FILE = "task.json"
 
 
@@ -25,7 +27,7 @@ def learning_of(kind: str) -> Learning:
     if kind not in kinds():
         raise ValueError(f"{kind} is no kind of task here; there are {', '.join(sorted(kinds()))}")
     answering = kinds()[kind]
-    own = answering.startswith("serve.tasks.")
+    own = answering.startswith(OWN)
     module = import_module(f"{__name__}.{kind}" if own else f"{answering.removesuffix(ANSWER)}{LEARN}")
     found: Learning = module.LEARNING
     return found
@@ -33,8 +35,9 @@ def learning_of(kind: str) -> Learning:
 
 @cache
 def usual_kind() -> str:
-    """The kind of a `task` that names none: the one whose settings have a default for it."""
-    return next(kind for kind in kinds() if not learning_of(kind).Settings.model_fields["kind"].is_required())
+    """The kind of a `task` that names none: of this repository's own the one whose settings have a default for it."""
+    own = (kind for kind, module in kinds().items() if module.startswith(OWN))
+    return next(kind for kind in own if not learning_of(kind).Settings.model_fields["kind"].is_required())
 
 
 def spec_of(examples: Artifact) -> Task:

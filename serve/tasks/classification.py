@@ -170,14 +170,14 @@ class Classification(Task):
             return outputs
         return np.asarray(outputs)[..., [other.labels.index(label) for label in self.labels]]
 
-    def wrong_target(self, target: BaseModel) -> tuple[str, str] | None:
+    def wrong_target(self, target: BaseModel, item: Item) -> tuple[str, str] | None:
         """A label that the model does not have."""
         label = target.label if isinstance(target, Target) else None
         if label is None or label in self.labels:
             return None
         return "label", f"The model has no label {label!r}; it has {', '.join(self.labels)}"
 
-    def evidence(self, outputs: Outputs, target: BaseModel) -> Explained:
+    def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)
         label = target.label if isinstance(target, Target) else None

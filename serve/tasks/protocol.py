@@ -220,17 +220,17 @@ class Task(BaseModel):
     def without(self, item: Item, parts: Sequence[Part]) -> list[Item]:
         """The item once for each part, without it.
 
-        `evidence` compares their outputs with the whole item's and sees no item: where outputs are counted in words, what is
-        left out must leave something in its place.
+        `evidence` compares their outputs with the whole item's: where outputs are counted in words, what is left out must leave
+        something in its place, or be told from the items.
         """
         return [_replaced(item, part.field, without(item.values[part.field], [part])[0]) for part in parts]
 
-    def wrong_target(self, target: BaseModel) -> tuple[str, str] | None:
-        """The field of a target that does not fit this task, and why; None where all fit."""
+    def wrong_target(self, target: BaseModel, item: Item) -> tuple[str, str] | None:
+        """The field of a target that does not fit this task or this item, and why; None where all fit."""
         return None
 
-    def evidence(self, outputs: Outputs, target: BaseModel) -> Explained:
-        """What each part does for the answer: the first settled output is that of the whole item, then without each part."""
+    def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
+        """What each part does for the answer, from settled outputs of these items: the whole one, then without each part."""
         raise NotImplementedError
 
     def columns(self, wide: bool) -> dict[str, type]:

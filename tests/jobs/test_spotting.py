@@ -320,7 +320,8 @@ def test_a_saved_model_answers_with_what_was_fitted(taught: Taught) -> None:
 def test_an_explanation_rests_on_the_word_and_on_what_is_asked(taught: Taught) -> None:
     spec, item = taught.engine.task, Item(("which city is it?", "the otter was once seen near Lisbon by two friends"))
     parts = spec.parts(item)
-    explained = spec.evidence(taught.engine.settled([item, *spec.without(item, parts)]), spec.Target())
+    items = [item, *spec.without(item, parts)]
+    explained = spec.evidence(taught.engine.settled(items), items, spec.Target())
     assert explained.whole["value"] == 7
     by_text = {item.values[part.field][part.start : part.end]: one for part, one in zip(parts, explained.parts, strict=True)}
     assert max(by_text, key=lambda text: by_text[text].attribution) in ("Lisbon", "city")

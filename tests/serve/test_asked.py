@@ -62,7 +62,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 async def attributions(model: LocalModel, text: str) -> tuple[str, list[float]]:
     """The label that this model gives, and what it says of each word by itself."""
-    explained = model.task.evidence(await shortened(model, text), Target())
+    explained = model.task.evidence(await shortened(model, text), [], Target())
     return explained.whole["label"], [one.attribution for one in explained.parts]
 
 

@@ -51,7 +51,7 @@ def test_a_word_is_left_out_with_one_of_its_spaces() -> None:
 
 def test_evidence_is_the_fall_of_the_log_odds() -> None:
     logits_NC = np.array([[2.0, 0.0], [0.0, 0.0], [3.0, 0.0], [2000.0, 0.0]], dtype=np.float32)
-    found = Classification(labels=("spam", "ham")).evidence(logits_NC, Target(label="spam")).parts
+    found = Classification(labels=("spam", "ham")).evidence(logits_NC, [], Target(label="spam")).parts
     # Of two classes the log-odds are the difference of the logits.
     assert [one.attribution for one in found[:2]] == pytest.approx([2.0, -1.0], abs=1e-6)
     assert isinstance(found[0], Evidence) and found[0].probability_without == pytest.approx(0.5)

@@ -96,7 +96,7 @@ class Windowed(Task):
     def said(self, outputs: Outputs) -> list[str]:
         return [self.sayings[int(output_WC.max() >= 1)] for output_WC in outputs]
 
-    def evidence(self, outputs: Outputs, target: BaseModel) -> Explained:
+    def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         whole, *left_out = (float(output_WC.max()) for output_WC in outputs)
         return Explained({"value": whole}, [protocol.Evidence(whole - value) for value in left_out])
 

@@ -167,7 +167,7 @@ class Spotting(Task):
         pairs = zip(usual, parts, strict=True)
         return [_emptied(item, part) if part.field == PASSAGE else shorter for shorter, part in pairs]
 
-    def evidence(self, outputs: Outputs, target: BaseModel) -> Explained:
+    def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the log-odds of the most probable word fall where a part is left out."""
         word = int(outputs[0].argmax())
         probability_N = np.array([softmax(scores_S)[word] for scores_S in outputs])
