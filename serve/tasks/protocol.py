@@ -220,8 +220,8 @@ class Task(BaseModel):
     def without(self, item: Item, parts: Sequence[Part]) -> list[Item]:
         """The item once for each part, without it.
 
-        `evidence` compares their outputs with the whole item's: where outputs are counted in words, what is left out must leave
-        something in its place, or be told from the items.
+        `evidence` compares their outputs with those of the whole item: where they are counted in words, what is left out must
+        leave something in its place, or be told from the items.
         """
         return [_replaced(item, part.field, without(item.values[part.field], [part])[0]) for part in parts]
 
