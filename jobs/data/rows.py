@@ -81,7 +81,7 @@ def load_rows(source: Sources, reading: Reading, augment: Augment | None = None)
     for named, one in each(source).items():
         raw = read(one).materialize()
         read_count += raw.count()
-        parts.append(raw.map_batches(_keyed(reading, named, set(each(source))), batch_format="pandas"))
+        parts.append(raw.map_batches(keyed(reading, named, set(each(source))), batch_format="pandas"))
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
     clean_count = rows.count()
     if not clean_count:
@@ -132,14 +132,15 @@ def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
     return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
 
 
-def _keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
+def keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that turns a batch of raw rows into key, texts, (targets, slices,) split."""
     rest = divided(reading.split, named, splits)
     labelling = reading.labelling if named != UNLABELLED else None
 
-    def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":
+    def made(frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
+        frame = _plain(frame)
         texts = {
             name: [clean_text("" if value is None else str(value), reading.clean) for value in frame[column]]
             for name, column in reading.fields.items()
@@ -159,7 +160,13 @@ def _keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.Data
         columns["split"] = _splits(frame, columns["key"], reading.split, rest, named)
         return pd.DataFrame(columns)[keep].reset_index(drop=True)
 
-    return keyed
+    return made
+
+
+def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The same with plain values, and None wherever there is none: Ray's batches have pandas' NA there, tables NaN, which as
+    text would be words like any other."""
+    return frame.astype(object).where(frame.notna(), None)
 
 
 def _splits(frame: "pd.DataFrame", keys: Sequence[str], split: Split, rest: Split, named: str) -> list[str]:
@@ -294,7 +301,7 @@ def _check_rows(
     problems = _one_sided(table, source, before, reading, wanted)
     if named == UNLABELLED or problems:
         return problems
-    frame = table.select(list(dict.fromkeys(wanted.values()))).to_pandas()
+    frame = _plain(table.select(list(dict.fromkeys(wanted.values()))).to_pandas())
     found, wrong = labelling.targets(frame)
     if wrong:
         first, more = min(wrong), f", and {len(wrong) - 1} rows more" if len(wrong) > 1 else ""
