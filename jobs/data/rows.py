@@ -215,7 +215,7 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
 
     `columns` are those that must be there, by the recipe's key that names each.
     """
-    problems: list[Problem] = []
+    problems = _twice(reading, columns)
     seen = _Seen()
     known = (*SPLITS, *([UNLABELLED] if reading.labelling is not None else []))
     for named, one in each(source).items():
@@ -233,6 +233,15 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
     return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None else [])
+
+
+def _twice(reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
+    """Texts of an item that are all from one column."""
+    texts = list(reading.fields.values())
+    again = {column for column in texts if texts.count(column) > 1}
+    keys = {column: key for key, column in columns.items() if column in again}
+    reason = "another text of the item has this column already"
+    return [Problem(key, column, reason, "Name a column for each.") for column, key in keys.items()]
 
 
 def _check_named(source: str, where: str) -> list[Problem]:
@@ -306,8 +315,9 @@ def _check_rows(
     if wrong:
         first, more = min(wrong), f", and {len(wrong) - 1} rows more" if len(wrong) > 1 else ""
         reason = f"row {before + first + 1} of {source}{more}: {wrong[first]}"
-        key = next(key for key, column in labelling.paths.items() if column not in reading.fields.values())
-        return [Problem(key, labelling.paths[key], reason, "Mend these rows, or take them out.")]
+        # Of a kind whose targets stand in its texts, the first of these.
+        key = next((key for key in labelling.paths if wanted[key] not in reading.fields.values()), next(iter(wanted)))
+        return [Problem(key, wanted[key], reason, "Mend these rows, or take them out.")]
     for split, places in _places(frame, reading.split, named).items():
         seen.add(split, labelling.statistics({name: [values[row] for row in places] for name, values in found.items()}))
     return []

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,11 @@ from jobs.data.clean import Clean, clean_text, item_key, text_key
 from jobs.data.dedup import Split, keep_first, split_of
 from jobs.data.loader import TokenRows, epoch_batches, read_examples
 from jobs.data.pack import pack, write_rows
-from jobs.data.rows import keyed
+from jobs.data.rows import Reading, check_source, keyed
 from jobs.data.sources import file_format, fingerprint, resolve, tables
 from jobs.prepare import PrepareConfig, reading_of
+from jobs.tasks import learning_of
+from jobs.tasks.labelling import Labelling
 from tests.jobs.tiny import publish_directory, source_problems
 
 ROWS = [("hello there", "ham"), ("中奖了，请领取", "spam")]
@@ -250,6 +253,23 @@ def test_pairs_need_both_texts_and_their_columns(tmp_path: Path) -> None:
     unlabelled.write_text("first\na bird flies\n")
     (problem,) = source_problems({"train": str(source), "unlabelled": str(unlabelled)}, task, text="first")
     assert (problem.path, problem.value) == ("task.pair", "second")
+
+
+def test_a_text_is_no_pair_of_itself(tmp_path: Path) -> None:
+    (problem,) = source_problems(write(tmp_path / "rows.csv"), {"label": "label", "pair": "text"})
+    assert (problem.path, problem.value) == ("task.pair", "text") and "has this column already" in problem.reason
+
+
+def test_a_wrong_target_that_stands_in_the_text_is_told_by_the_texts_key(tmp_path: Path) -> None:
+    class InTheText(Labelling):
+        def targets(self, frame: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[int, str]]:
+            return {"label": [None] * len(frame)}, {1: "no such text is meant"}
+
+    source = write(tmp_path / "rows.csv")
+    settings = learning_of("classification").Settings.model_validate({"label": "text"})
+    reading = Reading({"text": "text"}, Clean(), Split(), InTheText(settings, {"text": "text"}))
+    (problem,) = check_source(source, reading, {"text": "text", "task.label": "text"})
+    assert (problem.path, problem.reason) == ("text", f"row 2 of {source}: no such text is meant")
 
 
 def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
