@@ -74,7 +74,7 @@ def settings_type() -> Any:
     tagged = [Annotated[settings, Tag(kind)] for kind, settings in each.items()]
     if len(tagged) == 1:
         return Annotated[next(iter(each.values())), BeforeValidator(_loadable)]
-    message = nearest("", each)
+    message = nearest("", each).removesuffix(".")
     choose = Discriminator(
         _kind_of, custom_error_type="kind", custom_error_message=f"There is no such kind of task. {message}"
     )
