@@ -73,12 +73,13 @@ def settings_type() -> Any:
     each = {kind: learning.Settings for kind in sorted(kinds()) if (learning := _loaded(kind)) is not None}
     tagged = [Annotated[settings, Tag(kind)] for kind, settings in each.items()]
     if len(tagged) == 1:
-        return Annotated[next(iter(each.values())), BeforeValidator(_loadable)]
+        only: Any = next(iter(each.values()))
+        return Annotated[only, BeforeValidator(_loadable)]
     message = nearest("", each).removesuffix(".")
     choose = Discriminator(
         _kind_of, custom_error_type="kind", custom_error_message=f"There is no such kind of task. {message}"
     )
-    told = Annotated[Union[tuple(tagged)], choose]  # noqa: UP007  the kinds are not known here
+    told: Any = Annotated[Union[tuple(tagged)], choose]  # noqa: UP007  the kinds are not known here
     return Annotated[told, BeforeValidator(_loadable)]
 
 

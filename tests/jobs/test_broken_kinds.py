@@ -14,7 +14,7 @@ from jobs.core.config import Config, problems_of
 from jobs.tasks.labelling import settings_type
 from serve.card import EngineError, read_card
 from serve.tasks import GROUP, kinds, task_type
-from tests.spotting.installed import seen
+from tests.spotting.installed import KIND, installed, seen
 
 MODULES = {
     "cannot_import": "import a_module_that_is_not_there",
@@ -73,3 +73,12 @@ def test_a_kind_whose_name_is_taken_is_not_used_and_that_is_said(tmp_path: Path)
         assert kinds()[USUAL] == f"serve.tasks.{USUAL}"
     with seen(tmp_path), pytest.warns(UserWarning, match="that of usurper is not used"):
         assert recipe_config().model_validate({"task": {"label": "tag"}}).model_dump()["task"]["kind"] == USUAL
+
+
+def test_a_kind_that_is_not_there_is_told_of_in_one_sentence_with_those_that_are(tmp_path: Path) -> None:
+    with seen(installed(tmp_path)):
+        config = recipe_config()
+        with pytest.raises(ValidationError) as caught:
+            config.model_validate({"task": {"kind": "nothing_like_it"}})
+        (problem,) = problems_of(caught.value, config, "")
+        assert problem.reason == f"there is no such kind of task. Known here: {', '.join(sorted([USUAL, KIND]))}"

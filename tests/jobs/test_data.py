@@ -303,7 +303,7 @@ def test_what_a_row_lacks_is_no_text_no_label_and_no_slice(reading_as: str) -> N
         "country": [None, "x", "x", "x", "y"],
     }
     table = pa.table(columns)
-    frame = BlockAccessor.for_block(table).to_batch_format("pandas") if reading_as == "ray" else table.to_pandas()
+    frame: Any = BlockAccessor.for_block(table).to_batch_format("pandas") if reading_as == "ray" else table.to_pandas()
     task = {"label": "label", "pair": "reply"}
     config = PrepareConfig.model_validate({"source": "a.csv", "text": "message", "task": task, "slices": ["country"]})
     kept = pa.Table.from_pandas(keyed(reading_of(config), "train", {"train"})(frame))

@@ -319,9 +319,9 @@ def test_of_pairs_each_side_reads_what_it_has_learned_to(
             )
             for name, architecture in (("base", ours), ("teacher", theirs))
         ]
-        states = [output.hidden_states[-1] for output in outputs]
+        own, of_teacher = (output.hidden_states[-1] for output in outputs)
         answers = float(learner.answers.of_answers(outputs[0].logits, batch))
-    assert found == pytest.approx(answers + float(hidden_mse(*states, batch["attention_mask"])), rel=1e-4)
+    assert found == pytest.approx(answers + float(hidden_mse(own, of_teacher, batch["attention_mask"])), rel=1e-4)
 
 
 def scores(side: Mapping[str, Any], which: str, heads: int) -> Tensor:
