@@ -137,7 +137,7 @@ def loss_settings(config: FinetuneConfig, spec: Task) -> dict[str, Any]:
     if isinstance(weights, dict):
         weights = {label: weight for label, weight in weights.items() if label in spec.sayings} or None
     shared = {"label_smoothing": config.label_smoothing, "class_weights": weights}
-    return {key: value for key, value in shared.items() if key in own} | config.loss
+    return {key: value for key, value in {**shared, **config.loss}.items() if key in own}
 
 
 def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:

@@ -5,7 +5,7 @@ problems = list(judged_problems(recipe, recipe.steps["judged"], config))
 Only what the recipe itself says is looked at; jobs/parents.py asks it for each step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,19 +34,25 @@ def loss_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         ):
             reason = f"the loss of {', '.join(sorted({one.kind for one in learnings}))} has nothing like it"
             yield Problem(key, value if isinstance(value, str | float) else None, reason, "Leave it out.")
+    yield from _unknown(learnings, config)
     for learning in learnings:
         yield from _not_taken(learning, config)
 
 
-def _not_taken(learning: Learning, config: Any) -> Iterator[Problem]:
-    """What a task's loss does not take."""
-    known = [key for key in learning.Loss.model_fields if key not in BESIDE]
-    for key, value in config.loss.items():
+def _unknown(learnings: Sequence[Learning], config: Any) -> Iterator[Problem]:
+    """Keys that no task's loss has."""
+    known = {key for learning in learnings for key in learning.Loss.model_fields} - {*BESIDE}
+    kinds = ", ".join(sorted({learning.kind for learning in learnings}))
+    for key, value in config.loss.items() if learnings else ():
         if key in BESIDE:
             yield Problem(f"loss.{key}", value, "it stands beside loss, not in it", "Move it out of loss.")
         elif key not in known:
-            reason = f"the loss of {learning.kind} has no such key"
-            yield Problem(f"loss.{key}", value, reason, nearest(key, known))
+            yield Problem(f"loss.{key}", value, f"the loss of {kinds} has no such key", nearest(key, known))
+
+
+def _not_taken(learning: Learning, config: Any) -> Iterator[Problem]:
+    """Values that a task's loss does not take."""
+    known = [key for key in learning.Loss.model_fields if key not in BESIDE]
     own = {key: value for key in BESIDE if key in learning.Loss.model_fields and (value := getattr(config, key)) is not None}
     try:
         learning.Loss.model_validate(own | {key: value for key, value in config.loss.items() if key in known})

@@ -210,8 +210,10 @@ class Batcher:
             if not self._round:
                 # Whose the error is, if they cannot be tokenised.
                 step.done = self._take(step)
-                self._round, step.done = self._cut(step.done), []
-            while self._round and not step.batch:
+                self._round, step.done = self._cut(step.done), [one for one in step.done if not one.windows]
+                for waiting in step.done:  # without a window, at their end already
+                    waiting.output = self.work.joined(waiting.item, [], [])
+            while self._round and not step.batch and not step.done:
                 step.batch = self._alive(self._round.pop(0), step)
             if step.batch:
                 step.done = [waiting for waiting, _ in step.batch]

@@ -154,7 +154,9 @@ class Card(BaseModel):
             return given
         rest = {key: value for key, value in given.items() if key not in ("task", "labels")}
         if given["task"] == WRITING:
-            encoders = [variant for variant in given.get("variants", {}).values() if dict(variant).get("encoder")]
+            variants = given.get("variants")
+            each = variants.values() if isinstance(variants, dict) else ()
+            encoders = any(isinstance(variant, dict) and variant.get("encoder") for variant in each)
             return {**rest, "language": {"objective": "span_corruption" if encoders else "causal"}}
         return {**rest, "task": {"kind": given["task"], "labels": given.get("labels", ())}}
 

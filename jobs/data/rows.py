@@ -81,7 +81,7 @@ def load_rows(source: Sources, reading: Reading, augment: Augment | None = None)
     for named, one in each(source).items():
         raw = read(one).materialize()
         read_count += raw.count()
-        parts.append(raw.map_batches(_keyed(reading, named, set(each(source))), batch_format="pandas"))
+        parts.append(raw.map_batches(keyed(reading, named, set(each(source))), batch_format="pandas"))
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
     clean_count = rows.count()
     if not clean_count:
@@ -132,14 +132,15 @@ def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
     return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
 
 
-def _keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
+def keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
     """The function that turns a batch of raw rows into key, texts, (targets, slices,) split."""
     rest = divided(reading.split, named, splits)
     labelling = reading.labelling if named != UNLABELLED else None
 
-    def keyed(frame: "pd.DataFrame") -> "pd.DataFrame":
+    def made(frame: "pd.DataFrame") -> "pd.DataFrame":
         import pandas as pd
 
+        frame = _plain(frame[_needed(reading, named)])
         texts = {
             name: [clean_text("" if value is None else str(value), reading.clean) for value in frame[column]]
             for name, column in reading.fields.items()
@@ -159,7 +160,22 @@ def _keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.Data
         columns["split"] = _splits(frame, columns["key"], reading.split, rest, named)
         return pd.DataFrame(columns)[keep].reset_index(drop=True)
 
-    return keyed
+    return made
+
+
+def _needed(reading: Reading, named: str) -> list[str]:
+    """The columns of a source that are read; of texts without targets no others than these."""
+    own = [*reading.fields.values()]
+    if named != UNLABELLED:
+        own += [*(reading.labelling.paths.values() if reading.labelling is not None else ()), *reading.slices]
+        own += [reading.split.by] if reading.split.by != "hash" else []
+    return list(dict.fromkeys(own))
+
+
+def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The same with plain values, and None wherever there is none: Ray's batches have pandas' NA there, tables NaN, which as
+    text would be words like any other."""
+    return frame.astype(object).where(frame.notna(), None)
 
 
 def _splits(frame: "pd.DataFrame", keys: Sequence[str], split: Split, rest: Split, named: str) -> list[str]:
@@ -208,7 +224,7 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
 
     `columns` are those that must be there, by the recipe's key that names each.
     """
-    problems: list[Problem] = []
+    problems = _twice(reading, columns)
     seen = _Seen()
     known = (*SPLITS, *([UNLABELLED] if reading.labelling is not None else []))
     for named, one in each(source).items():
@@ -226,6 +242,15 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
     return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None else [])
+
+
+def _twice(reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
+    """Texts of an item that are all from one column."""
+    texts = list(reading.fields.values())
+    again = {column for column in texts if texts.count(column) > 1}
+    keys = {column: key for key, column in columns.items() if column in again}
+    reason = "another text of the item has this column already"
+    return [Problem(key, column, reason, "Name a column for each.") for column, key in keys.items()]
 
 
 def _check_named(source: str, where: str) -> list[Problem]:
@@ -294,13 +319,14 @@ def _check_rows(
     problems = _one_sided(table, source, before, reading, wanted)
     if named == UNLABELLED or problems:
         return problems
-    frame = table.select(list(dict.fromkeys(wanted.values()))).to_pandas()
+    frame = _plain(table.select(list(dict.fromkeys(wanted.values()))).to_pandas())
     found, wrong = labelling.targets(frame)
     if wrong:
         first, more = min(wrong), f", and {len(wrong) - 1} rows more" if len(wrong) > 1 else ""
         reason = f"row {before + first + 1} of {source}{more}: {wrong[first]}"
-        key = next(key for key, column in labelling.paths.items() if column not in reading.fields.values())
-        return [Problem(key, labelling.paths[key], reason, "Mend these rows, or take them out.")]
+        # Of a kind whose targets stand in its texts, the first of these.
+        key = next((key for key in labelling.paths if wanted[key] not in reading.fields.values()), next(iter(wanted)))
+        return [Problem(key, wanted[key], reason, "Mend these rows, or take them out.")]
     for split, places in _places(frame, reading.split, named).items():
         seen.add(split, labelling.statistics({name: [values[row] for row in places] for name, values in found.items()}))
     return []

@@ -40,19 +40,22 @@ def parser() -> argparse.ArgumentParser:
         elif name in LISTS:
             made.add_argument(option, nargs="+", required=field.is_required(), help=meaning)
         else:
-            made.add_argument(option, required=field.is_required(), default=field.get_default(), help=meaning)
+            made.add_argument(option, required=field.is_required(), help=meaning)
     made.add_argument("--storage", default=default_storage(), help="whose registry knows the aliases (default: %(default)s)")
     return made
 
 
-def _run(parsed: argparse.Namespace) -> int:
-    fields = Request.model_fields
-    # What was not given is left out: a column that was named is refused for items of several texts, the default is not.
-    given = {name: value for name, value in vars(parsed).items() if name in fields and value != fields[name].get_default()}
+def request_of(parsed: argparse.Namespace) -> Request:
+    """What was asked, and nothing that was not: whether an option was given says something too. BadInput where it is wrong."""
+    given = {name: value for name, value in vars(parsed).items() if name != "storage" and value is not None}
     try:
-        request = Request.model_validate(given)
+        return Request.model_validate(given)
     except ValidationError as error:
         raise BadInput(problems_of(error, Request, "")) from error
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    request = request_of(parsed)
     connect()
     # Here and not above: with the model's and Ray Data's libraries it takes seconds, and wrong options should be told at once.
     from jobs.offline.run import run

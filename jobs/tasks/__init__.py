@@ -8,11 +8,10 @@ The serve halves, and how kinds of other packages are found, are in serve/tasks.
 
 import json
 from functools import cache
-from importlib import import_module
 
 from cluster.artifact import Artifact
 from jobs.tasks.protocol import Learning
-from serve.tasks import ANSWER, kinds, task_of
+from serve.tasks import ANSWER, half_of, kinds, task_of
 from serve.tasks.protocol import Task
 
 LEARN = "learn"
@@ -23,13 +22,13 @@ TASK_FILE = "task.json"
 
 @cache
 def learning_of(kind: str) -> Learning:
-    """How tasks of this kind are learned; ValueError names the kinds that there are."""
+    """How tasks of this kind are learned; ValueError names the kinds that there are, or says why it cannot be loaded."""
     if kind not in kinds():
         raise ValueError(f"{kind} is no kind of task here; there are {', '.join(sorted(kinds()))}")
     answering = kinds()[kind]
     own = answering.startswith(OWN)
-    module = import_module(f"{__name__}.{kind}" if own else f"{answering.removesuffix(ANSWER)}{LEARN}")
-    found: Learning = module.LEARNING
+    module = f"{__name__}.{kind}" if own else f"{answering.removesuffix(ANSWER)}{LEARN}"
+    found: Learning = half_of(kind, module, "LEARNING")
     return found
 
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
-from pydantic import Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from jobs.core.config import Problem, nearest
 from jobs.tasks import learning_of, usual_kind
-from jobs.tasks.protocol import TaskSettings
+from jobs.tasks.protocol import Learning, TaskSettings
 from serve.tasks import kinds
 from serve.tasks.protocol import Task
 
@@ -68,16 +68,34 @@ class Labelling:
 
 
 def settings_type() -> Any:
-    """What `task` of a recipe may be: the settings of each kind that is installed, told apart by `kind`."""
-    each = {kind: learning_of(kind).Settings for kind in sorted(kinds())}
+    """What `task` of a recipe may be: the settings of each kind that is installed, told apart by `kind`. One that cannot be
+    loaded is told of where a recipe asks for it."""
+    each = {kind: learning.Settings for kind in sorted(kinds()) if (learning := _loaded(kind)) is not None}
     tagged = [Annotated[settings, Tag(kind)] for kind, settings in each.items()]
     if len(tagged) == 1:
-        return next(iter(each.values()))
-    message = nearest("", each)
+        only: Any = next(iter(each.values()))
+        return Annotated[only, BeforeValidator(_loadable)]
+    message = nearest("", each).removesuffix(".")
     choose = Discriminator(
         _kind_of, custom_error_type="kind", custom_error_message=f"There is no such kind of task. {message}"
     )
-    return Annotated[Union[tuple(tagged)], choose]  # noqa: UP007  the kinds are not known here
+    told: Any = Annotated[Union[tuple(tagged)], choose]  # noqa: UP007  the kinds are not known here
+    return Annotated[told, BeforeValidator(_loadable)]
+
+
+def _loaded(kind: str) -> Learning | None:
+    try:
+        return learning_of(kind)
+    except ValueError:
+        return None  # `_loadable` says why.
+
+
+def _loadable(raw: Any) -> Any:
+    """ValueError where a kind is asked for that is installed and broken."""
+    kind = raw.get("kind") if isinstance(raw, Mapping) else None
+    if isinstance(kind, str) and kind in kinds():
+        learning_of(kind)
+    return raw
 
 
 def _kind_of(raw: Any) -> Any:

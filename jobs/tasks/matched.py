@@ -4,8 +4,9 @@
     model = MatchedStudent(student, widths, matches)
     objective = Matched(Distilled(task, [soft], Mix()), teacher, causal, matches)
 
-The teacher runs beside the student, frozen, on the same tokens. Where their widths differ, the student's states go through a
-linear map that learns with it; it is not part of what is published.
+The teacher runs beside the student, frozen, on the same tokens; which text each is of is read by whichever of the two has
+learned to. Where their widths differ, the student's states go through a linear map that learns with it; it is not part of what
+is published.
 
 B batch, T tokens, D width, M matches.
 """
@@ -26,6 +27,7 @@ from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.protocol import Batch
 from jobs.training.inner import Inner, is_causal, look_inside, record
+from jobs.training.models import inputs_of
 from jobs.training.objective import Objective
 
 STATE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
@@ -59,6 +61,7 @@ class Matched(Objective):
     def __init__(self, answers: Distilled, teacher: PreTrainedModel, causal: bool, matches: Mapping[str, Match]) -> None:
         self.answers, self.matches, self.causal = answers, matches, causal
         self.teacher = teacher.eval().requires_grad_(False)
+        self.read = inputs_of(teacher, answers.task.spec)
         self.size, self.lengths, self.validation_size = answers.size, answers.lengths, answers.validation_size
         self.score, self.measures, self.splits = answers.score, answers.measures, answers.splits
         self.mode: str = answers.mode
@@ -71,7 +74,10 @@ class Matched(Objective):
         """The windows as for distillation, and the step's weights of the matches beside each."""
         how, progress = self.answers.mix.annealing, self.answers.progress(step)
         now_M = torch.tensor([annealed(m.weight, m.weight_end, how, progress) for m in self.matches.values()])
-        return {**self.answers.batch(indices, seed, step), "match": now_M.expand(len(indices), -1)}
+        batch = self.answers.batch(indices, seed, step)
+        lacking = [name for name in self.read if name not in batch]
+        theirs = self.answers.task.train.batch(indices, lacking) if lacking else {}
+        return {**theirs, **batch, "match": now_M.expand(len(indices), -1)}
 
     def count(self, batch: Batch) -> float:
         """As distillation does."""
@@ -88,7 +94,7 @@ class Matched(Objective):
 
         outputs = self.answers.task.forward(student, batch)
         mask_BT = batch["attention_mask"]
-        read = {name: batch[name] for name in self.answers.task.inputs}
+        read = {name: batch[name] for name in self.read}
         with torch.no_grad():
             _, inner = look_inside(self.teacher.to(mask_BT.device), **read)
         total = self.answers.of_answers(outputs, batch)

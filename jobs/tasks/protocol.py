@@ -145,7 +145,8 @@ class Learning:
         raise NotImplementedError
 
     def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
-        """What the rows of a source should be answered with; the frame has its columns as they are, texts not cleaned yet."""
+        """What the rows of a source should be answered with; the frame has its columns as they are, texts not cleaned yet,
+        and None for what is not there."""
         raise NotImplementedError
 
     def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:

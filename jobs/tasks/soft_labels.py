@@ -33,7 +33,9 @@ def packed(task: Task, keys: Sequence[str], outputs: Outputs) -> tuple[bytes, fl
     """A block of outputs, and the most that one of them lost."""
     halves = task.stacked([_as(output, np.float16) for output in outputs])
     lost = float(task.distance(task.stacked([_as(half, np.float32) for half in halves]), outputs).max(initial=0.0))
-    kept, lost = (halves, lost) if lost <= LOST_IN_HALF else (outputs, 0.0)
+    # What overflows may change no answer, and yet no loss can be taken of it.
+    in_half = lost <= LOST_IN_HALF and _finite(halves) == _finite(outputs)
+    kept, lost = (halves, lost) if in_half else (outputs, 0.0)
     columns: dict[str, Any] = {"key": pa.array(keys, pa.string())}
     for name in _names(task):
         arrays = [output[name] if name else output for output in kept]
@@ -111,6 +113,12 @@ def _row(column: Column, row: int) -> np.ndarray:
 def _names(task: Task) -> tuple[str, ...]:
     """What the columns of a task's outputs are told apart by."""
     return task.graph_outputs if len(task.graph_outputs) > 1 else ("",)
+
+
+def _finite(outputs: Outputs) -> int:
+    """How many of their figures are finite."""
+    arrays = [array for one in outputs for array in (one.values() if isinstance(one, Mapping) else [one])]
+    return sum(int(np.isfinite(array).sum()) for array in arrays)
 
 
 def _as(output: Output, kind: Any) -> Output:

@@ -4,12 +4,14 @@ import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from ray.data.block import BlockAccessor
 
 from cluster import storage
 from cluster.artifact import Kind
@@ -18,7 +20,11 @@ from jobs.data.clean import Clean, clean_text, item_key, text_key
 from jobs.data.dedup import Split, keep_first, split_of
 from jobs.data.loader import TokenRows, epoch_batches, read_examples
 from jobs.data.pack import pack, write_rows
+from jobs.data.rows import Reading, check_source, keyed
 from jobs.data.sources import file_format, fingerprint, resolve, tables
+from jobs.prepare import PrepareConfig, reading_of
+from jobs.tasks import learning_of
+from jobs.tasks.labelling import Labelling
 from tests.jobs.tiny import publish_directory, source_problems
 
 ROWS = [("hello there", "ham"), ("中奖了，请领取", "spam")]
@@ -249,6 +255,23 @@ def test_pairs_need_both_texts_and_their_columns(tmp_path: Path) -> None:
     assert (problem.path, problem.value) == ("task.pair", "second")
 
 
+def test_a_text_is_no_pair_of_itself(tmp_path: Path) -> None:
+    (problem,) = source_problems(write(tmp_path / "rows.csv"), {"label": "label", "pair": "text"})
+    assert (problem.path, problem.value) == ("task.pair", "text") and "has this column already" in problem.reason
+
+
+def test_a_wrong_target_that_stands_in_the_text_is_told_by_the_texts_key(tmp_path: Path) -> None:
+    class InTheText(Labelling):
+        def targets(self, frame: pd.DataFrame) -> tuple[dict[str, list[Any]], dict[int, str]]:
+            return {"label": [None] * len(frame)}, {1: "no such text is meant"}
+
+    source = write(tmp_path / "rows.csv")
+    settings = learning_of("classification").Settings.model_validate({"label": "text"})
+    reading = Reading({"text": "text"}, Clean(), Split(), InTheText(settings, {"text": "text"}))
+    (problem,) = check_source(source, reading, {"text": "text", "task.label": "text"})
+    assert (problem.path, problem.reason) == ("text", f"row 2 of {source}: no such text is meant")
+
+
 def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text('{"text": ["a", "b"], "other": "x", "label": {"id": 1}}\n')
@@ -269,6 +292,24 @@ def test_numbers_as_labels_are_the_same_in_files_where_some_are_missing(tmp_path
     test = write(tmp_path / "test.parquet", [])
     parquet.write_table(pa.table({"text": ["c", "d"], "label": [1.0, None]}), test)
     assert reason({"train": train, "test": test}) == []
+
+
+@pytest.mark.parametrize("reading_as", ["ray", "table"])
+def test_what_a_row_lacks_is_no_text_no_label_and_no_slice(reading_as: str) -> None:
+    columns: dict[str, list[object]] = {
+        "message": ["one", None, "three", "four", "five"],
+        "reply": ["a", "b", None, "d", "e"],
+        "label": [1, 2, 1, None, 2],
+        "country": [None, "x", "x", "x", "y"],
+    }
+    table = pa.table(columns)
+    frame: Any = BlockAccessor.for_block(table).to_batch_format("pandas") if reading_as == "ray" else table.to_pandas()
+    task = {"label": "label", "pair": "reply"}
+    config = PrepareConfig.model_validate({"source": "a.csv", "text": "message", "task": task, "slices": ["country"]})
+    kept = pa.Table.from_pandas(keyed(reading_of(config), "train", {"train"})(frame))
+    names = ["text", "pair", "label", "slice_country"]
+    rows = [{"text": "one", "pair": "a", "label": "1"}, {"text": "five", "pair": "e", "label": "2", "slice_country": "y"}]
+    assert kept.select(names).to_pylist() == [dict.fromkeys(names) | row for row in rows]
 
 
 def test_packing_loses_nothing_and_pads_only_the_end() -> None:

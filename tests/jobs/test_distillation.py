@@ -270,7 +270,7 @@ def test_outputs_in_half_precision_move_no_answer(tmp_path: Path) -> None:
         assert float(forward_kl(student, torch.from_numpy(kept).double(), 2.0)) == pytest.approx(exact, rel=1e-4)
 
 
-@pytest.mark.parametrize("logits", [[[70000.0, 1.0]], [[900.0, 900.3]]])
+@pytest.mark.parametrize("logits", [[[70000.0, 1.0]], [[0.0, -1e9], [1.0, 2.0]], [[900.0, 900.3]]])
 def test_outputs_that_half_precision_would_spoil_stay_as_they_are(logits: list[list[float]], tmp_path: Path) -> None:
     kept, lost = through_a_file(tmp_path, np.array(logits, dtype=np.float32), LABELS)
     assert lost == 0.0 and (kept == np.array(logits, dtype=np.float32)).all()

@@ -18,17 +18,22 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from cluster.artifact import Artifact, Kind, open_artifact
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Resources
+from jobs.data.clean import item_key
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.distill import DistillConfig, build, run
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.matched import Matched, MatchedStudent
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from jobs.tasks.supervised import save_model
 from jobs.training.inner import is_causal, look_inside, record
 from jobs.training.layers import LAYER
 from jobs.training.loop import fit
+from jobs.training.models import inputs_of
 from jobs.training.settings import Shorten, Training
 from jobs.training.shorten import kept_layers, shortened
 from jobs.training.worker import train_here
+from tests.jobs.pairs import PAIR_TASK, PAIRS, publish_pairs
 from tests.jobs.small_models import logits, padded, reloaded, small_model
 from tests.jobs.tiny import (
     LABELS,
@@ -280,6 +285,43 @@ def test_the_loss_is_the_weighted_sum_of_what_is_matched(made: Made) -> None:
     assert all(float(part) > 1e-3 for part in parts.values())
     weights = {name: match.get("weight", 1.0) for name, match in EVERYTHING.items()}
     assert found == pytest.approx(answers + sum(weights[name] * float(part) for name, part in parts.items()), rel=1e-4)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("bert", "distilbert"), ("distilbert", "bert")])
+def test_of_pairs_each_side_reads_what_it_has_learned_to(
+    ours: str, theirs: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The one is told which text a token is of, the other has nothing to tell it by."""
+    places = {}
+    for name, architecture in (("base", ours), ("teacher", theirs)):
+        model = classifier(architecture, layers=2, vocabulary=len(tokenizer))
+        save_model(model, tokenizer, PAIR_TASK, MAX_LENGTH, tmp_path / f"{name}-draft", inputs_of(model, PAIR_TASK))
+        places[name] = publish_directory(tmp_path / f"{name}-draft", tmp_path / name, Kind.MODEL, step=name)
+    examples = publish_pairs(tmp_path, {"train": PAIRS[:40], "validation": PAIRS[40:60]})
+    content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS[:40]], np.zeros((40, 2), np.float32))
+    (tmp_path / "soft-draft" / DIRECTORY).mkdir(parents=True)
+    (tmp_path / "soft-draft" / DIRECTORY / f"all{SUFFIX}").write_bytes(content)
+    details = {TASK: PAIR_TASK.model_dump(mode="json")}
+    soft = publish_directory(tmp_path / "soft-draft", tmp_path / "soft", Kind.PREDICTIONS, details=details)
+    given = Inputs(examples=[examples], teacher=[soft], teacher_model=[places["teacher"]], init=[places["base"]])
+    asked = {**QUICK, "max_length": MAX_LENGTH, "dropout": 0.0, "match": {"last": {"what": "hidden"}}}
+    student, learner = build(DistillConfig.model_validate(asked), given)
+    student.eval()
+    batch = learner.batch(np.array([3, 30, 7]), 0, 0)
+    types: dict[str, dict[str, Tensor]] = {"bert": {"token_type_ids": batch["token_type_ids"]}, "distilbert": {}}
+    assert batch["token_type_ids"].any() and isinstance(learner, Matched)
+    read = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        found = float(learner.loss(student, batch))
+        outputs = [
+            AutoModelForSequenceClassification.from_pretrained(places[name].local()).eval()(
+                **read, **types[architecture], output_hidden_states=True
+            )
+            for name, architecture in (("base", ours), ("teacher", theirs))
+        ]
+        own, of_teacher = (output.hidden_states[-1] for output in outputs)
+        answers = float(learner.answers.of_answers(outputs[0].logits, batch))
+    assert found == pytest.approx(answers + float(hidden_mse(own, of_teacher, batch["attention_mask"])), rel=1e-4)
 
 
 def scores(side: Mapping[str, Any], which: str, heads: int) -> Tensor:

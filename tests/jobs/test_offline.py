@@ -23,6 +23,7 @@ from cluster import storage
 from cluster.connect import Cluster
 from jobs.core.config import BadInput
 from jobs.offline import pieces
+from jobs.offline.command import parser, request_of
 from jobs.offline.pieces import Row, read, scan
 from jobs.offline.plan import Request
 from jobs.offline.run import run
@@ -271,3 +272,13 @@ def test_what_cannot_be_done_is_told_before_anything_is(
     with pytest.raises(BadInput, match=found):
         run(asked.model_copy(update=change), str(tmp_path), lambda line: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_option_that_is_not_written_is_not_asked_for() -> None:
+    asked = ["--model", "m", "--input", "a.csv", "b.csv", "--output", "o"]
+    least = request_of(parser().parse_args(asked))
+    assert least.model_fields_set == {"model", "input", "output", "probabilities"}
+    assert least == Request(model="m", input=("a.csv", "b.csv"), output="o")
+    pairs = request_of(parser().parse_args([*asked, "--columns", "text=question", "pair=answer", "--cpus", "2"]))
+    assert pairs.columns == {"text": "question", "pair": "answer"} and pairs.cpus == 2
+    assert "column" not in pairs.model_fields_set, "a model of several texts refuses it"

@@ -77,6 +77,9 @@ def test_a_language_model_of_before_still_writes(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"labels": ["ham"]}, "at least 2 items"),
+        ({"task": "generation", "variants": [ONNX]}, "variants: Input should be"),
+        ({"task": "generation", "variants": {"onnx": 5}}, "variants.onnx: "),
+        ({"task": "generation", "variants": None}, "variants: Input should be"),
         ({"labels": ["ham", "ham"]}, "two columns of the logits have the same label"),
         ({"task": "tagging"}, "tagging is no kind of task here; there are classification"),
         (

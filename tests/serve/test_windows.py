@@ -139,6 +139,34 @@ def test_an_item_whose_one_window_fails_fails_once_and_the_others_are_answered(e
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("wait_seconds", [0.0, 0.01])
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_item_without_windows_is_at_its_end_and_in_nobodys_way(engine: Engine, wait_seconds: float, refused: bool) -> None:
+    def tokenise(items: Sequence[Item]) -> list[list[Encoding]]:
+        return [[] if item.values[0] == "" else windows for item, windows in zip(items, engine.tokenise(items), strict=True)]
+
+    def joined(item: Item, windows: Sequence[Encoding], outputs: Sequence[Any]) -> Any:
+        if windows:
+            return engine.joined(item, windows, outputs)
+        if refused:
+            raise ValueError("it says nothing")
+        return np.zeros(0, np.float32)
+
+    async def ask() -> tuple[list[Any], int]:
+        with ThreadPoolExecutor(1) as executor:
+            batcher = Batcher(Work(tokenise, engine.run, joined), Budget(4, 4096), executor, wait_seconds)
+            calls = [batcher([Item(("", QUESTION))]), batcher(ITEMS)]
+            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30), batcher.waiting
+
+    (empty, others), waiting = asyncio.run(ask())
+    assert waiting == 0
+    alike(others[0], engine.settled(ITEMS))
+    if refused:
+        assert str(empty) == "it says nothing"
+    else:
+        assert empty[0][0].shape == (0,) and empty[2] == [0]
+
+
 def test_a_caller_who_left_leaves_with_all_windows(engine: Engine) -> None:
     async def run() -> None:
         batcher = Batcher(Work(engine.tokenise, engine.run, engine.joined), Budget(2, 64), ThreadPoolExecutor(1))
