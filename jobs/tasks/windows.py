@@ -98,9 +98,7 @@ def engine_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: Task, max_length:
         reason = f"{type(tokenizer).__name__} has no tokenizer.json, which serving reads"
         raise BadInput([Problem("model", None, reason, "Take a model with a fast tokenizer.")])
     if len(spec.fields) > 1 and tokenizer.num_special_tokens_to_add(True) <= tokenizer.num_special_tokens_to_add(False):
-        reason = (
-            f"its tokenizer ({type(tokenizer).__name__}) puts nothing between two texts, which a model could not tell apart"
-        )
+        reason = f"its tokenizer ({type(tokenizer).__name__}) puts nothing between two texts: none could tell them apart"
         raise BadInput([Problem("model", None, reason, "Take a base whose tokenizer does: of the BERT family, T5.")])
     made: Tokenizer = Tokenizer.from_str(backend.to_str())
     made.no_padding()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from tokenizers import processors
 from transformers import AutoConfig, AutoModelForMaskedLM
 
 from cluster.artifact import Artifact
@@ -21,14 +22,18 @@ from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, parse_recipe
+from jobs.tasks.windows import engine_tokenizer
 from serve.card import read_card
 from serve.engine import load_engine
+from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import BAD, ENDINGS, GOOD, tiny_tokenizer
 from tests.serve.faces import local_model, serving
 
 LABELS = ("first", "neither", "second")
 LENGTH = 32
+SAME = [Item(("see you", "at six")), Item(("see you at", "six"))]
+"""The same words, parted otherwise."""
 TRAINED = {"epochs": 12, "batch_size": 16, "evaluations": 2, "optimizer": {"learning_rate": 2e-3}, "dropout": 0.0}
 
 
@@ -136,3 +141,15 @@ def test_what_is_wrong_with_pairs_is_told_before_anything_runs(world: Path, ray_
     with pytest.raises(BadInput, match="row 4 of .*test.jsonl has no pair") as caught:
         preflight(broken, str(tmp_path / "runs"))
     assert [problem.path for problem in caught.value.problems] == ["steps.rows.task.pair"]
+
+
+def test_a_tokenizer_that_puts_nothing_between_two_texts_is_refused(world: Path, tmp_path: Path) -> None:
+    """As GPT-2's does: where one text ends and the other begins would be lost."""
+    tokenizer = tiny_tokenizer(tmp_path, "bpe")
+    spec = Classification(labels=LABELS, pairs=True)
+    apart = [window.ids for windows in spec.encode(engine_tokenizer(tokenizer, spec, LENGTH), SAME) for window in windows]
+    assert apart[0] != apart[1]
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    with pytest.raises(BadInput, match="puts nothing between two texts"):
+        engine_tokenizer(tokenizer, spec, LENGTH)
+    assert engine_tokenizer(tokenizer, Classification(labels=LABELS), LENGTH).encode("one text").ids
