@@ -85,7 +85,7 @@ IDLE: list[tuple[str, str, Any, dict[str, Any], dict[str, Any], str]] = [
     ),
     ("compress", "max_length", 64, LANGUAGE, {}, "this is a language model"),
     ("compress", "heal.epochs", 2, LANGUAGE, {}, "this is a language model"),
-    ("compress", "inputs.tokens", "corpus", {}, LANGUAGE, "judged on its labelled rows"),
+    ("compress", "inputs.tokens", "corpus", {}, LANGUAGE, "judged on its own rows"),
     ("finetune", "tune.reduction_factor", 2, RATE | {"tune": {"scheduler": "none"}}, RATE, "only asha and halving"),
     (
         "finetune",

@@ -1,7 +1,7 @@
 """Pairs of texts from rows to answers over HTTP: prepared, learned, distilled, in int8, judged, asked.
 
 Which of the two texts asks for money: the words are the same in both, so a model must know to which text they belong.
-`pytest tests/jobs/test_pairs.py`
+`pytest tests/jobs/test_pairs_learned.py`
 """
 
 import json
