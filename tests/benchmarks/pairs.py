@@ -22,7 +22,7 @@ import numpy as np
 SEEDS = (0, 1, 2)
 SIDES = ("recipe", "loop")
 MODEL, MAX_LENGTH, BATCH = "sample:minilm_l6", 64, 32
-EPOCHS, RATE, HELD = 2, 1e-4, 0.05
+EPOCHS, RATE, HELD = 1, 1e-4, 0.05
 FILES = {"train": "train.tsv.gz", "test": "trial.tsv"}
 FIRST, SECOND, LABEL = "sentence_A", "sentence_B", "entailment_judgment"
 RESAMPLES = 10_000
