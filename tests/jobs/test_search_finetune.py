@@ -12,6 +12,7 @@ from cluster.connect import Cluster
 from jobs.core.recipe import Step
 from jobs.core.search import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Resources, load_stage
+from jobs.tasks import learning_of
 from jobs.tune import search
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, tiny_classifier
 
@@ -30,8 +31,9 @@ def test_a_population_of_fine_tunings(ray_driver: Cluster, tmp_path: Path, token
         "schedule": {"name": "constant", "warmup": 0.0}, "batch_size": 8, "max_length": MAX_LENGTH, "precision": "fp32",
         "keep": "last", "evaluations": EVALUATIONS,
     }  # fmt: skip
+    metrics = learning_of("classification").metrics
     tune = Tune(scheduler="pbt", trials=4, resample_probability=0, seed=2)
-    step = Step("tuned", load_stage("finetune"), raw, find_spaces(raw), {}, tune, Resources())
+    step = Step("tuned", load_stage("finetune"), raw, find_spaces(raw), {}, tune, Resources(), metrics=metrics)
     (tmp_path / "out").mkdir()
     storage = str(tmp_path / "runs")
     context = Context(storage, "tiny", "tuned", f"{storage}/tiny/tuned-0", "a", Resources(), directory=tmp_path / "out")
