@@ -158,7 +158,7 @@ def load_generator(directory: Path, variant: str | None = None, threads: int = 1
     """Load a variant (the card's default when None) of a published language model; EngineError where it cannot write."""
     card = read_card(directory)
     if card.language is None:
-        raise EngineError(f"{directory}: it answers for a task, and is no language model; ask it with serve.engine")
+        raise EngineError(f"{directory}: it answers for a task, and is no language model; ask it with the engine")
     if not card.language.writes:
         raise EngineError(f"{directory}: it fills in what is hidden in a text, and does not write; fine-tune it for a task")
     name, chosen = card.variant(variant)

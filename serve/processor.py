@@ -3,7 +3,7 @@
     described()         # "AMD EPYC", or "AMD EPYC without VNNI: int8 as U8U8"
 
 int8 graphs multiply unsigned activations with signed weights (U8S8). x86 without VNNI adds such products up in 16 bits, which
-saturate; there the sessions of serve.backends have ONNX Runtime turn the weights to unsigned ones (U8U8), whose sums are
+saturate; there the engine's sessions have ONNX Runtime turn the weights to unsigned ones (U8U8), whose sums are
 exact. Answers are the same, and a product takes longer: so it is done only where a product that is tried comes out wrong.
 """
 

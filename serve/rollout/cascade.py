@@ -3,7 +3,8 @@
     model = Cascade(small, teacher, CascadeSettings(model="teacher", threshold=0.9))
     model.counts                                       # texts by who answered them
 
-The threshold is fitted on validation (jobs/cascade.py). Where the large model gives no answer, the small one's stands.
+The threshold is fitted on validation (jobs/cascade.py).
+Where the large model gives no answer, the small one's stands.
 N items, U of which the small model is unsure.
 """
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import cluster.jobs
 from cluster import follow
+from cluster import jobs as client
 from cluster.connect import Cluster
 from cluster.follow import Lost
 from cluster.jobs import Jobs
@@ -43,7 +43,7 @@ def real(ray_driver: Cluster, monkeypatch: pytest.MonkeyPatch) -> Jobs:
 @pytest.fixture
 def flaky(real: Jobs, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyDashboard]:
     """A proxy before the cluster's dashboard: all that is made from here on asks there."""
-    monkeypatch.setattr(cluster.jobs, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 2.0)
     with FlakyDashboard(real.get_address()) as proxy:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", proxy.url)
         yield proxy

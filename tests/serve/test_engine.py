@@ -72,7 +72,8 @@ def test_predict_ranks_the_labels(model_directory: Path) -> None:
 
 def test_onnx_variant_imports_no_torch(model_directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from serve.engine import load_engine; from serve.tasks.protocol import Item\n"
+        "import sys; from pathlib import Path; from serve.engine import load_engine\n"
+        "from serve.tasks.protocol import Item\n"
         f"print(load_engine(Path({str(model_directory)!r}), 'onnx').answers([Item(('a',))])[0].label)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
