@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from cluster import embedded, storage
+from cluster import embedded
+from cluster.store import storage
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

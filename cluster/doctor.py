@@ -24,7 +24,7 @@ from cluster.connect import Cluster, ConnectError, attach_or_start, token_of
 from cluster.embedded import StartError
 from cluster.findings import CHECKS, Finding, Level, node_findings
 from cluster.probes import MARKER, NodeReport, Probe
-from cluster.storage import StorageError, absolute, delete, exists, join, write_bytes
+from cluster.store.storage import StorageError, absolute, delete, exists, join, write_bytes
 from cluster.submit import current_job_id
 from cluster.submit import main as submit_and_follow
 

@@ -23,7 +23,7 @@ from typing import Any, Self
 import psutil
 
 from cluster import guard
-from cluster.artifact import cache_directory
+from cluster.store.artifact import cache_directory
 
 OBJECT_STORE_BYTES = 1_000_000_000
 START_SECONDS = 60.0

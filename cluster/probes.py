@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
-from cluster.storage import StorageError, read_bytes, write_bytes
+from cluster.store.storage import StorageError, read_bytes, write_bytes
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "onnxruntime", "pyarrow", "pydantic", "numpy")
 MARKER = "marker"

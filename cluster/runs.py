@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from cluster.artifact import (
+from cluster.plan import size
+from cluster.store.artifact import (
     Artifact,
     ArtifactError,
     Parent,
@@ -24,8 +25,7 @@ from cluster.artifact import (
     sibling,
     with_others,
 )
-from cluster.plan import size
-from cluster.storage import StorageError, absolute, exists, join, list_files, read_bytes, write_bytes
+from cluster.store.storage import StorageError, absolute, exists, join, list_files, read_bytes, write_bytes
 
 RUNS = ".runs"
 
@@ -175,7 +175,7 @@ def table(storage: str, runs: Sequence[Run]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from cluster.archive import ArchiveError, export_run, import_run
+    from cluster.store.archive import ArchiveError, export_run, import_run
 
     options = _parse(arguments)
     storage = absolute(options.storage)

@@ -30,7 +30,7 @@ import requests
 from cluster.connect import ConnectError, attach_or_start
 from cluster.embedded import StartError
 from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended, is_unknown, patiently
-from cluster.redact import REMEDY, redacted, secret_in
+from cluster.store.redact import REMEDY, redacted, secret_in
 from cluster.upload import UploadError, check_upload
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.artifact import Artifact, Kind, other_place, upload
+from cluster.store.artifact import Artifact, Kind, other_place, upload
 from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
 from jobs.core.cli import main

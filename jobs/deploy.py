@@ -15,8 +15,8 @@ import requests
 import yaml
 from pydantic import AfterValidator, Field
 
-from cluster.artifact import Artifact, Kind
-from cluster.registry import has_alias, move, read, record_verdict
+from cluster.store.artifact import Artifact, Kind
+from cluster.store.registry import has_alias, move, read, record_verdict
 from jobs.canary import CanaryConfig, try_out
 from jobs.carry import IDENTITY, carry_over, check_name, tell
 from jobs.core.cli import main

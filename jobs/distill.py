@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
-from cluster.artifact import Kind
+from cluster.store.artifact import Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.loader import read_examples

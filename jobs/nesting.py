@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster import storage
+from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.data.dedup import Split, divided

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from cluster.connect import attach
 from cluster.plan import Placement, Supply, place, size
 from cluster.prices import read_prices
-from cluster.storage import StorageError, absolute
+from cluster.store.storage import StorageError, absolute
 from cluster.supply import connected_supply, read_supply, this_machine
 from jobs.core.cli import connect
 from jobs.core.config import BadInput

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cluster.artifact import Artifact, File, Kind, write_by_content
-from cluster.storage import filesystem
+from cluster.store.artifact import Artifact, File, Kind, write_by_content
+from cluster.store.storage import filesystem
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.artifact import File, Kind, write_by_content
+from cluster.store.artifact import File, Kind, write_by_content
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.registry import Alias, RegistryError, Target, move, read
-from cluster.storage import absolute
+from cluster.store.registry import Alias, RegistryError, Target, move, read
+from cluster.store.storage import absolute
 from jobs.carry import carry_over, check_name, named_by, runs, tell
 from jobs.core.cli import connect, guarded
 from jobs.core.execute import default_storage

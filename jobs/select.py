@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.artifact import Artifact, Kind
-from cluster.registry import move, record_verdict, verdicts
+from cluster.store.artifact import Artifact, Kind
+from cluster.store.registry import move, record_verdict, verdicts
 from jobs.core.cli import main
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage

@@ -10,7 +10,7 @@ goes on when its step is run again: trials that have ended are not repeated.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage import delete, filesystem, is_local
+from cluster.store.storage import delete, filesystem, is_local
 from jobs.core.recipe import Step
 from jobs.core.search import count_trials
 from jobs.core.stage import Context, Inputs, Outcome

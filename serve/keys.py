@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cluster import storage
+from cluster.store import storage
 
 PREFIX = "rs_"
 

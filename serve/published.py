@@ -9,8 +9,8 @@ A plain local directory without a manifest is taken too; there is nothing then t
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import storage
-from cluster.artifact import MANIFEST, Artifact, ArtifactError, Kind, digest, open_artifact
+from cluster.store import storage
+from cluster.store.artifact import MANIFEST, Artifact, ArtifactError, Kind, digest, open_artifact
 from serve.card import CARD, Card, EngineError, read_card, variant_names
 
 

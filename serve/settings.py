@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.storage import absolute
+from cluster.store.storage import absolute
 from serve.backends import Device
 from serve.schema import MAX_TEXTS
 

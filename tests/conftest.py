@@ -14,9 +14,9 @@ from typing import TextIO
 import pytest
 import requests
 
-from cluster import storage
 from cluster.connect import Cluster, attach_or_start
 from cluster.embedded import free_ports
+from cluster.store import storage
 
 BUCKET = "raystill"
 CLUSTERS = ("chaos", "cluster", "serve", "story")

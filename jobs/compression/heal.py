@@ -10,7 +10,7 @@ and finds what was trained already: weights, order and random choices are those 
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cluster.storage import join
+from cluster.store.storage import join
 from jobs.compression.fake_quantized import fake_quantized
 from jobs.compression.settings import Heal
 from jobs.core.stage import Context

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import upload
+from cluster.store.artifact import upload
 from jobs.compression.export import export_onnx
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights

@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from cluster.artifact import ArtifactError
 from cluster.connect import ConnectError
 from cluster.embedded import StartError
 from cluster.follow import Lost
 from cluster.prices import PriceError
-from cluster.registry import RegistryError
-from cluster.storage import NO_SPACE, StorageError, absolute
+from cluster.store.artifact import ArtifactError
+from cluster.store.registry import RegistryError
+from cluster.store.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
 from cluster.supply import SupplyError
 from cluster.upload import UploadError

@@ -7,7 +7,7 @@ missing_controls(recipe)         # what a recipe that searches for a front lacks
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cluster.artifact import Artifact, open_artifact, sibling
+from cluster.store.artifact import Artifact, open_artifact, sibling
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import KINDS, fill

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import (
+from cluster.store.artifact import (
     OTHERS,
     Artifact,
     ArtifactError,
@@ -29,7 +29,7 @@ from cluster.artifact import (
     publish,
     with_others,
 )
-from cluster.storage import absolute, delete, exists, join, list_directories
+from cluster.store.storage import absolute, delete, exists, join, list_directories
 from jobs.core.config import BadInput, Problem, identifying
 from jobs.core.recipe import Recipe, Step
 from jobs.core.remarks import remarks

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cluster.artifact import RESERVED, Kind
+from cluster.store.artifact import RESERVED, Kind
 from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
 from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree

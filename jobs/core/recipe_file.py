@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from cluster.redact import REMEDY, secret_in
+from cluster.store.redact import REMEDY, secret_in
 from jobs.core.config import BadInput, Problem
 from jobs.core.search import KINDS, fill, find_spaces
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.recipe import Step
 from jobs.data.loader import steps_per_epoch
 from jobs.training.settings import Training

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from cluster.artifact import OTHERS, Artifact, File, Kind
-from cluster.storage import join
+from cluster.store.artifact import OTHERS, Artifact, File, Kind
+from cluster.store.storage import join
 from jobs.core.config import Config, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric

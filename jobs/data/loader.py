@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 
 GROUPED_BATCHES = 32
 """Batches whose examples are sorted by length together: enough to save padding, few enough to stay random."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster.artifact import File, write_by_content
+from cluster.store.artifact import File, write_by_content
 from jobs.core.config import BadInput, Problem
 
 if TYPE_CHECKING:

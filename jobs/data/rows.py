@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cluster import storage
+from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.augment import Augment, augmenting
 from jobs.data.clean import Clean, clean_text, item_key, value_name

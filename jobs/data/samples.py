@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.storage import sha256
+from cluster.store.storage import sha256
 from jobs.core.config import BadInput, Problem, nearest
 
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import storage
-from cluster.artifact import digest, digest_each
+from cluster.store import storage
+from cluster.store.artifact import digest, digest_each
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import fetch_sample, find_sample
 

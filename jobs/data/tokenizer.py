@@ -21,7 +21,7 @@ from jobs.data.sources import model_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from cluster.artifact import Artifact
+    from cluster.store.artifact import Artifact
 
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.data.tokenizer import tokenizer_of
 from jobs.losses.other_answers import likeliest
 from jobs.objectives.causal import CausalObjective

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import SENTINEL
 from jobs.objectives.documents import PADDING

@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 import torch
 from torch import Tensor, nn
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.losses.other_answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.data.loader import TokenRows
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.data.loader import TokenRows
 from jobs.data.segments import FRAME, Frame, pair_frame
 from jobs.objectives.language import EVALUATION_BATCH, join, mean_loss

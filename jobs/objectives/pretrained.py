@@ -5,7 +5,7 @@ model = load_base("sample:minilm_l6", "masked", tokenizer, max_length=128)
 
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
 from jobs.objectives.architectures import AUTO_CLASSES, ObjectiveName

@@ -12,7 +12,7 @@ import sys
 
 from pydantic import ValidationError
 
-from cluster.storage import absolute
+from cluster.store.storage import absolute
 from jobs.core.cli import connect, guarded
 from jobs.core.config import BadInput, problems_of
 from jobs.core.execute import default_storage

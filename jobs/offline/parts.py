@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from cluster import storage
+from cluster.store import storage
 from jobs.offline.pieces import Piece, Row
 from serve.schema import MAX_CHARACTERS
 from serve.tasks.protocol import Task

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from cluster import storage
+from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import file_format
 

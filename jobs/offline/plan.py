@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from cluster import registry, storage
 from cluster.connect import local_storage_problem
+from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.sources import file_format, resolve
 from jobs.offline.parts import Asked, Format, Plan, read_asked

@@ -4,7 +4,7 @@ were too slow to be tried, and how many threads suit whom."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.front import beaten_by, controls, metric_of
 from jobs.report.markup import Html, table, tag
 from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import Artifact, ArtifactError
-from cluster.storage import read_bytes
+from cluster.store.artifact import Artifact, ArtifactError
+from cluster.store.storage import read_bytes
 from jobs.report import cascade, front, sections
 from jobs.report.markup import Html, tag
 from jobs.tasks import learning_of, usual_kind

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.front import metric_of
 from jobs.report import plots
 from jobs.report.lineage import duration, lineage_graph

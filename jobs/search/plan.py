@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from cluster.artifact import digest
+from cluster.store.artifact import digest
 from jobs.core.recipe import Step
 from jobs.core.search import SHAPE, Space, count_trials, shape_spaces
 from jobs.core.stage import Resources

@@ -15,7 +15,7 @@ from typing import Any
 from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
-from cluster.storage import exists, join, list_directories, read_bytes
+from cluster.store.storage import exists, join, list_directories, read_bytes
 from jobs.core.search import Space
 from jobs.core.stage import Context
 

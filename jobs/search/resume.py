@@ -17,8 +17,8 @@ from typing import Any
 from ray import cloudpickle, tune
 from ray.tune.schedulers import TrialScheduler
 
-from cluster.artifact import digest
-from cluster.storage import delete, filesystem, is_local, join, list_files, read_bytes
+from cluster.store.artifact import digest
+from cluster.store.storage import delete, filesystem, is_local, join, list_files, read_bytes
 from jobs.core.stage import Context
 from jobs.search.records import NAME, Record
 

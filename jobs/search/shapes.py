@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage import exists, join, read_bytes, write_bytes
+from cluster.store.storage import exists, join, read_bytes, write_bytes
 from jobs.core.recipe import Step
 from jobs.core.search import SHAPE, Budget, Space, shape_spaces
 from jobs.core.stage import Context, Inputs, Refused

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import upload
-from cluster.storage import copy_file, delete, exists, join, list_files, read_bytes, write_bytes
+from cluster.store.artifact import upload
+from cluster.store.storage import copy_file, delete, exists, join, list_files, read_bytes, write_bytes
 from jobs.core.config import BadInput
 from jobs.core.recipe import Step
 from jobs.core.stage import Context, Inputs, Outcome

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifact import File, other_place
-from cluster.storage import FileStat, copy_file, exists, join, list_files, read_bytes
+from cluster.store.artifact import File, other_place
+from cluster.store.storage import FileStat, copy_file, exists, join, list_files, read_bytes
 from jobs.core.recipe import Step
 from jobs.core.search import shape_spaces
 from jobs.core.stage import Context, Outcome

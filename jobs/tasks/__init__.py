@@ -9,7 +9,7 @@ The serve halves, and how kinds of other packages are found, are in serve/tasks.
 import json
 from functools import cache
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.tasks.protocol import Learning
 from serve.tasks import ANSWER, half_of, kinds, task_of
 from serve.tasks.protocol import Task

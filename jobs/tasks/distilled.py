@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.losses.settings import Mix, annealed
 from jobs.tasks.protocol import Batch

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from serve.tasks import task_of
 from serve.tasks.protocol import Output, Outputs, Task

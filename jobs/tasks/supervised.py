@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.tasks import learning_of
 from jobs.tasks.protocol import Batch
 from jobs.tasks.windows import Windows

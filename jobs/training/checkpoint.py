@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from cluster import storage
+from cluster.store import storage
 from jobs.training.objective import State
 
 KEPT = 2

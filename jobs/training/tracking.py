@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from cluster.storage import exists, join, read_bytes, write_bytes
+from cluster.store.storage import exists, join, read_bytes, write_bytes
 from jobs.core.stage import Context
 from jobs.core.tracking import Tracking
 

@@ -16,7 +16,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar, text
 
-from cluster.storage import absolute, copy_file, is_local, join
+from cluster.store.storage import absolute, copy_file, is_local, join
 from jobs.training.tracking import Run
 
 COPY_SECONDS = 30.0

@@ -17,8 +17,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from cluster.artifact import File, upload
-from cluster.storage import filesystem, is_local, join
+from cluster.store.artifact import File, upload
+from cluster.store.storage import filesystem, is_local, join
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.execute import execute
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.evaluate import read_report
@@ -133,7 +133,7 @@ def _accuracy(artifact: Artifact, variant: str, rows: Sequence[Mapping[str, str]
 def _winner(
     name: str, made: Mapping[str, Artifact], report: Mapping[str, Any], recipe: Recipe, place: str
 ) -> Iterator[dict[str, Any]]:
-    from cluster.artifact import open_artifact
+    from cluster.store.artifact import open_artifact
     from jobs.core.stage import Refused
 
     try:

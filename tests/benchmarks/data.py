@@ -47,7 +47,7 @@ def measures() -> Iterator[dict[str, Any]]:
 
 def publish_tokens(directory: str, size: int) -> None:
     """TOKENS of so many bytes."""
-    from cluster.artifact import Kind, publish
+    from cluster.store.artifact import Kind, publish
 
     generator, rows = np.random.default_rng(0), size // (2 * LENGTH)
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,7 +78,7 @@ def _mapped() -> int:
 
 def main() -> None:
     """Print the bytes that opening the tokens and reading batches from all over them took."""
-    from cluster.artifact import open_artifact
+    from cluster.store.artifact import open_artifact
     from jobs.data.loader import TokenRows, epoch_batches
 
     tokens = open_artifact(sys.argv[1])

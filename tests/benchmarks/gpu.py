@@ -47,7 +47,7 @@ class Speeds(Clock):
 
 def main() -> None:
     """Print the median share over the run, the first figures left out."""
-    from cluster.artifact import open_artifact
+    from cluster.store.artifact import open_artifact
     from jobs.core.stage import Inputs
     from jobs.pretrain import PretrainConfig, build
     from jobs.training.loop import fit

@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from cluster.artifact import open_artifact
+from cluster.store.artifact import open_artifact
 from jobs.objectives.heads import LanguageModel
 from jobs.objectives.masked import MaskedObjective
 from jobs.training.loop import fit

@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from cluster.artifact import Kind, publish
+from cluster.store.artifact import Kind, publish
 from jobs.data.tokenizer import SPECIAL_TOKENS
 
 ROWS = "train/rows.npy"

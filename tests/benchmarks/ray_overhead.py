@@ -140,7 +140,7 @@ def _config(steps: int) -> Any:
 
 
 def _inputs(directory: str) -> Any:
-    from cluster.artifact import open_artifact
+    from cluster.store.artifact import open_artifact
     from jobs.core.stage import Inputs
 
     return Inputs(tokens=[open_artifact(f"{directory}/tokens")])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cluster.artifact import Kind
+from cluster.store.artifact import Kind
 from jobs.core.recipe import Recipe
 from jobs.core.stage import Context, Input, Inputs, Outcome
 from jobs.distill import DistillConfig, build

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import Artifact
+from cluster.store.artifact import Artifact
 from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
 from jobs.data.loader import read_examples

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifact import Artifact
 from cluster.connect import Cluster, attach
+from cluster.store.artifact import Artifact
 from cluster.submit import result, submit
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe

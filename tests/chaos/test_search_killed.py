@@ -17,9 +17,9 @@ import psutil
 import pytest
 import ray
 
-from cluster.artifact import Artifact, find_artifact
 from cluster.connect import Cluster, attach_or_start
-from cluster.storage import join, list_directories, list_files
+from cluster.store.artifact import Artifact, find_artifact
+from cluster.store.storage import join, list_directories, list_files
 from cluster.submit import follow, result, stop, submit
 from tests.chaos.faults import ROUNDS, kill, note, nothing_is_left, wait
 from tests.chaos.second_node import Node, occupy_head, second_node

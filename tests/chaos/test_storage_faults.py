@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from cluster import storage
-from cluster.artifact import Artifact
 from cluster.connect import Cluster, attach_or_start
-from cluster.s3 import PatientS3
+from cluster.store import storage
+from cluster.store.artifact import Artifact
+from cluster.store.s3 import PatientS3
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import ROUNDS, note, nothing_is_left

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cluster.artifact import OTHERS, Artifact, Kind, other_place, publish
-from cluster.storage import join
+from cluster.store.artifact import OTHERS, Artifact, Kind, other_place, publish
+from cluster.store.storage import join
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=365)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cluster import runs
-from cluster.archive import RECORD, ArchiveError, export_run, import_run
-from cluster.artifact import MANIFEST, Artifact, find_artifact, other_place, with_others
-from cluster.registry import move, read, record_verdict
 from cluster.runs import Run, RunError, find_run, record_run, write_run
-from cluster.storage import exists, join, list_files, write_bytes
+from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
+from cluster.store.artifact import MANIFEST, Artifact, find_artifact, other_place, with_others
+from cluster.store.registry import move, read, record_verdict
+from cluster.store.storage import exists, join, list_files, write_bytes
 from tests.cluster.outputs import put
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cluster import storage
-from cluster.artifact import (
+from cluster.store import storage
+from cluster.store.artifact import (
     MANIFEST,
     Artifact,
     ArtifactError,

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import gc, runs
-from cluster.artifact import MANIFEST, Artifact, Parent, find_artifact, other_place
 from cluster.gc import find_garbage, remove
-from cluster.registry import Alias, Target, aliases, move, read, record_verdict, verdicts
 from cluster.runs import Run, list_runs, record_run, write_run
-from cluster.storage import delete, exists, join, read_bytes, write_bytes
+from cluster.store.artifact import MANIFEST, Artifact, Parent, find_artifact, other_place
+from cluster.store.registry import Alias, Target, aliases, move, read, record_verdict, verdicts
+from cluster.store.storage import delete, exists, join, read_bytes, write_bytes
 from tests.cluster.outputs import LONG_AGO, NOW, put
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.registry import Alias, RegistryError, Target, aliases, has_alias, move, read, record_verdict, verdicts
-from cluster.storage import delete, join, list_files, write_bytes
+from cluster.store.registry import Alias, RegistryError, Target, aliases, has_alias, move, read, record_verdict, verdicts
+from cluster.store.storage import delete, join, list_files, write_bytes
 
 NAME = "reviews/production"
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from cluster import gc, runs
-from cluster.archive import RECORD, ArchiveError, export_run, import_run
-from cluster.artifact import MANIFEST, Artifact, ArtifactError, find_artifact, publish
 from cluster.gc import find_garbage
-from cluster.registry import move
 from cluster.runs import Run, find_run, list_runs, record_run
-from cluster.storage import delete, exists, join, write_bytes
+from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
+from cluster.store.artifact import MANIFEST, Artifact, ArtifactError, find_artifact, publish
+from cluster.store.registry import move
+from cluster.store.storage import delete, exists, join, write_bytes
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.connect import Cluster, ConnectError, _token_mode, attach
-from cluster.redact import HIDDEN, redacted, secret_in
+from cluster.store.redact import HIDDEN, redacted, secret_in
 from cluster.submit import SubmitError, submit
 
 AWAY = "http://192.0.2.1:8265"

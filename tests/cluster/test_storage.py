@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import storage
+from cluster.store import storage
 
 
 def test_what_is_written_is_read(storage_uri: str) -> None:

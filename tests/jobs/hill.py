@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.cli import connect, guarded
 from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.execute import execute

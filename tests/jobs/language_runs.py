@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.stage import Inputs
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.objectives.architectures import FITTING, new_model

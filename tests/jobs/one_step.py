@@ -37,7 +37,7 @@ PUBLISHES = """
 import json, sys, tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from cluster.artifact import publish
+from cluster.store.artifact import publish
 publish(Path(tempfile.mkdtemp()), sys.argv[1], {**json.loads(sys.argv[2]), "created": datetime.now(UTC)})
 """
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.data.clean import item_key
 from jobs.tasks.supervised import save_model
 from jobs.training.models import inputs_of

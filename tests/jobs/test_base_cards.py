@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.compress import CompressConfig, _checked, _compress, _length
 from jobs.compression.language import compress_language
 from jobs.core.config import BadInput

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Kind
+from cluster.store.artifact import Kind
 from jobs.calibration import calibrate_variants, calibration_error, fit_temperature
 from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows, judge_quality

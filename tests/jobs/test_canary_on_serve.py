@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from cluster import registry
-from cluster.artifact import Artifact, open_artifact, publish
 from cluster.embedded import free_ports
+from cluster.store import registry
+from cluster.store.artifact import Artifact, open_artifact, publish
 from jobs.canary import CanaryConfig
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.deploy import DeployConfig, run

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.artifact import Kind
 from cluster.connect import Cluster
+from cluster.store.artifact import Kind
 from jobs.cascade import Answers, curve, fit, thresholds_of
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric

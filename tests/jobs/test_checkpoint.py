@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import storage
+from cluster.store import storage
 from jobs.training import checkpoint
 from jobs.training.checkpoint import SEAL, STATE, Checkpoints, Damaged
 

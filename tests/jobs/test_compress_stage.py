@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from cluster.artifact import Kind, open_artifact, other_place
+from cluster.store.artifact import Kind, open_artifact, other_place
 from jobs.compress import CompressConfig, _build, _checked, _compress, _prune
 from jobs.compression.heal import Healing
 from jobs.core.config import BadInput

@@ -13,8 +13,8 @@ import pytest
 from pyarrow import parquet
 from ray.data.block import BlockAccessor
 
-from cluster import storage
-from cluster.artifact import Kind
+from cluster.store import storage
+from cluster.store.artifact import Kind
 from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, item_key, text_key
 from jobs.data.dedup import Split, keep_first, split_of

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.config import BadInput, describe
 from jobs.core.recipe import load_recipe
 from jobs.data.clean import text_key

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind, open_artifact
+from cluster.store.artifact import Artifact, Kind, open_artifact
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Resources
 from jobs.data.clean import item_key

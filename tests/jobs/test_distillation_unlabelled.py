@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind, publish
 from cluster.connect import Cluster
+from cluster.store.artifact import Artifact, Kind, publish
 from jobs import predict, prepare
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind, publish
 from cluster.connect import Cluster
+from cluster.store.artifact import Artifact, Kind, publish
 from jobs import predict
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from cluster.artifact import Artifact, ArtifactError, Kind
+from cluster.store.artifact import Artifact, ArtifactError, Kind
 from jobs.core.config import SPEED_ONLY, BadInput, Config, identifying, nested_config
 from jobs.core.execute import Place, execute, identity, locate, output_of, sources_of
 from jobs.core.recipe import Recipe, Step, parse_recipe

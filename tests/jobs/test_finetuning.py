@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.config import BadInput
 from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs

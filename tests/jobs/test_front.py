@@ -10,7 +10,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from cluster.artifact import Artifact, Kind, open_artifact
+from cluster.store.artifact import Artifact, Kind, open_artifact
 from jobs.core.controls import MADE_FROM, made_with, missing_controls, traits
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step, parse_recipe

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from cluster.artifact import Artifact, with_others
 from cluster.connect import Cluster
-from cluster.registry import read
-from cluster.storage import write_bytes
+from cluster.store.artifact import Artifact, with_others
+from cluster.store.registry import read
+from cluster.store.storage import write_bytes
 from jobs.core.execute import execute, locate
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs

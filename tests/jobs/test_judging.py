@@ -12,8 +12,8 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cluster.artifact import Artifact, Kind
-from cluster.registry import RegistryError, read, verdicts
+from cluster.store.artifact import Artifact, Kind
+from cluster.store.registry import RegistryError, read, verdicts
 from jobs.calibration import calibration_error
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.cascade import cascades_of
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.artifact import Artifact
 from cluster.connect import Cluster
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.execute import execute
 from jobs.core.preflight import preflight

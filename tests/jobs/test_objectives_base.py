@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import STAGE, PretrainConfig, build, check, origin
@@ -56,7 +56,7 @@ def test_it_begins_with_the_bases_weights(objective: str, own: PreTrainedTokeniz
 
 
 def learner_tokens(root: Path) -> Artifact:
-    from cluster.artifact import open_artifact
+    from cluster.store.artifact import open_artifact
 
     return open_artifact(str(root / "tokens"))
 

@@ -19,8 +19,8 @@ from pyarrow import parquet
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from cluster import storage
 from cluster.connect import Cluster
+from cluster.store import storage
 from jobs.core.config import BadInput
 from jobs.offline import pieces
 from jobs.offline.command import parser, request_of

@@ -17,8 +17,8 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from cluster.artifact import Artifact
 from cluster.connect import Cluster
+from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.preflight import preflight

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifact import publish
 from cluster.connect import Cluster
 from cluster.runs import list_runs
+from cluster.store.artifact import publish
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe
 from jobs.demo import Screen, run_job

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Kind
+from cluster.store.artifact import Kind
 from jobs.compress import CompressConfig, _compress
 from jobs.compression.quantize import (
     POWERS,

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.core.execute import locate
 from jobs.core.recipe import Step, parse_recipe
 from jobs.core.remarks import remarks

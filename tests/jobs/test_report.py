@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cluster.artifact import Artifact, ArtifactError, Kind, publish
+from cluster.store.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.core.metric import Metric
 from jobs.front import pareto_front
 from jobs.report import cascade

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.registry import Alias, RegistryError, move, read
+from cluster.store.registry import Alias, RegistryError, move, read
 from jobs.rollback import version_before
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.artifact import Artifact
 from cluster.connect import Cluster
-from cluster.storage import read_bytes
+from cluster.store.artifact import Artifact
+from cluster.store.storage import read_bytes
 from jobs.tune import SearchFailed
 from tests.jobs.hill import BEST, STAGE, climb, gain, marks
 

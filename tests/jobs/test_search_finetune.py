@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from cluster.artifact import Kind
 from cluster.connect import Cluster
+from cluster.store.artifact import Kind
 from jobs.core.recipe import Step
 from jobs.core.search import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Resources, load_stage

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cluster.artifact import Kind
+from cluster.store.artifact import Kind
 from jobs.report.sections import searches
 from jobs.search.trials import schedule
 from tests.jobs.tiny import publish_directory

@@ -12,10 +12,10 @@ import pytest
 import requests
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster import registry
-from cluster.artifact import Artifact, publish
 from cluster.connect import Cluster
 from cluster.embedded import free_ports
+from cluster.store import registry
+from cluster.store.artifact import Artifact, publish
 from jobs.canary import CanaryConfig
 from jobs.deploy import DeployConfig
 from jobs.rollout import ServeClient

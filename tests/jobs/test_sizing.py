@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from cluster.artifact import open_artifact
+from cluster.store.artifact import open_artifact
 from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs

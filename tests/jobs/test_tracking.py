@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.storage import copy_file, join, list_files
+from cluster.store.storage import copy_file, join, list_files
 from jobs.core.stage import Context, Resources
 from jobs.core.tracking import Mlflow, Tracking, Wandb, check
 from jobs.training import tracking

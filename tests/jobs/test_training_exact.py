@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from cluster.artifact import open_artifact
+from cluster.store.artifact import open_artifact
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.supervised import Supervised

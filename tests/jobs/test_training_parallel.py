@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from cluster.artifact import open_artifact
+from cluster.store.artifact import open_artifact
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.artifact import Kind, open_artifact
+from cluster.store.artifact import Kind, open_artifact
 from jobs.core.stage import Inputs
 from jobs.distill import DistillConfig
 from jobs.distill import build as build_student

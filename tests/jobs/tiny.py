@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cluster.artifact import Artifact, Kind, publish
+from cluster.store.artifact import Artifact, Kind, publish
 from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifact import MANIFEST, Artifact, Kind, publish
+from cluster.store.artifact import MANIFEST, Artifact, Kind, publish
 from serve.card import EngineError
 from serve.engine import load_engine
 from serve.published import find_model

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from cluster.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact, Kind
 from jobs.data.clean import item_key
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from tests.jobs.tiny import publish_directory

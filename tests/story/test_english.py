@@ -15,9 +15,9 @@ import requests
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from cluster import registry
-from cluster.artifact import Artifact
 from cluster.connect import Cluster
+from cluster.store import registry
+from cluster.store.artifact import Artifact
 from jobs.core.execute import locate
 from jobs.core.recipe import Recipe, load_recipe
 from tests.story.running import ROOT, Ran, run_job

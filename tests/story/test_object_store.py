@@ -4,8 +4,8 @@ from pathlib import Path
 
 import ray
 
-from cluster import storage
 from cluster.connect import attach_or_start
+from cluster.store import storage
 from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
 from tests.story.tiny_world import recipe, write_recipe, write_world

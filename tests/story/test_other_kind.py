@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import requests
 
-from cluster import registry
-from cluster.artifact import Artifact, open_artifact
 from cluster.connect import Cluster, attach_or_start
 from cluster.embedded import free_ports
+from cluster.store import registry
+from cluster.store.artifact import Artifact, open_artifact
 from jobs.data.loader import read_examples
 from tests.spotting.installed import KIND, installed, seen
 from tests.spotting.world import ASKED, OTHERS, recipe, rows, write_world

@@ -20,13 +20,13 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cluster import storage
+from cluster.store import storage
 
 MANIFEST = "manifest.json"
 OTHERS = "others"
 """In a manifest's details: how many further outputs the step has; and the directory in which they are."""
 EARLIER_REGISTRY = "registry"
-"""Below a storage: where aliases and verdicts lay before they had roots of their own, see cluster.registry."""
+"""Below a storage: where aliases and verdicts lay before they had roots of their own, see cluster.store.registry."""
 RESERVED = (EARLIER_REGISTRY, OTHERS)
 """No recipe may have these names. Other control files lie under roots that begin with a dot, which no name can."""
 NUMBER = re.compile(r"[1-9][0-9]*")

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from fsspec.utils import glob_translate
 from pyarrow import fs
 
-from cluster.redact import REMEDY, redacted
-from cluster.s3 import PatientS3, passing_trouble
+from cluster.store.redact import REMEDY, redacted
+from cluster.store.s3 import PatientS3, passing_trouble
 
 CHUNK_BYTES = 8 << 20
 SPOOL_BYTES = 64 << 20

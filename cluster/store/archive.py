@@ -21,7 +21,8 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from cluster.artifact import (
+from cluster.runs import Run, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
+from cluster.store.artifact import (
     MANIFEST,
     OTHERS,
     RESERVED,
@@ -33,8 +34,7 @@ from cluster.artifact import (
     other_place,
     split_place,
 )
-from cluster.runs import Run, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
-from cluster.storage import CHUNK_BYTES, join, open_input, open_output, write_bytes
+from cluster.store.storage import CHUNK_BYTES, join, open_input, open_output, write_bytes
 
 RECORD = "run.json"
 PLACE = re.compile(r"(?P<recipe>[a-z0-9_-]+)/(?P<step>[a-z0-9_-]+)-[0-9a-f]{8}(?:/others/(?P<number>[1-9][0-9]*))?")

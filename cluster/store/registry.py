@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from cluster.artifact import EARLIER_REGISTRY, digest
-from cluster.storage import exists, join, list_files, read_bytes, write_bytes
+from cluster.store.artifact import EARLIER_REGISTRY, digest
+from cluster.store.storage import exists, join, list_files, read_bytes, write_bytes
 
 ALIASES = ".aliases"
 VERDICTS = ".verdicts"

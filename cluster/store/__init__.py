@@ -1,0 +1,1 @@
+"""What is kept: files behind URIs, artifacts with their manifests, names and verdicts, archives."""
