@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from cluster.connect import LOOPBACK_HOSTS, token_file, token_of
+from cluster.connection.connect import LOOPBACK_HOSTS, token_file, token_of
 from cluster.findings import Finding, Level
 
 MAKE = "Make one with `ray get-auth-token --generate`, and export RAY_AUTH_MODE=token before `ray start` on every node"

@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.access import access_findings, ask
-from cluster.connect import Cluster, ConnectError, attach_or_start, token_of
-from cluster.embedded import StartError
+from cluster.connection.connect import Cluster, ConnectError, attach_or_start, token_of
+from cluster.connection.embedded import StartError
 from cluster.findings import CHECKS, Finding, Level, node_findings
 from cluster.probes import MARKER, NodeReport, Probe
 from cluster.store.storage import StorageError, absolute, delete, exists, join, write_bytes

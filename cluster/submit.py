@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import requests
 
-from cluster.connect import ConnectError, attach_or_start
-from cluster.embedded import StartError
-from cluster.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended, is_unknown, patiently
+from cluster.connection.connect import ConnectError, attach_or_start
+from cluster.connection.embedded import StartError
+from cluster.connection.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended, is_unknown, patiently
+from cluster.connection.upload import UploadError, check_upload
 from cluster.store.redact import REMEDY, redacted, secret_in
-from cluster.upload import UploadError, check_upload
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

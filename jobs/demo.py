@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cluster.connect import attach_or_start
+from cluster.connection.connect import attach_or_start
 from cluster.store.storage import absolute
 from cluster.submit import follow, result, stop, stop_children, submit
 from jobs.core.cli import add_recipe_arguments, guarded

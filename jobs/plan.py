@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Mapping
 
-from cluster.connect import attach
+from cluster.connection.connect import attach
 from cluster.plan import Placement, Supply, place, size
 from cluster.prices import read_prices
 from cluster.store.storage import StorageError, absolute

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster.connect import attach
+from cluster.connection.connect import attach
 from cluster.submit import inherited_working_dir
 from jobs.carry import CODE_PACKAGE
 

@@ -14,8 +14,8 @@ from typing import TextIO
 import pytest
 import requests
 
-from cluster.connect import Cluster, attach_or_start
-from cluster.embedded import free_ports
+from cluster.connection.connect import Cluster, attach_or_start
+from cluster.connection.embedded import free_ports
 from cluster.store import storage
 
 BUCKET = "raystill"

@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from cluster.clouds.launcher import GENERATED
-from cluster.embedded import SETTINGS
+from cluster.connection.embedded import SETTINGS
 from cluster.fleet import Fleet, Node, Worker, image, version_of
 from cluster.supply import CLUSTER_FILE, GPU_LIMIT
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
-from cluster.embedded import SETTINGS
+from cluster.connection.embedded import SETTINGS
 from cluster.fleet import Cloud, Fleet, Node, Worker, image
 from cluster.supply import CLUSTER_FILE
 

@@ -14,16 +14,16 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from cluster.connect import ConnectError
-from cluster.embedded import StartError
-from cluster.follow import Lost
+from cluster.connection.connect import ConnectError
+from cluster.connection.embedded import StartError
+from cluster.connection.follow import Lost
+from cluster.connection.upload import UploadError
 from cluster.prices import PriceError
 from cluster.store.artifact import ArtifactError
 from cluster.store.registry import RegistryError
 from cluster.store.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
 from cluster.supply import SupplyError
-from cluster.upload import UploadError
 from jobs.core.config import BadInput, Problem, describe, nearest
 from jobs.core.execute import default_storage, execute
 from jobs.core.preflight import preflight

@@ -81,7 +81,7 @@ def _check_places(recipe: Recipe, steps: Iterable[Step]) -> list[Problem]:
 def _check_hosts(storage: str) -> list[Problem]:
     import ray
 
-    from cluster.connect import local_storage_problem
+    from cluster.connection.connect import local_storage_problem
 
     problem = local_storage_problem(storage) if ray.is_initialized() else None
     return [Problem("--storage", storage, problem, "Give s3://…, gs://… or a shared file system.")] if problem else []

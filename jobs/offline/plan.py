@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from cluster.connect import local_storage_problem
+from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.sources import file_format, resolve

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cluster.connect import capacity
+from cluster.connection.connect import capacity
 from cluster.store import storage
 from jobs.offline.parts import (
     BAD_ROWS,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import attach_or_start
+from cluster.connection.connect import attach_or_start
 
 LABELLED = 2000
 UNLABELLED = {"Reuters R8": 3000, "SST-2": 8000}

@@ -65,7 +65,7 @@ def rows(split: str) -> list[dict[str, str]]:
 
 def prepared(place: Path) -> Any:
     """EXAMPLES as prepare makes them of the files."""
-    from cluster.connect import attach_or_start
+    from cluster.connection.connect import attach_or_start
     from jobs.core.execute import execute
     from jobs.core.recipe import parse_recipe
 

@@ -179,7 +179,7 @@ def _plain(directory: str, steps: int, notes: str) -> None:
 def _ray(directory: str, steps: int, notes: str) -> None:
     import ray
 
-    from cluster.connect import attach_or_start
+    from cluster.connection.connect import attach_or_start
     from jobs.core.stage import Context, Resources
     from jobs.core.tracking import Tracking
     from jobs.pretrain import STAGE

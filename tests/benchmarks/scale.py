@@ -27,7 +27,7 @@ from tests.story.running import ROOT, run_job
 from tests.story.tiny_world import OBJECTS, OFFERS, SUBJECTS, TALK, VERBS
 
 if TYPE_CHECKING:
-    from cluster.connect import Cluster
+    from cluster.connection.connect import Cluster
 
 PART = float(os.environ.get("PART", "1"))
 ROUNDS = 2
@@ -82,7 +82,7 @@ def _files() -> dict[str, Any]:
 
 def _pipeline() -> dict[str, Any]:
     """The same trivial steps through the pipeline, and as jobs of their own, one after another."""
-    from cluster.connect import attach_or_start
+    from cluster.connection.connect import attach_or_start
 
     pairs = []
     with tempfile.TemporaryDirectory() as directory, attach_or_start("local", cpus=2) as cluster:
@@ -113,7 +113,7 @@ def cores(number: int, steps: Sequence[str] = STEPS) -> dict[str, dict[str, floa
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])  # Whatever is started inherits it.
     import ray
 
-    from cluster.connect import attach_or_start
+    from cluster.connection.connect import attach_or_start
     from jobs.core.execute import execute
     from jobs.core.recipe import load_recipe
 
@@ -173,7 +173,7 @@ def _write_texts(directory: Path, lines: int, messages: int) -> None:
 
 def files(number: int, directory: str) -> dict[str, float]:
     """The most memory of its own that prepare's driver had, over the same documents in so many files."""
-    from cluster.connect import attach_or_start
+    from cluster.connection.connect import attach_or_start
 
     documents, number = max(1000, round(max(FILES) * PART)), max(10, round(number * PART))
     place, recipe = Path(directory, f"files-{number}"), Path(directory, f"{number}.yaml")

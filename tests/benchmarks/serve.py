@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cluster.embedded import free_ports
+from cluster.connection.embedded import free_ports
 from serve.app import deployment_config
 from serve.settings import Arguments
 from tests.benchmarks.peers import figure, printed

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from ray.util.state import list_actors, list_placement_groups
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 
 ROUNDS = int(os.environ.get("RAYSTILL_CHAOS_ROUNDS", "1"))
 """`make chaos` has several: then what takes long is run too, and faults come at other moments."""

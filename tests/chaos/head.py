@@ -17,8 +17,8 @@ from unittest.mock import patch
 
 import yaml
 
-from cluster import embedded
-from cluster.connect import _apply
+from cluster.connection import embedded
+from cluster.connection.connect import _apply
 from cluster.supply import CLUSTER_FILE
 
 FAKE_NODE = "f" * 51 + "00000"

@@ -18,8 +18,8 @@ import psutil
 import ray
 from ray.util.state import list_nodes
 
-from cluster.connect import Cluster
-from cluster.embedded import free_ports
+from cluster.connection.connect import Cluster
+from cluster.connection.embedded import free_ports
 
 # `ray start` refuses a second node on loopback; this is what it would do.
 START = """

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.connect import Cluster, attach
+from cluster.connection.connect import Cluster, attach
+from cluster.connection.waiting import Waiting
 from cluster.submit import result, submit
-from cluster.waiting import Waiting
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import ROUNDS, nothing_is_left, wait

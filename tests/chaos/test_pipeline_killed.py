@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import Cluster, attach
+from cluster.connection.connect import Cluster, attach
 from cluster.store.artifact import Artifact
 from cluster.submit import result, submit
 from jobs.core.execute import locate

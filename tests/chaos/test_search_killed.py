@@ -17,7 +17,7 @@ import psutil
 import pytest
 import ray
 
-from cluster.connect import Cluster, attach_or_start
+from cluster.connection.connect import Cluster, attach_or_start
 from cluster.store.artifact import Artifact, find_artifact
 from cluster.store.storage import join, list_directories, list_files
 from cluster.submit import follow, result, stop, submit

@@ -13,8 +13,8 @@ import ray
 import requests
 from ray import serve
 
-from cluster.connect import attach_or_start
-from cluster.embedded import free_ports
+from cluster.connection.connect import attach_or_start
+from cluster.connection.embedded import free_ports
 from serve.app import Arguments, build
 from tests.chaos.faults import ROUNDS, note
 from tests.chaos.second_node import Node, occupy_head, second_node

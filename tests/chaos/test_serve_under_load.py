@@ -15,8 +15,8 @@ import pytest
 import ray
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.connect import Cluster, attach_or_start
-from cluster.embedded import free_ports
+from cluster.connection.connect import Cluster, attach_or_start
+from cluster.connection.embedded import free_ports
 from cluster.ingress import ingress_environment
 from serve.app import deployment_config
 from serve.engine import load_engine

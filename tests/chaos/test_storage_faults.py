@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.connect import Cluster, attach_or_start
+from cluster.connection.connect import Cluster, attach_or_start
 from cluster.store import storage
 from cluster.store.artifact import Artifact
 from cluster.store.s3 import PatientS3

@@ -21,7 +21,7 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled mo
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # made at run time
 from safetensors.numpy import load_file
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.execute import locate
 from jobs.core.recipe import load_recipe

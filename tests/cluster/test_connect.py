@@ -14,17 +14,17 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster import embedded, guard
-from cluster.connect import Cluster, ConnectError, attach, attach_or_start, capacity, local_storage_problem
+from cluster.connection import embedded, guard
+from cluster.connection.connect import Cluster, ConnectError, attach, attach_or_start, capacity, local_storage_problem
+from cluster.connection.upload import UploadError, check_upload, upload_sizes
 from cluster.submit import children, current_job_id, follow, inherited_working_dir, result, stop, stop_children, submit
-from cluster.upload import UploadError, check_upload, upload_sizes
 
 ROOT = Path(__file__).parents[2]
 
 FAMILY = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from cluster.connect import attach
+from cluster.connection.connect import attach
 from cluster.submit import submit
 depth = int(sys.argv[1])
 print("depth", depth, "in", os.path.basename(os.getcwd()), flush=True)
@@ -227,7 +227,7 @@ def _processes(cluster: Cluster) -> list[psutil.Process]:
 
 OWNER = """
 import os, sys, time
-from cluster.connect import attach_or_start
+from cluster.connection.connect import attach_or_start
 from cluster.submit import submit
 with attach_or_start("local", cpus=1) as cluster:
     client = cluster.jobs()

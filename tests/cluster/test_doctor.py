@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from cluster.access import access_findings, token_file_findings
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
+from cluster.connection.embedded import free_ports
 from cluster.doctor import conclude, examine, main
-from cluster.embedded import free_ports
 from cluster.findings import Finding, Level, node_findings
 from cluster.probes import NodeReport, outside_addresses
 from tests.chaos.second_node import second_node

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import Cluster, ConnectError, _token_mode, attach
+from cluster.connection.connect import Cluster, ConnectError, _token_mode, attach
 from cluster.store.redact import HIDDEN, redacted, secret_in
 from cluster.submit import SubmitError, submit
 

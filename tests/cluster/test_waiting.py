@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from cluster.connect import Cluster
-from cluster.jobs import Jobs
+from cluster.connection.connect import Cluster
+from cluster.connection.jobs import Jobs
+from cluster.connection.waiting import Waiting, describe, waited_for
 from cluster.submit import stop, submit
-from cluster.waiting import Waiting, describe, waited_for
 from tests.cluster.flaky_dashboard import WELL, FlakyDashboard
 
 ASKS = """

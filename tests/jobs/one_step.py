@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
-from cluster.connect import attach_or_start
+from cluster.connection.connect import attach_or_start
 from jobs.core.cli import connect, guarded, stop_on_sigterm
 from jobs.core.execute import Place
 from jobs.core.recipe import load_recipe

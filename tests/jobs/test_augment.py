@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from jobs.core.stage import Context, Inputs
 from jobs.data.augment import Augment, augmenting, changed
 from jobs.data.clean import text_key

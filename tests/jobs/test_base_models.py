@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.recipe import parse_recipe

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from cluster.embedded import free_ports
+from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact, publish
 from jobs.canary import CanaryConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Kind
 from jobs.cascade import Answers, curve, fit, thresholds_of
 from jobs.core.config import BadInput

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, Kind, publish
 from jobs import predict
 from jobs.core.config import BadInput

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, with_others
 from cluster.store.registry import read
 from cluster.store.storage import write_bytes

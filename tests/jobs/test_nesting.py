@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.execute import execute

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
 from jobs.offline import pieces

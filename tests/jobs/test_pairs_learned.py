@@ -17,7 +17,7 @@ import torch
 from tokenizers import processors
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput
 from jobs.core.execute import execute

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.runs import list_runs
 from cluster.store.artifact import publish
 from jobs.core.execute import locate

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import Cluster
-from cluster.jobs import Jobs
+from cluster.connection.connect import Cluster
+from cluster.connection.jobs import Jobs
 from jobs.pipeline import StepFailed
 from tests.jobs.one_step import made, statuses, write_one_step
 from tests.story.running import ROOT

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import follow
-from cluster import jobs as client
-from cluster.connect import Cluster
-from cluster.follow import Lost
-from cluster.jobs import Jobs
+from cluster.connection import follow
+from cluster.connection import jobs as client
+from cluster.connection.connect import Cluster
+from cluster.connection.follow import Lost
+from cluster.connection.jobs import Jobs
 from cluster.submit import submit
 from jobs import pipeline
 from tests.cluster.flaky_dashboard import CLOSED, SILENT, WELL, WRONG, FlakyDashboard

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from cluster.store.storage import read_bytes
 from jobs.tune import SearchFailed

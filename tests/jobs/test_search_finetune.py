@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store.artifact import Kind
 from jobs.core.recipe import Step
 from jobs.core.search import Tune, find_spaces

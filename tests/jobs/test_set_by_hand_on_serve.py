@@ -12,8 +12,8 @@ import pytest
 import requests
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.connect import Cluster
-from cluster.embedded import free_ports
+from cluster.connection.connect import Cluster
+from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, publish
 from jobs.canary import CanaryConfig

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.embedded import free_ports
+from cluster.connection.embedded import free_ports
 
 START = """
 import json, os, sys

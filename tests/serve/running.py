@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.embedded import free_ports
+from cluster.connection.embedded import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 

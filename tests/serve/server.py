@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.embedded import free_ports
+from cluster.connection.embedded import free_ports
 from cluster.ingress import ingress_environment
 
 REPOSITORY = Path(__file__).parents[2]

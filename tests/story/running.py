@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.submit import follow, result, submit
 
 ROOT = Path(__file__).resolve().parents[2]

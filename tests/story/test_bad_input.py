@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from tests.story.running import ROOT
 from tests.story.tiny_world import recipe, write_recipe, write_world
 

@@ -6,7 +6,7 @@ import pytest
 import requests
 from transformers import AutoTokenizer
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from jobs.core.execute import execute
 from jobs.core.preflight import preflight
 from jobs.core.recipe import load_recipe

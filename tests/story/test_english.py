@@ -15,7 +15,7 @@ import requests
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from cluster.store import registry
 from cluster.store.artifact import Artifact
 from jobs.core.execute import locate

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from cluster.connect import Cluster
+from cluster.connection.connect import Cluster
 from jobs.data.sources import fingerprint, hub_parts, read
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.guard import MARK
+from cluster.connection.guard import MARK
 from tests.story.running import ROOT
 from tests.story.tiny_world import recipe, write_recipe, write_world
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ray
 
-from cluster.connect import attach_or_start
+from cluster.connection.connect import attach_or_start
 from cluster.store import storage
 from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import requests
 
-from cluster.connect import Cluster, attach_or_start
-from cluster.embedded import free_ports
+from cluster.connection.connect import Cluster, attach_or_start
+from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact
 from jobs.data.loader import read_examples

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from cluster import embedded
+from cluster.connection import embedded
 from cluster.store import storage
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Cluster:
 
     def jobs(self) -> "JobSubmissionClient":
         """A client of its jobs API."""
-        from cluster.jobs import Jobs
+        from cluster.connection.jobs import Jobs
 
         return Jobs(self.dashboard)
 

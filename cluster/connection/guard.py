@@ -1,6 +1,6 @@
 """Keeps an embedded cluster from outliving its owner: runs a command and, in the end, ends all that came of it.
 
-    python cluster/guard.py DIRECTORY ray start --head --block …      # started by cluster/embedded.py
+    python cluster/connection/guard.py DIRECTORY ray start --head --block …      # started by cluster/connection/embedded.py
 
 Standard input is a pipe whose other end the owner holds. It closes when the owner closes the cluster, and also when
 the owner crashes or is killed; either way nothing is left behind, and DIRECTORY is removed.

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import psutil
 
-from cluster import guard
+from cluster.connection import guard
 from cluster.store.artifact import cache_directory
 
 OBJECT_STORE_BYTES = 1_000_000_000
