@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cluster.plan import size
+from cluster.fleet.placement import size
 from cluster.probes import NodeReport
 
 LEAST_DISK = 10 << 30

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from cluster.plan import size
+from cluster.fleet.placement import size
 from cluster.runs import Run, RunError, artifact_size, list_runs
 from cluster.store.artifact import EARLIER_REGISTRY, MANIFEST, Artifact, ArtifactError, find_outputs, first_place, split_place
 from cluster.store.registry import RegistryError, aliases

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cluster.clouds.kuberay import cluster_file, dockerfile, job_file, network_file, service_file
-from cluster.clouds.launcher import launcher_file
-from cluster.clouds.providers import PROVIDERS
-from cluster.fleet import FLEET, ROOT, Fleet, read_fleet
-from cluster.prices import PriceError
+from cluster.fleet.clouds.kuberay import cluster_file, dockerfile, job_file, network_file, service_file
+from cluster.fleet.clouds.launcher import launcher_file
+from cluster.fleet.clouds.providers import PROVIDERS
+from cluster.fleet.description import FLEET, ROOT, Fleet, read_fleet
+from cluster.fleet.prices import PriceError
 
 
 def cluster_files(fleet: Fleet) -> dict[str, str]:

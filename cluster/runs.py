@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from cluster.plan import size
+from cluster.fleet.placement import size
 from cluster.store.artifact import (
     Artifact,
     ArtifactError,

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Mapping
 
 from cluster.connection.connect import attach
-from cluster.plan import Placement, Supply, place, size
-from cluster.prices import read_prices
+from cluster.fleet.placement import Placement, Supply, place, size
+from cluster.fleet.prices import read_prices
+from cluster.fleet.supply import connected_supply, read_supply, this_machine
 from cluster.store.storage import StorageError, absolute
-from cluster.supply import connected_supply, read_supply, this_machine
 from jobs.core.cli import connect
 from jobs.core.config import BadInput
 from jobs.core.execute import Place, gather, locate

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster.plan import Demand
+from cluster.fleet.placement import Demand
 from jobs.compression.removal import kept_neurons
 from jobs.core.config import Config
 from jobs.core.memory import (

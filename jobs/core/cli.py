@@ -18,12 +18,12 @@ from cluster.connection.connect import ConnectError
 from cluster.connection.embedded import StartError
 from cluster.connection.follow import Lost
 from cluster.connection.upload import UploadError
-from cluster.prices import PriceError
+from cluster.fleet.prices import PriceError
+from cluster.fleet.supply import SupplyError
 from cluster.store.artifact import ArtifactError
 from cluster.store.registry import RegistryError
 from cluster.store.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
-from cluster.supply import SupplyError
 from jobs.core.config import BadInput, Problem, describe, nearest
 from jobs.core.execute import default_storage, execute
 from jobs.core.preflight import preflight

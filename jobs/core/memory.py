@@ -3,7 +3,7 @@
 shape = ModelShape(layers=12, hidden=768, heads=12, feed_forward=3072, vocabulary=30522, positions=512)
 training_memory(shape, Load(batch=32, tokens=128, precision="bf16")).total
 
-tests/jobs/test_training_memory.py holds the estimate to real steps, within cluster.plan's ESTIMATE_FACTOR.
+tests/jobs/test_training_memory.py holds the estimate to real steps, within cluster.fleet.placement's ESTIMATE_FACTOR.
 
 Activations: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.
 """

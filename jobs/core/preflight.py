@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from cluster.plan import Placement, place
+from cluster.fleet.placement import Placement, place
+from cluster.fleet.supply import CLUSTER_FILE, connected_supply
 from cluster.store.storage import StorageError, check_writable, trouble
-from cluster.supply import CLUSTER_FILE, connected_supply
 from jobs.core.config import BadInput, Problem
 from jobs.core.controls import missing_controls
 from jobs.core.idle import idle_problems

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.prices import Machine, read_prices
+from cluster.fleet.prices import Machine, read_prices
 from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.pack import document_bounds, documents_of, pack
 from jobs.data.samples import fetch_sample

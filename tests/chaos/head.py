@@ -19,7 +19,7 @@ import yaml
 
 from cluster.connection import embedded
 from cluster.connection.connect import _apply
-from cluster.supply import CLUSTER_FILE
+from cluster.fleet.supply import CLUSTER_FILE
 
 FAKE_NODE = "f" * 51 + "00000"
 """The id that Ray's fake node provider gives to the head."""

@@ -11,9 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from cluster import generate
-from cluster.fleet import ROOT, read_fleet, version_of
-from cluster.plan import Demand, place
-from cluster.supply import read_supply
+from cluster.fleet.description import ROOT, read_fleet, version_of
+from cluster.fleet.placement import Demand, place
+from cluster.fleet.supply import read_supply
 from serve.app import Arguments
 from tests.cluster.kuberay_schema import ClusterSpec, check_resource
 

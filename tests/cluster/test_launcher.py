@@ -12,8 +12,8 @@ import yaml
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.clouds.providers import PROVIDERS
-from cluster.fleet import version_of
+from cluster.fleet.clouds.providers import PROVIDERS
+from cluster.fleet.description import version_of
 
 ROOT = Path(__file__).parents[2]
 PROVIDER_KEYS = {

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.plan import GIBIBYTE, Demand, NodeType, Supply, place
-from cluster.prices import PriceError, read_prices
-from cluster.supply import SupplyError, quantity, read_supply, this_machine
+from cluster.fleet.placement import GIBIBYTE, Demand, NodeType, Supply, place
+from cluster.fleet.prices import PriceError, read_prices
+from cluster.fleet.supply import SupplyError, quantity, read_supply, this_machine
 
 ROOT = Path(__file__).parents[2]
 HEAD = NodeType("head", 0, memory=8 * GIBIBYTE, living=1)

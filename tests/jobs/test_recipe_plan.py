@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.plan import Supply, place
+from cluster.fleet.placement import Supply, place
 from jobs.core.recipe import load_recipe
 from jobs.sizing import model_shape, recipe_demands
 from tests.jobs.test_training_memory import BASE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.plan import ESTIMATE_FACTOR
+from cluster.fleet.placement import ESTIMATE_FACTOR
 from jobs.core.memory import Load, ModelShape, inference_memory, training_memory
 from jobs.sizing import shape_of_config
 

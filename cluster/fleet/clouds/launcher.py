@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from textwrap import indent
 
 from cluster.connection.embedded import SETTINGS
-from cluster.fleet import Cloud, Fleet, Node, Worker, image
-from cluster.supply import CLUSTER_FILE
+from cluster.fleet.description import Cloud, Fleet, Node, Worker, image
+from cluster.fleet.supply import CLUSTER_FILE
 
 GENERATED = "# Written by `python -m cluster.generate` from cluster/fleet.yaml: change it there."
 

@@ -11,7 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cluster.prices import Machine, read_prices
+from cluster.fleet.prices import Machine, read_prices
 
 ROOT = Path(__file__).resolve().parents[1]
 FLEET = Path(__file__).with_name("fleet.yaml")

@@ -4,10 +4,10 @@ from typing import Any
 
 import yaml
 
-from cluster.clouds.launcher import GENERATED
 from cluster.connection.embedded import SETTINGS
-from cluster.fleet import Fleet, Node, Worker, image, version_of
-from cluster.supply import CLUSTER_FILE, GPU_LIMIT
+from cluster.fleet.clouds.launcher import GENERATED
+from cluster.fleet.description import Fleet, Node, Worker, image, version_of
+from cluster.fleet.supply import CLUSTER_FILE, GPU_LIMIT
 
 CODE = "/home/ray/raystill"
 """Where cluster/Dockerfile puts the repository."""

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import yaml
 
-from cluster.plan import GIBIBYTE, NodeType, Supply
-from cluster.prices import Machine, PriceTable, read_prices
+from cluster.fleet.placement import GIBIBYTE, NodeType, Supply
+from cluster.fleet.prices import Machine, PriceTable, read_prices
 
 CLUSTER_FILE = "RAYSTILL_CLUSTER"
 """Environment variable: the file of the cluster that a job runs on, seen from the job's working directory."""

@@ -1,7 +1,7 @@
 """The three clouds that `ray up` knows: what to prepare, and how each says a machine, its disk and its spot market."""
 
-from cluster.clouds.launcher import Provider, is_spot
-from cluster.fleet import Cloud, Fleet, Node
+from cluster.fleet.clouds.launcher import Provider, is_spot
+from cluster.fleet.description import Cloud, Fleet, Node
 
 
 def _aws_provider(fleet: Fleet) -> str:
