@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster.access import access_findings, ask
 from cluster.connection.connect import Cluster, ConnectError, attach_or_start, token_of
 from cluster.connection.embedded import StartError
-from cluster.findings import CHECKS, Finding, Level, node_findings
-from cluster.probes import MARKER, NodeReport, Probe
+from cluster.health.access import access_findings, ask
+from cluster.health.findings import CHECKS, Finding, Level, node_findings
+from cluster.health.probes import MARKER, NodeReport, Probe
 from cluster.store.storage import StorageError, absolute, delete, exists, join, write_bytes
 from cluster.submit import current_job_id
 from cluster.submit import main as submit_and_follow

@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.access import access_findings, token_file_findings
 from cluster.connection.connect import Cluster
 from cluster.connection.embedded import free_ports
 from cluster.doctor import conclude, examine, main
-from cluster.findings import Finding, Level, node_findings
-from cluster.probes import NodeReport, outside_addresses
+from cluster.health.access import access_findings, token_file_findings
+from cluster.health.findings import Finding, Level, node_findings
+from cluster.health.probes import NodeReport, outside_addresses
 from tests.chaos.second_node import second_node
 
 WELL = NodeReport("host", {"python": "3.11.9", "ray": "2.60.0"}, None, 99 << 30, 99 << 30, 9 << 30, 65536, (), None, None, ())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from cluster.connection.connect import LOOPBACK_HOSTS, token_file, token_of
-from cluster.findings import Finding, Level
+from cluster.health.findings import Finding, Level
 
 MAKE = "Make one with `ray get-auth-token --generate`, and export RAY_AUTH_MODE=token before `ray start` on every node"
 PASS = "Copy the cluster's own to ~/.ray/auth_token (mode 600) or to RAY_AUTH_TOKEN_PATH, and export RAY_AUTH_MODE=token"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.fleet.placement import size
-from cluster.probes import NodeReport
+from cluster.health.probes import NodeReport
 
 LEAST_DISK = 10 << 30
 LEAST_SHARED = 256 << 20

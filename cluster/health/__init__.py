@@ -1,0 +1,1 @@
+"""What the doctor looks at: nodes, the token and the dashboard, and what their reports mean."""
