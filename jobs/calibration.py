@@ -18,8 +18,8 @@ from jobs.tasks import learning_of
 from jobs.tasks.protocol import Truth
 from serve.card import read_card, write_card
 from serve.engine import load_engine
-from serve.probabilities import softmax
 from serve.tasks.protocol import Item
+from serve.tasks.shared.probabilities import softmax
 
 BINS = 15
 HIGHEST = 20.0

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from serve.backends import Device
 from serve.card import Card, EngineError, read_card, variant_files
 from serve.decoder import Cache, OnnxDecoder
-from serve.probabilities import softmax
+from serve.tasks.shared.probabilities import softmax
 from serve.tokens import pad_id, read_json
 
 MAX_BATCH = 8

@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.probabilities import softmax
 from serve.tasks import protocol
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Task, View
+from serve.tasks.shared.probabilities import softmax
 
 TEMPERATURE = "temperature"
 LEAST_PROBABILITY = 1e-9

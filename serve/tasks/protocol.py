@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Encoding, Tokenizer
 
-from serve.cutting import cut_pair
-from serve.explain import split, without
+from serve.tasks.shared.cutting import cut_pair
+from serve.tasks.shared.explain import split, without
 
 Output = Any
 """np.ndarray, or Mapping[str, np.ndarray] where a graph has several outputs."""

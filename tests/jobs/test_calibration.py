@@ -14,10 +14,10 @@ from jobs.judging import Candidate, Rows, judge_quality
 from serve.card import read_card
 from serve.engine import load_engine
 from serve.local import LocalModel
-from serve.probabilities import softmax
 from serve.schema import ServedModel
 from serve.settings import ModelSettings
 from serve.tasks.protocol import Item
+from serve.tasks.shared.probabilities import softmax
 from tests.jobs.tiny import (
     LABELS,
     MESSAGES,

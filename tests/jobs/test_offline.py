@@ -29,7 +29,7 @@ from jobs.offline.plan import Request
 from jobs.offline.run import run
 from serve.card import read_card, write_card
 from serve.engine import load_engine
-from serve.probabilities import softmax
+from serve.tasks.shared.probabilities import softmax
 from tests.conftest import s3_environment
 from tests.jobs.pairs import ITEMS, publish_pair_model
 from tests.jobs.tiny import items_of

@@ -26,8 +26,8 @@ from jobs.core.stage import Context, Inputs
 from jobs.judging import Candidate, measure_batch_mates
 from serve.card import read_card
 from serve.engine import Engine, load_engine
-from serve.probabilities import softmax
 from serve.tasks.protocol import Item
+from serve.tasks.shared.probabilities import softmax
 from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from serve.drift import Watch
-from serve.explain import split, without
 from serve.local import LocalModel
 from serve.models import Model, Outcome
-from serve.probabilities import softmax
 from serve.rollout.canary import Canary
 from serve.rollout.cascade import Cascade
 from serve.rollout.shares import chosen
@@ -19,6 +17,8 @@ from serve.settings import CanarySettings, CascadeSettings, ModelSettings
 from serve.spread import Bulk, Spread
 from serve.tasks.classification import Classification, Target
 from serve.tasks.protocol import Item
+from serve.tasks.shared.explain import split, without
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.faces import asked, face_of, local_model
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 

@@ -12,12 +12,12 @@ import pytest
 
 from serve.local import LocalModel, overloaded
 from serve.models import Model, Outcome
-from serve.probabilities import softmax
 from serve.rollout.cascade import Cascade
 from serve.rollout.second import PROBE
 from serve.settings import CascadeSettings
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.faces import local_model
 from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from serve.cutting import cut_pair
 from serve.schema import MAX_CHARACTERS
+from serve.tasks.shared.cutting import cut_pair
 from tests.serve.tiny_model import CORPUS, train_tokenizer
 
 WORDS = ["the", "film", "was", "a", "joy", "prize", "质量太差，用了", "playing", "stations!", "unknownest", "🙂", "x"]

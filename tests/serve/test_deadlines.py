@@ -10,12 +10,12 @@ import pytest
 
 from serve.local import LocalModel
 from serve.models import Model, Outcome
-from serve.probabilities import softmax
 from serve.rollout.canary import Canary
 from serve.rollout.cascade import Cascade
 from serve.rollout.shares import chosen
 from serve.settings import CanarySettings, CascadeSettings
 from serve.tasks.protocol import Item
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.faces import asked, face_of, local_model
 from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 

@@ -9,9 +9,9 @@ import requests
 from jobs.compression.quantize import quantize_dynamic_int8
 from serve.card import Variant, read_card, write_card
 from serve.engine import load_engine
-from serve.explain import MOST_SPANS, Span, split, without
-from serve.probabilities import softmax
 from serve.tasks.classification import Classification, Evidence, Target
+from serve.tasks.shared.explain import MOST_SPANS, Span, split, without
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.tiny_model import LABELS, publish_tiny, texts_as_items
 
 

@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from serve.access_log import AccessLog
 from serve.card import read_card
 from serve.engine import Engine, load_engine
-from serve.explain import MOST_SPANS
 from serve.local import LocalModel
-from serve.probabilities import softmax
 from serve.tasks.protocol import Item
+from serve.tasks.shared.explain import MOST_SPANS
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.faces import asked, face_of, local_model, serving
 from tests.serve.generated import ask_generated
 from tests.serve.tiny_model import LABELS, PAIRS, TEXTS, publish_tiny

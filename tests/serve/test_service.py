@@ -17,8 +17,8 @@ import requests
 from serve import keys
 from serve.app import deployment_config
 from serve.engine import load_engine
-from serve.probabilities import softmax
 from serve.settings import Arguments, BulkSettings, CascadeSettings, ModelSettings, ShadowSettings
+from serve.tasks.shared.probabilities import softmax
 from tests.serve.running import Server, running
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 

@@ -18,9 +18,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Encoding, Tokenizer
 
-from serve.explain import NOTHING_LEFT
 from serve.tasks import protocol
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Part, Task, View
+from serve.tasks.shared.explain import NOTHING_LEFT
 
 SHARPNESS = "sharpness"
 PASSAGE = 1

@@ -1,0 +1,1 @@
+"""What kinds of tasks share: cutting two texts, probabilities, words left out. No kind is in here."""
