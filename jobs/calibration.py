@@ -16,8 +16,8 @@ import numpy as np
 
 from jobs.tasks import learning_of
 from jobs.tasks.protocol import Truth
-from serve.card import read_card, write_card
-from serve.engine import load_engine
+from serve.engines.card import read_card, write_card
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import softmax
 

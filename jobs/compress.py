@@ -25,7 +25,7 @@ from jobs.losses.settings import Mix
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
 from jobs.training.models import beyond_training, card_of, length_of, writes_by
-from serve.card import read_card
+from serve.engines.card import read_card
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jobs.compression.heal import Healing
     from jobs.tasks.supervised import Supervised
     from jobs.training.worker import Learner
-    from serve.engine import Engine
+    from serve.engines.engine import Engine
 
 
 class CompressConfig(Quantization):

@@ -19,7 +19,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.front import front_of, pareto_front
 from jobs.tasks import spec_of
-from serve import processor
+from serve.engines import processor
 
 if TYPE_CHECKING:
     from jobs.judging import Candidate, Rows
@@ -110,7 +110,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
 def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
     """Quality, steadiness, memory and speed, which the candidates keep."""
     from jobs.judging import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
-    from serve.memory import peak_memory
+    from serve.engines.memory import peak_memory
 
     threads, batch_size = config.threads[0], config.batch_size[0]
     for candidate in candidates:

@@ -26,8 +26,8 @@ from jobs.figures import bootstrap, interval
 from jobs.slices import goodness, slices_of
 from jobs.tasks import learning_of
 from jobs.tasks.protocol import Judged, Learning, Truth
-from serve.card import Card, read_card, variant_files
-from serve.engine import Engine, load_engine
+from serve.engines.card import Card, read_card, variant_files
+from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item, Outputs, Task
 
 

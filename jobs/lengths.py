@@ -15,7 +15,7 @@ from jobs.core.recipe import Recipe, Step
 from jobs.sizing import named_config, named_shape
 from jobs.training.models import LENGTH, beyond_training, too_long, unreadable
 from jobs.training.positions import longest_of_config
-from serve.card import CARD
+from serve.engines.card import CARD
 
 
 @dataclass(frozen=True)

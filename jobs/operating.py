@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jobs.judging import Candidate, measure_latency, measure_throughput
-from serve.engine import Engine, load_engine
+from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item
 
 

@@ -99,7 +99,7 @@ class Answer:
     """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
 
     def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int) -> None:
-        from serve.engine import load_engine
+        from serve.engines.engine import load_engine
 
         self.blocks, self.output, self.precision = blocks, output, config.precision
         self.engine = load_engine(model.local(), threads=threads, max_batch=config.batch_size)

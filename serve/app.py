@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve import Application
 
-from serve.card import EngineError
-from serve.published import find_model
+from serve.engines.card import EngineError
+from serve.engines.published import find_model
 from serve.remote import Described
 from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings

@@ -20,7 +20,7 @@ from itertools import count
 
 from tokenizers import Encoding
 
-from serve.lengths import Budget, batches
+from serve.engines.lengths import Budget, batches
 from serve.tasks.protocol import Item, Output, Outputs
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serve.card import TrainingData
+from serve.engines.card import TrainingData
 from serve.exchange import Exchange
 from serve.tasks.protocol import Outputs, Task
 

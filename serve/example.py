@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve.engine import Engine
+from serve.engines.engine import Engine
 from serve.tasks.protocol import Item, Outputs
 
 

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from serve.backends import Device
-from serve.card import Card, EngineError, read_card, variant_files
-from serve.decoder import Cache, OnnxDecoder
+from serve.engines.backends import Device
+from serve.engines.card import Card, EngineError, read_card, variant_files
+from serve.engines.decoder import Cache, OnnxDecoder
+from serve.engines.tokens import pad_id, read_json
 from serve.tasks.shared.probabilities import softmax
-from serve.tokens import pad_id, read_json
 
 MAX_BATCH = 8
 
@@ -189,7 +189,7 @@ def _special(directory: Path, tokenizer: Tokenizer) -> Special:
 
 
 def _main() -> None:
-    from serve.published import find_model
+    from serve.engines.published import find_model
 
     parser = argparse.ArgumentParser(prog="python -m serve.generation", description="Write on after a text.")
     parser.add_argument("model", help="the URI of a published language model")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from serve.batching import Batcher, Full, Work
-from serve.engine import Engine
+from serve.engines.engine import Engine
 from serve.models import Model, Outcome, ServedModel
 from serve.problems import FieldError, Refusal
 from serve.settings import ModelSettings

@@ -11,7 +11,7 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from serve.card import Card, EngineError, TrainingData
+from serve.engines.card import Card, EngineError, TrainingData
 from serve.local import overloaded
 from serve.models import Model, Outcome, ServedModel
 from serve.problems import Refusal

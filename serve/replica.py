@@ -16,7 +16,8 @@ from serve.access_log import AccessLog
 from serve.auth import Guard, check_exposure
 from serve.chores import start_chore
 from serve.drift import Watch, note_asked
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
+from serve.engines.published import find_model
 from serve.example import example_of
 from serve.exchange import Exchange
 from serve.face import build_face
@@ -24,7 +25,6 @@ from serve.gate import Gate
 from serve.local import LocalModel
 from serve.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 from serve.models import Model, Models
-from serve.published import find_model
 from serve.remote import Described, RemoteModel
 from serve.rollout.canary import Canary, Seen
 from serve.rollout.cascade import Cascade

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store.storage import absolute
-from serve.backends import Device
+from serve.engines.backends import Device
 from serve.schema import MAX_TEXTS
 
 

@@ -21,8 +21,8 @@ from jobs.compression.export_language import export_language
 from jobs.compression.graph import TOLERANCE, ExportError, write_graph
 from jobs.training.models import READ, language_kind
 from jobs.training.positions import longest_text
-from serve.backends import HIDDEN
-from serve.card import Card
+from serve.engines.backends import HIDDEN
+from serve.engines.card import Card
 
 CHECKED_SHAPES = ((1, 5), (3, 17), (8, 40))
 

@@ -19,7 +19,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from jobs.compression.graph import FREE, TOLERANCE, ExportError, share_weights, write_graph
-from serve.decoder import OnnxDecoder
+from serve.engines.decoder import OnnxDecoder
 
 ENCODER_DECODERS = ("t5", "mt5")
 """Architectures whose cross-attention is known here."""

@@ -24,8 +24,8 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.objectives.architectures import AUTO_CLASSES
 from jobs.training.models import language_kind
 from jobs.training.positions import longest_text
-from serve.card import Card, Language, Variant, write_card
-from serve.decoder import OnnxDecoder
+from serve.engines.card import Card, Language, Variant, write_card
+from serve.engines.decoder import OnnxDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,7 +15,7 @@ import numpy as np
 from jobs.objectives.documents import PADDING
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
-from serve.decoder import OnnxDecoder
+from serve.engines.decoder import OnnxDecoder
 
 DOCUMENTS = 256
 """Documents of the validation split that are read at most."""

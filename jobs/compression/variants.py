@@ -21,8 +21,8 @@ from jobs.compression.quantize import FROM_WEIGHTS, Feeds, quantize_static_int8
 from jobs.compression.settings import Quantization
 from jobs.core.metric import Metric
 from jobs.core.search import QuantizeKind
-from serve.card import Card, Variant, read_card, write_card
-from serve.engine import Engine, load_engine
+from serve.engines.card import Card, Variant, read_card, write_card
+from serve.engines.engine import Engine, load_engine
 
 NAMES: dict[QuantizeKind, str] = {
     "dynamic": "int8",

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.training.objective import Batch
-from serve.card import Language
+from serve.engines.card import Language
 
 
 class CausalObjective(LanguageObjective):

@@ -21,7 +21,7 @@ from jobs.objectives.documents import PADDING
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.training.objective import Batch
-from serve.card import Language
+from serve.engines.card import Language
 
 MEAN_SPAN = 3.0
 

@@ -22,7 +22,7 @@ from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.heads import IGNORED, HeadAtTargets
 from jobs.training.models import READ
 from jobs.training.objective import Batch, Objective
-from serve.card import Card, Language, Variant, write_card
+from serve.engines.card import Card, Language, Variant, write_card
 
 EVALUATION_BATCH = 32
 EVALUATION_ROWS = 512

@@ -15,7 +15,7 @@ from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
 from jobs.training.objective import Batch
-from serve.card import Language
+from serve.engines.card import Language
 
 Masking = Literal["tokens", "whole_words", "spans"]
 

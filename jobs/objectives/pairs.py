@@ -22,7 +22,7 @@ from jobs.objectives.language import EVALUATION_BATCH, join, mean_loss
 from jobs.objectives.masked import MaskedObjective, Masking
 from jobs.training.models import READ
 from jobs.training.objective import Batch
-from serve.card import Language
+from serve.engines.card import Language
 
 AS_WRITTEN, CHANGED = 0, 1
 """The labels of a pair, as in both papers' code: 0 for what stands in the text."""

@@ -14,8 +14,8 @@ from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.sources import file_format, resolve
 from jobs.offline.parts import Asked, Format, Plan, read_asked
 from jobs.offline.pieces import Scanned, scan
-from serve.card import EngineError
-from serve.published import Published, find_model
+from serve.engines.card import EngineError
+from serve.engines.published import Published, find_model
 from serve.tasks.protocol import Task
 
 FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}

@@ -32,8 +32,8 @@ from jobs.offline.parts import (
 )
 from jobs.offline.pieces import Piece, read
 from jobs.offline.plan import Request, make_plan
-from serve.backends import Device
-from serve.published import find_model
+from serve.engines.backends import Device
+from serve.engines.published import find_model
 from serve.tasks.protocol import Item
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Answerer:
     """An actor that holds the model and answers for pieces."""
 
     def __init__(self, request: Request, plan: Plan) -> None:
-        from serve.engine import load_engine
+        from serve.engines.engine import load_engine
 
         self.output, self.plan = request.output, plan
         asked = plan.asked

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from jobs.compression.quantize import Feeds
-    from serve.card import Card
-    from serve.engine import Engine
+    from serve.engines.card import Card
+    from serve.engines.engine import Engine
     from serve.tasks.protocol import Item
 
 FILE = "shapes.json"
@@ -145,8 +145,8 @@ def _build(
     from jobs.finetune import origin
     from jobs.tasks.supervised import save_model
     from jobs.training.models import inputs_of, length_of
-    from serve.card import Variant, read_card, variant_files, write_card
-    from serve.engine import load_engine
+    from serve.engines.card import Variant, read_card, variant_files, write_card
+    from serve.engines.engine import load_engine
 
     assert step.stage.shape is not None
     config: Any = step.configure(values)

@@ -20,8 +20,8 @@ from jobs.tasks.protocol import Batch
 from jobs.tasks.windows import Windows
 from jobs.training.adapter import merged
 from jobs.training.objective import Objective
-from serve.card import Card, TrainingData, Variant, write_card
 from serve.drift import training_data
+from serve.engines.card import Card, TrainingData, Variant, write_card
 from serve.tasks.protocol import Fitted, Output, Outputs, Task
 
 EVALUATION_BATCH = 64

@@ -13,7 +13,7 @@ from jobs.data.sources import model_directory
 from jobs.tasks import learning_of
 from jobs.training.padding import give_padding, plainly_padded
 from jobs.training.positions import longest_of_config
-from serve.card import CARD, Card, read_card
+from serve.engines.card import CARD, Card, read_card
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ def _int8(name: str, made: Mapping[str, Artifact], report: Mapping[str, Any], pl
 
 def _accuracy(artifact: Artifact, variant: str, rows: Sequence[Mapping[str, str]]) -> float:
     """Of one variant on labelled texts, each run alone."""
-    from serve.engine import load_engine
+    from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
 
     engine = load_engine(artifact.local(), variant, threads=CPUS, max_batch=1)
@@ -205,7 +205,7 @@ def _faster(
 
 
 def _engine(artifact: Artifact, variant: str) -> Callable[[str], Any]:
-    from serve.engine import load_engine
+    from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
 
     engine = load_engine(artifact.local(), variant, threads=1, max_batch=1)

@@ -18,7 +18,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.schema import MAX_CHARACTERS
 from serve.tasks.protocol import Item
 from tests.benchmarks.peers import PAIRS, figure, ratio

@@ -91,7 +91,7 @@ def recipe(examples: Any, seed: int) -> list[bool]:
     from jobs.finetune import FinetuneConfig, build
     from jobs.tasks import learning_of
     from jobs.training.worker import train_here
-    from serve.engine import load_engine
+    from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
 
     with tempfile.TemporaryDirectory() as place:

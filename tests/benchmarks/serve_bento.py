@@ -17,14 +17,14 @@ from tests.benchmarks.serve_peers import REPOSITORY, answering
 ENVIRONMENT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "raystill" / "bench-bentoml"
 VERSION = "1.4.40"
 NEEDED = ("numpy", "onnxruntime", "pydantic", "tokenizers")
-"""What serve.engine needs for an ONNX variant."""
+"""What serve.engines.engine needs for an ONNX variant."""
 SERVICE = """
 import os
 from pathlib import Path
 
 import bentoml
 
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 
 

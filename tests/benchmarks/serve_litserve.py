@@ -5,7 +5,7 @@ from typing import Any
 
 import litserve
 
-from serve.engine import Engine, load_engine
+from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item
 
 

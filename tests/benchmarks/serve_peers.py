@@ -100,7 +100,7 @@ def litserve(directory: str, port: int) -> None:
 
 def loop(directory: str, batch: int) -> None:
     """Print the bare engine's texts a second, with so many texts in each call."""
-    from serve.engine import load_engine
+    from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
     from tests.benchmarks.served_models import texts
 

@@ -18,7 +18,7 @@ from jobs.data.samples import fetch_sample
 from jobs.tasks.supervised import save_model
 from jobs.training.models import READ, load_head
 from jobs.training.shorten import shortened
-from serve.card import Variant, read_card, write_card
+from serve.engines.card import Variant, read_card, write_card
 from serve.tasks.classification import Classification
 
 TASK = Classification(labels=("ham", "spam"))

@@ -19,8 +19,8 @@ from cluster.connection.connect import Cluster, attach_or_start
 from cluster.connection.embedded import free_ports
 from cluster.ingress import ingress_environment
 from serve.app import deployment_config
-from serve.engine import load_engine
-from serve.published import find_model
+from serve.engines.engine import load_engine
+from serve.engines.published import find_model
 from serve.settings import Arguments
 from tests.chaos.faults import ROUNDS, note_load, processes, wait
 from tests.chaos.second_node import Node, occupy_head, second_node

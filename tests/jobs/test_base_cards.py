@@ -20,8 +20,8 @@ from jobs.predict import Language, _objective, _task
 from jobs.pretrain import build
 from jobs.training.models import length_of, load_head, read_base, writes_by
 from jobs.training.worker import train_here
-from serve.card import CARD, EngineError, read_card
-from serve.engine import load_engine
+from serve.engines.card import CARD, EngineError, read_card
+from serve.engines.engine import load_engine
 from serve.generation import load_generator
 from tests.jobs.language_runs import LENGTH, language_config, publish_language
 from tests.jobs.tiny import (

@@ -20,7 +20,7 @@ from jobs.parents import parent_problems
 from jobs.training.models import check_tokenizer, length_of, read_base
 from jobs.training.padding import give_padding
 from jobs.training.positions import longest_of_config, longest_text
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import LABELS, MESSAGES, load_classifier, publish_examples, supervised
 

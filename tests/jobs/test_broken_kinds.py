@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from jobs.core.config import Config, problems_of
 from jobs.tasks.labelling import settings_type
-from serve.card import EngineError, read_card
+from serve.engines.card import EngineError, read_card
 from serve.tasks import GROUP, kinds, task_type
 from tests.spotting.installed import KIND, installed, seen
 

@@ -11,8 +11,8 @@ from cluster.store.artifact import Kind
 from jobs.calibration import calibrate_variants, calibration_error, fit_temperature
 from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows, judge_quality
-from serve.card import read_card
-from serve.engine import load_engine
+from serve.engines.card import read_card
+from serve.engines.engine import load_engine
 from serve.local import LocalModel
 from serve.schema import ServedModel
 from serve.settings import ModelSettings

@@ -25,10 +25,10 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.tokenizer import tokenizer_of
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.pretrained import load_base
-from serve.backends import open_session
-from serve.card import EngineError, read_card, variant_files
-from serve.decoder import OnnxDecoder
-from serve.engine import load_engine
+from serve.engines.backends import open_session
+from serve.engines.card import EngineError, read_card, variant_files
+from serve.engines.decoder import OnnxDecoder
+from serve.engines.engine import load_engine
 from serve.generation import Sampling, load_generator
 from tests.jobs.language_runs import DOCUMENTS, publish_language
 from tests.jobs.small_models import small_model

@@ -20,8 +20,8 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.clean import item_key
 from jobs.tasks.soft_labels import packed
 from jobs.training import hooks
-from serve.card import read_card
-from serve.engine import load_engine
+from serve.engines.card import read_card
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.pairs import ITEMS, PAIR_TASK, publish_pair_model, publish_pairs
 from tests.jobs.small_models import parameters

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact, Kind
 from jobs.demo import show
 from jobs.deploy import _ask
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.pairs import PAIRS, publish_pair_model, publish_pairs
 from tests.jobs.tiny import LABELS, MESSAGES, publish_directory, publish_examples, save_classifier, tiny_classifier

@@ -23,7 +23,7 @@ from jobs.losses.settings import Mix
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.soft_labels import SoftLabels
 from jobs.tasks.supervised import Supervised
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.pairs import PAIR_TASK, PAIRS, publish_pair_model, publish_pairs
 from tests.jobs.tiny import (

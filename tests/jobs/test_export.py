@@ -18,7 +18,7 @@ from transformers import (
 
 from jobs.compression.export import ExportError, Signature, check_parity, export_onnx
 from jobs.training.models import READ
-from serve.backends import HIDDEN
+from serve.engines.backends import HIDDEN
 from tests.jobs.tiny import tiny_classifier
 
 COMMON: dict[str, Any] = {

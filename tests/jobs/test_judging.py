@@ -30,7 +30,7 @@ from jobs.judging import (
 )
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
 from jobs.tasks.classification import LEARNING
-from serve.card import Variant
+from serve.engines.card import Variant
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import (

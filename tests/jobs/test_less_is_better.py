@@ -31,7 +31,7 @@ from jobs.search.plan import tune_config
 from jobs.search.trials import kept_of
 from jobs.select import SelectConfig, run, shortfalls
 from jobs.tasks import learning_of
-from serve.engine import Engine
+from serve.engines.engine import Engine
 from serve.tasks import task_of
 from serve.tasks.protocol import Item
 from tests.jobs.hill import climbing

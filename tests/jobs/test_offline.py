@@ -27,8 +27,8 @@ from jobs.offline.command import parser, request_of
 from jobs.offline.pieces import Row, read, scan
 from jobs.offline.plan import Request
 from jobs.offline.run import run
-from serve.card import read_card, write_card
-from serve.engine import load_engine
+from serve.engines.card import read_card, write_card
+from serve.engines.engine import load_engine
 from serve.tasks.shared.probabilities import softmax
 from tests.conftest import s3_environment
 from tests.jobs.pairs import ITEMS, publish_pair_model

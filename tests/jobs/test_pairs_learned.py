@@ -24,8 +24,8 @@ from jobs.core.execute import execute
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.tasks.windows import engine_tokenizer
-from serve.card import read_card
-from serve.engine import load_engine
+from serve.engines.card import read_card
+from serve.engines.engine import load_engine
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import BAD, ENDINGS, GOOD, tiny_tokenizer

@@ -20,9 +20,9 @@ from jobs.tasks.supervised import Supervised
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
 from jobs.training.settings import Optimizer, Training
-from serve.backends import open_session
-from serve.card import Variant, read_card, write_card
-from serve.engine import load_engine
+from serve.engines.backends import open_session
+from serve.engines.card import Variant, read_card, write_card
+from serve.engines.engine import load_engine
 from tests.jobs.test_quantize import TEXTS, feeds_of
 from tests.jobs.tiny import LABELS, items_of, save_classifier, tiny_classifier
 

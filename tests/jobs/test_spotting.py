@@ -32,8 +32,8 @@ from jobs.tasks.windows import engine_tokenizer
 from jobs.training.loop import fit
 from jobs.training.models import inputs_of
 from jobs.training.settings import Training
-from serve.card import read_card
-from serve.engine import Engine, load_engine
+from serve.engines.card import read_card
+from serve.engines.engine import Engine, load_engine
 from serve.tasks import kinds, task_of
 from serve.tasks.protocol import Item, Task
 from tests.jobs.tiny import publish_directory, same_weights

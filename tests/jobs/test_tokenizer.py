@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceC
 from jobs.data.rows import TrainTexts
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
-from serve.card import Card, Variant
-from serve.engine import _load_tokenizer
+from serve.engines.card import Card, Variant
+from serve.engines.engine import _load_tokenizer
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, classification, tiny_tokenizer
 
 KINDS = ("wordpiece", "bpe", "unigram", "characters")

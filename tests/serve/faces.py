@@ -18,7 +18,7 @@ from starlette.types import Message
 
 from serve.auth import Guard
 from serve.drift import Watch, note_asked
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.example import example_of
 from serve.face import build_face
 from serve.gate import Gate

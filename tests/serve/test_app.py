@@ -14,9 +14,9 @@ import pytest
 import requests
 
 from serve.app import build
-from serve.card import EngineError, read_card, write_card
-from serve.engine import Engine, load_engine
-from serve.published import find_model
+from serve.engines.card import EngineError, read_card, write_card
+from serve.engines.engine import Engine, load_engine
+from serve.engines.published import find_model
 from serve.schema import MAX_BODY_BYTES
 from serve.settings import Arguments, BulkSettings
 from serve.tasks.classification import Classification

@@ -6,10 +6,10 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from serve.backends import Device, OnnxBackend
-from serve.card import EngineError
-from serve.engine import load_engine
-from serve.processor import saturates
+from serve.engines.backends import Device, OnnxBackend
+from serve.engines.card import EngineError
+from serve.engines.engine import load_engine
+from serve.engines.processor import saturates
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 

@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Encoding
 
 from serve.batching import Batcher, Full, Work
-from serve.engine import Engine, load_engine
-from serve.lengths import Budget, batches
+from serve.engines.engine import Engine, load_engine
+from serve.engines.lengths import Budget, batches
 from serve.tasks.protocol import Output, Outputs
 from tests.serve.tiny_model import TEXTS, texts_as_items
 

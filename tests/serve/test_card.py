@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.card import CARD, Card, EngineError, Language, read_card, write_card
-from serve.engine import load_engine
+from serve.engines.card import CARD, Card, EngineError, Language, read_card, write_card
+from serve.engines.engine import load_engine
 from serve.tasks.classification import Classification
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 

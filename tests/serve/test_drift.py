@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.card import read_card, write_card
 from serve.drift import ENOUGH_TEXTS, Watch, stability_index, training_data
+from serve.engines.card import read_card, write_card
 from serve.tasks.classification import Classification
 from tests.serve.tiny_model import publish_tiny
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from serve.card import CARD, Card, EngineError, read_card, variant_files, write_card
-from serve.engine import Engine, load_engine
+from serve.engines.card import CARD, Card, EngineError, read_card, variant_files, write_card
+from serve.engines.engine import Engine, load_engine
 from serve.tasks.classification import Classification, Options
 from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
@@ -72,7 +72,7 @@ def test_predict_ranks_the_labels(model_directory: Path) -> None:
 
 def test_onnx_variant_imports_no_torch(model_directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from serve.engine import load_engine\n"
+        "import sys; from pathlib import Path; from serve.engines.engine import load_engine\n"
         "from serve.tasks.protocol import Item\n"
         f"print(load_engine(Path({str(model_directory)!r}), 'onnx').answers([Item(('a',))])[0].label)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"

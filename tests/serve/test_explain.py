@@ -7,8 +7,8 @@ import pytest
 import requests
 
 from jobs.compression.quantize import quantize_dynamic_int8
-from serve.card import Variant, read_card, write_card
-from serve.engine import load_engine
+from serve.engines.card import Variant, read_card, write_card
+from serve.engines.engine import load_engine
 from serve.tasks.classification import Classification, Evidence, Target
 from serve.tasks.shared.explain import MOST_SPANS, Span, split, without
 from serve.tasks.shared.probabilities import softmax

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.card import EngineError
-from serve.memory import peak_memory
+from serve.engines.card import EngineError
+from serve.engines.memory import peak_memory
 
 
 def test_torch_needs_more_memory_than_onnx_runtime(model_directory: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from jobs.compression.quantize import quantize_dynamic_int8, quantize_static_int8
-from serve import processor
-from serve.backends import open_session
+from serve.engines import processor
+from serve.engines.backends import open_session
 
 EMULATOR = "qemu-x86_64"
 WITHOUT_VNNI = "Haswell"

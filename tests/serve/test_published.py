@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster.store.artifact import MANIFEST, Artifact, Kind, publish
-from serve.card import EngineError
-from serve.engine import load_engine
-from serve.published import find_model
+from serve.engines.card import EngineError
+from serve.engines.engine import load_engine
+from serve.engines.published import find_model
 from tests.serve.tiny_model import TEXTS, texts_as_items
 
 

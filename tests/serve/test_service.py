@@ -16,7 +16,7 @@ import requests
 
 from serve import keys
 from serve.app import deployment_config
-from serve.engine import load_engine
+from serve.engines.engine import load_engine
 from serve.settings import Arguments, BulkSettings, CascadeSettings, ModelSettings, ShadowSettings
 from serve.tasks.shared.probabilities import softmax
 from tests.serve.running import Server, running

@@ -13,10 +13,10 @@ from tokenizers import Encoding
 from serve import tasks
 from serve.app import build
 from serve.batching import Batcher, Work
-from serve.card import EngineError
 from serve.drift import Watch
-from serve.engine import Engine
-from serve.lengths import Budget
+from serve.engines.card import EngineError
+from serve.engines.engine import Engine
+from serve.engines.lengths import Budget
 from serve.local import LocalModel
 from serve.models import ServedModel
 from serve.rollout.canary import Canary
@@ -217,7 +217,7 @@ def test_over_http_with_an_explanation_of_both_fields_and_drift(engine: Engine) 
 
 
 def test_vectors_of_several_windows_are_of_length_1(directory: Path) -> None:
-    from serve.engine import load_engine
+    from serve.engines.engine import load_engine
 
     engine = load_engine(directory, "torch")
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from serve.card import Card, Variant, write_card
+from serve.engines.card import Card, Variant, write_card
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 

@@ -1,6 +1,6 @@
 """How much memory a variant needs to answer: the peak of a process of its own that loads it and answers a full batch.
 
-    python -m serve.memory out/spam/small-1a2b3c4d --variant int8        # prints bytes
+    python -m serve.engines.memory out/spam/small-1a2b3c4d --variant int8        # prints bytes
 
     peak_memory(directory, "int8", threads=1, max_batch=32)              # the same, measured in a new process
 
@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serve.card import EngineError
-from serve.engine import load_engine
+from serve.engines.card import EngineError
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ STATUS = Path("/proc/self/status")
 
 def peak_memory(directory: Path, variant: str, threads: int = 1, max_batch: int = 32) -> int:
     """Bytes of resident memory at their peak; EngineError where the model cannot be run."""
-    command = [sys.executable, "-m", "serve.memory", str(directory), "--variant", variant]
+    command = [sys.executable, "-m", "serve.engines.memory", str(directory), "--variant", variant]
     command += ["--threads", str(threads), "--max-batch", str(max_batch)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -43,7 +43,9 @@ def resident_peak() -> int:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m serve.memory", description="Print the peak memory of a loaded model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m serve.engines.memory", description="Print the peak memory of a loaded model."
+    )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--variant")
     parser.add_argument("--threads", type=int, default=1)

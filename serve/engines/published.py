@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.store import storage
 from cluster.store.artifact import MANIFEST, Artifact, ArtifactError, Kind, digest, open_artifact
-from serve.card import CARD, Card, EngineError, read_card, variant_names
+from serve.engines.card import CARD, Card, EngineError, read_card, variant_names
 
 
 @dataclass(frozen=True)

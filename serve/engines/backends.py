@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from serve.card import Card, EngineError, Variant
-from serve.processor import saturates
+from serve.engines.card import Card, EngineError, Variant
+from serve.engines.processor import saturates
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

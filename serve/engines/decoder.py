@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from serve.backends import REMEDY, Device, open_session
-from serve.card import EngineError
+from serve.engines.backends import REMEDY, Device, open_session
+from serve.engines.card import EngineError
 
 TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "positions", "logits"
 

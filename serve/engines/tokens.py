@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from serve.card import EngineError
+from serve.engines.card import EngineError
 
 
 def pad_id(directory: Path, tokenizer: Tokenizer) -> int:

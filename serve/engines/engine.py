@@ -19,11 +19,11 @@ import numpy as np
 from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
-from serve.backends import Backend, Device, OnnxBackend, TorchBackend
-from serve.card import Card, EngineError, read_card, variant_files
-from serve.lengths import Budget, batches
+from serve.engines.backends import Backend, Device, OnnxBackend, TorchBackend
+from serve.engines.card import Card, EngineError, read_card, variant_files
+from serve.engines.lengths import Budget, batches
+from serve.engines.tokens import pad_id, read_json
 from serve.tasks.protocol import Item, Output, Outputs
-from serve.tokens import pad_id, read_json
 
 # Items tokenised and sorted together: long enough to make even batches, short enough to bound memory.
 TOGETHER_BATCHES = 64
