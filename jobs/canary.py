@@ -3,7 +3,7 @@
     verdict = try_out(client, before, entry, config, report)      # Serve runs the version before again, unless promoted
     decide(seen, config, seconds)                                 # pure: watch on, promote or roll back, and why
 
-The counting is done in the replicas (serve/rollout/canary.py), the judging here.
+The counting is done in the replicas (serve/models/rollout/canary.py), the judging here.
 """
 
 import time
@@ -18,7 +18,7 @@ from pydantic import Field
 from jobs.carry import CANDIDATE, IDENTITY, carry_over
 from jobs.core.config import BadInput, Config, Problem
 from jobs.rollout import ServeClient
-from serve.rollout.canary import Seen, Side
+from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments, CanarySettings, ModelSettings, ShadowSettings
 
 POLL_SECONDS = 2.0

@@ -17,7 +17,7 @@ from jobs.core.config import BadInput
 from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows
 from jobs.task_checks import unsure_of_nothing
-from serve.rollout.cascade import unsure
+from serve.models.rollout.cascade import unsure
 from serve.tasks.protocol import Outputs, Task
 
 POINTS = 25

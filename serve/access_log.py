@@ -14,7 +14,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serve.exchange import Exchange
+from serve.models.exchange import Exchange
 from serve.schema import input_of
 
 MAX_BYTES = 100_000_000

@@ -19,7 +19,7 @@ from ray.serve import Application
 
 from serve.engines.card import EngineError
 from serve.engines.published import find_model
-from serve.remote import Described
+from serve.models.remote import Described
 from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings
 

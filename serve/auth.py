@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from serve.keys import Key, Keys, KeysError, read_keys
-from serve.problems import FieldError, Refusal
+from serve.models.problems import FieldError, Refusal
 
 LOGGER = logging.getLogger("ray.serve")
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})

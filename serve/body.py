@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from serve.models import Model, Models
+from serve.models.model import Model, Models
 from serve.schema import MAX_BODY_BYTES, TextsRequest, parse_request, too_large
 from serve.tasks.protocol import Task
 

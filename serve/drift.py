@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve.engines.card import TrainingData
-from serve.exchange import Exchange
+from serve.models.exchange import Exchange
 from serve.tasks.protocol import Outputs, Task
 
 WINDOW_TEXTS = 2000

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.body import Reader
-from serve.deadline import left
 from serve.example import Example
-from serve.exchange import exchange_of
-from serve.models import Model, Models, Outcome, ServedModel
-from serve.problems import FieldError, Refusal
+from serve.models.deadline import left
+from serve.models.exchange import exchange_of
+from serve.models.model import Model, Models, Outcome, ServedModel
+from serve.models.problems import FieldError, Refusal
 from serve.routes import REFUSALS, body_of, json_response, problem, replies
 from serve.schema import explain_form, explanation_form, input_of
 from serve.tasks.protocol import Explained, Item, Part, Task

@@ -18,12 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.docs import docs_page
 from serve.drift import Drift
 from serve.example import Example
-from serve.exchange import KEY
 from serve.explaining import explain_route
-from serve.models import Models
+from serve.models.exchange import KEY
+from serve.models.model import Models
+from serve.models.problems import Problem, Refusal, problem_response
+from serve.models.rollout.shadow import Disagreement
 from serve.page import page_routes
-from serve.problems import Problem, Refusal, problem_response
-from serve.rollout.shadow import Disagreement
 from serve.routes import listing_route, model_routes
 from serve.schema import Health
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.auth import Guard
-from serve.deadline import deadline_in
-from serve.exchange import KEY, Exchange
-from serve.problems import FieldError, Problem, Refusal, problem_response
+from serve.models.deadline import deadline_in
+from serve.models.exchange import KEY, Exchange
+from serve.models.problems import FieldError, Problem, Refusal, problem_response
 
 LOGGER = logging.getLogger("ray.serve")
 ID_HEADER, TIMEOUT_HEADER = b"x-request-id", b"x-request-timeout"

@@ -19,18 +19,18 @@ from serve.drift import Watch, note_asked
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
 from serve.example import example_of
-from serve.exchange import Exchange
 from serve.face import build_face
 from serve.gate import Gate
-from serve.local import LocalModel
 from serve.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
-from serve.models import Model, Models
-from serve.remote import Described, RemoteModel
-from serve.rollout.canary import Canary, Seen
-from serve.rollout.cascade import Cascade
-from serve.rollout.shadow import Shadow
+from serve.models.exchange import Exchange
+from serve.models.local import LocalModel
+from serve.models.model import Model, Models
+from serve.models.remote import Described, RemoteModel
+from serve.models.rollout.canary import Canary, Seen
+from serve.models.rollout.cascade import Cascade
+from serve.models.rollout.shadow import Shadow
+from serve.models.spread import Bulk, Spread
 from serve.settings import Arguments, ModelSettings
-from serve.spread import Bulk, Spread
 from serve.tasks.protocol import Item, Outputs
 
 FLUSH_SECONDS = 1.0

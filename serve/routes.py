@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from serve.body import Reader
 from serve.example import Example
-from serve.exchange import exchange_of
-from serve.models import Model, Models
-from serve.problems import PROBLEM_TYPE, Problem
+from serve.models.exchange import exchange_of
+from serve.models.model import Model, Models
+from serve.models.problems import PROBLEM_TYPE, Problem
 from serve.schema import (
     Embedded,
     ListedModel,

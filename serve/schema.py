@@ -29,8 +29,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from serve.models import ServedModel
-from serve.problems import FieldError, Refusal
+from serve.models.model import ServedModel
+from serve.models.problems import FieldError, Refusal
 from serve.tasks.protocol import Item, NoOptions, Task
 
 MAX_BODY_BYTES = 1 << 20

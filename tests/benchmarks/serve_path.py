@@ -21,10 +21,10 @@ from serve.access_log import AccessLog
 from serve.auth import Guard
 from serve.drift import Watch, note_asked
 from serve.example import example_of
-from serve.exchange import Exchange
 from serve.face import build_face
 from serve.gate import Gate
-from serve.models import Models
+from serve.models.exchange import Exchange
+from serve.models.model import Models
 from tests.benchmarks.served_models import texts
 from tests.serve.faces import REQUEST_TIMEOUT_SECONDS, local_model
 

@@ -13,7 +13,7 @@ from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows, judge_quality
 from serve.engines.card import read_card
 from serve.engines.engine import load_engine
-from serve.local import LocalModel
+from serve.models.local import LocalModel
 from serve.schema import ServedModel
 from serve.settings import ModelSettings
 from serve.tasks.protocol import Item

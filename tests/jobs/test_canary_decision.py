@@ -6,7 +6,7 @@ import pytest
 
 from jobs.canary import CanaryConfig, beside, decide, together
 from jobs.carry import CANDIDATE
-from serve.rollout.canary import Seen, Side
+from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments
 
 LIMITS = CanaryConfig(minimum_requests=100, maximum_seconds=60)

@@ -22,8 +22,8 @@ from serve.engines.engine import load_engine
 from serve.example import example_of
 from serve.face import build_face
 from serve.gate import Gate
-from serve.local import LocalModel
-from serve.models import Model, Models, ServedModel
+from serve.models.local import LocalModel
+from serve.models.model import Model, Models, ServedModel
 from serve.settings import ModelSettings
 
 REQUEST_TIMEOUT_SECONDS = 30.0

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from serve.drift import Watch
-from serve.local import LocalModel
-from serve.models import Model, Outcome
-from serve.rollout.canary import Canary
-from serve.rollout.cascade import Cascade
-from serve.rollout.shares import chosen
+from serve.models.local import LocalModel
+from serve.models.model import Model, Outcome
+from serve.models.rollout.canary import Canary
+from serve.models.rollout.cascade import Cascade
+from serve.models.rollout.shares import chosen
+from serve.models.spread import Bulk, Spread
 from serve.settings import CanarySettings, CascadeSettings, ModelSettings
-from serve.spread import Bulk, Spread
 from serve.tasks.classification import Classification, Target
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import split, without

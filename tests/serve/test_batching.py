@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tokenizers import Encoding
 
-from serve.batching import Batcher, Full, Work
 from serve.engines.engine import Engine, load_engine
 from serve.engines.lengths import Budget, batches
+from serve.models.batching import Batcher, Full, Work
 from serve.tasks.protocol import Output, Outputs
 from tests.serve.tiny_model import TEXTS, texts_as_items
 

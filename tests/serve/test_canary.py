@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.local import LocalModel
-from serve.models import Model, Outcome
-from serve.problems import Refusal
-from serve.rollout.canary import Canary
-from serve.rollout.shares import chosen, key_of
+from serve.models.local import LocalModel
+from serve.models.model import Model, Outcome
+from serve.models.problems import Refusal
+from serve.models.rollout.canary import Canary
+from serve.models.rollout.shares import chosen, key_of
 from serve.settings import CanarySettings
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.local import LocalModel, overloaded
-from serve.models import Model, Outcome
-from serve.rollout.cascade import Cascade
-from serve.rollout.second import PROBE
+from serve.models.local import LocalModel, overloaded
+from serve.models.model import Model, Outcome
+from serve.models.rollout.cascade import Cascade
+from serve.models.rollout.second import PROBE
 from serve.settings import CascadeSettings
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.local import LocalModel
-from serve.models import Model, Outcome
-from serve.rollout.canary import Canary
-from serve.rollout.cascade import Cascade
-from serve.rollout.shares import chosen
+from serve.models.local import LocalModel
+from serve.models.model import Model, Outcome
+from serve.models.rollout.canary import Canary
+from serve.models.rollout.cascade import Cascade
+from serve.models.rollout.shares import chosen
 from serve.settings import CanarySettings, CascadeSettings
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import softmax

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from serve.rollout.shares import key_of
+from serve.models.rollout.shares import key_of
 from serve.schema import _form, parse_request
 from serve.tasks.protocol import Item
 

@@ -7,7 +7,7 @@ import pytest
 from serve import keys
 from serve.auth import ExposureError, Guard, check_exposure
 from serve.keys import KeysError, main, read_keys
-from serve.problems import Refusal
+from serve.models.problems import Refusal
 
 PATH = "/v1/predict"
 

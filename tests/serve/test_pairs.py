@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from serve.access_log import AccessLog
 from serve.engines.card import read_card
 from serve.engines.engine import Engine, load_engine
-from serve.local import LocalModel
+from serve.models.local import LocalModel
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import MOST_SPANS
 from serve.tasks.shared.probabilities import softmax

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from serve.exchange import Exchange
-from serve.local import LocalModel
-from serve.models import Model, Outcome
-from serve.rollout.shadow import Shadow
-from serve.rollout.shares import chosen
+from serve.models.exchange import Exchange
+from serve.models.local import LocalModel
+from serve.models.model import Model, Outcome
+from serve.models.rollout.shadow import Shadow
+from serve.models.rollout.shares import chosen
 from serve.settings import Arguments, ShadowSettings
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item

@@ -12,17 +12,17 @@ from tokenizers import Encoding
 
 from serve import tasks
 from serve.app import build
-from serve.batching import Batcher, Work
 from serve.drift import Watch
 from serve.engines.card import EngineError
 from serve.engines.engine import Engine
 from serve.engines.lengths import Budget
-from serve.local import LocalModel
-from serve.models import ServedModel
-from serve.rollout.canary import Canary
-from serve.rollout.shadow import Shadow
+from serve.models.batching import Batcher, Work
+from serve.models.local import LocalModel
+from serve.models.model import ServedModel
+from serve.models.rollout.canary import Canary
+from serve.models.rollout.shadow import Shadow
+from serve.models.spread import Spread
 from serve.settings import Arguments, CanarySettings, CascadeSettings, ModelSettings, ShadowSettings
-from serve.spread import Spread
 from serve.tasks.protocol import Item, Outputs
 from tests.serve.faces import asked, face_of
 from tests.serve.windowed import ITEMS, LONG, QUESTION, TASK, publish_windowed, windowed_engine

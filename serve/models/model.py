@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from serve.problems import FieldError, Refusal
+from serve.models.problems import FieldError, Refusal
 from serve.tasks.protocol import Item, Outputs, Task
 
 

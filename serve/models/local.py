@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from serve.batching import Batcher, Full, Work
 from serve.engines.engine import Engine
-from serve.models import Model, Outcome, ServedModel
-from serve.problems import FieldError, Refusal
+from serve.models.batching import Batcher, Full, Work
+from serve.models.model import Model, Outcome, ServedModel
+from serve.models.problems import FieldError, Refusal
 from serve.settings import ModelSettings
 from serve.tasks.protocol import Item, Output
 

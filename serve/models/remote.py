@@ -12,9 +12,9 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from serve.engines.card import Card, EngineError, TrainingData
-from serve.local import overloaded
-from serve.models import Model, Outcome, ServedModel
-from serve.problems import Refusal
+from serve.models.local import overloaded
+from serve.models.model import Model, Outcome, ServedModel
+from serve.models.problems import Refusal
 from serve.tasks.protocol import Item, Task
 
 

@@ -12,9 +12,9 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 
-from serve.exchange import Exchange
-from serve.models import Model
-from serve.rollout.shares import chosen
+from serve.models.exchange import Exchange
+from serve.models.model import Model
+from serve.models.rollout.shares import chosen
 from serve.settings import ShadowSettings
 from serve.tasks.protocol import Item, Output, Outputs
 

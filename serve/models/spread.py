@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serve.models import Model, Outcome
+from serve.models.model import Model, Outcome
 from serve.tasks.protocol import Item, Outputs
 
 PART_TEXTS = 32

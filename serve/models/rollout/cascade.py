@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from serve.models import Model, Outcome
-from serve.problems import Refusal
-from serve.rollout.second import Second
+from serve.models.model import Model, Outcome
+from serve.models.problems import Refusal
+from serve.models.rollout.second import Second
 from serve.settings import CascadeSettings
 from serve.tasks.protocol import Item, Outputs
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from serve.models import Model, Outcome
+from serve.models.model import Model, Outcome
 from serve.tasks.protocol import Item, Task
 
 KEY = "raystill.exchange"

@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from serve.deadline import left
-from serve.models import Model, Outcome
+from serve.models.deadline import left
+from serve.models.model import Model, Outcome
 from serve.tasks.protocol import Item
 
 PROBE = "."

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from serve.deadline import NEVER, left
-from serve.models import Model, Outcome
-from serve.problems import Refusal
-from serve.rollout.second import Second
-from serve.rollout.shares import chosen, key_of
+from serve.models.deadline import NEVER, left
+from serve.models.model import Model, Outcome
+from serve.models.problems import Refusal
+from serve.models.rollout.second import Second
+from serve.models.rollout.shares import chosen, key_of
 from serve.settings import CanarySettings
 from serve.tasks.protocol import Item
 

@@ -1,0 +1,1 @@
+"""A model as the routes see it: here, elsewhere, spread; canary, shadow and cascade around it."""
