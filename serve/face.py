@@ -16,7 +16,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.docs import docs_page
-from serve.drift import Drift
 from serve.example import Example
 from serve.explaining import explain_route
 from serve.models.exchange import KEY
@@ -26,6 +25,7 @@ from serve.models.rollout.shadow import Disagreement
 from serve.page import page_routes
 from serve.routes import listing_route, model_routes
 from serve.schema import Health
+from serve.watch.drift import Drift
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

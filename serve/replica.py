@@ -12,16 +12,13 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.access_log import AccessLog
 from serve.auth import Guard, check_exposure
 from serve.chores import start_chore
-from serve.drift import Watch, note_asked
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
 from serve.example import example_of
 from serve.face import build_face
 from serve.gate import Gate
-from serve.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models
@@ -32,6 +29,9 @@ from serve.models.rollout.shadow import Shadow
 from serve.models.spread import Bulk, Spread
 from serve.settings import Arguments, ModelSettings
 from serve.tasks.protocol import Item, Outputs
+from serve.watch.access_log import AccessLog
+from serve.watch.drift import Watch, note_asked
+from serve.watch.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 
 FLUSH_SECONDS = 1.0
 SLOW_SECONDS = 10.0

@@ -20,9 +20,9 @@ from jobs.tasks.protocol import Batch
 from jobs.tasks.windows import Windows
 from jobs.training.adapter import merged
 from jobs.training.objective import Objective
-from serve.drift import training_data
 from serve.engines.card import Card, TrainingData, Variant, write_card
 from serve.tasks.protocol import Fitted, Output, Outputs, Task
+from serve.watch.drift import training_data
 
 EVALUATION_BATCH = 64
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message
 
-from serve.access_log import AccessLog
 from serve.auth import Guard
-from serve.drift import Watch, note_asked
 from serve.example import example_of
 from serve.face import build_face
 from serve.gate import Gate
 from serve.models.exchange import Exchange
 from serve.models.model import Models
+from serve.watch.access_log import AccessLog
+from serve.watch.drift import Watch, note_asked
 from tests.benchmarks.served_models import texts
 from tests.serve.faces import REQUEST_TIMEOUT_SECONDS, local_model
 

@@ -17,7 +17,6 @@ import uvicorn
 from starlette.types import Message
 
 from serve.auth import Guard
-from serve.drift import Watch, note_asked
 from serve.engines.engine import load_engine
 from serve.example import example_of
 from serve.face import build_face
@@ -25,6 +24,7 @@ from serve.gate import Gate
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models, ServedModel
 from serve.settings import ModelSettings
+from serve.watch.drift import Watch, note_asked
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.drift import Watch
 from serve.models.local import LocalModel
 from serve.models.model import Model, Outcome
 from serve.models.rollout.canary import Canary
@@ -19,6 +18,7 @@ from serve.tasks.classification import Classification, Target
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import split, without
 from serve.tasks.shared.probabilities import softmax
+from serve.watch.drift import Watch
 from tests.serve.faces import asked, face_of, local_model
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serve import access_log
-from serve.access_log import AccessLog
 from serve.auth import Guard
 from serve.chores import start_chore
 from serve.models.exchange import Exchange
+from serve.watch import access_log
+from serve.watch.access_log import AccessLog
 
 
 def test_a_chore_that_fails_is_told_once_and_tried_again_and_one_that_hangs_holds_up_no_other(

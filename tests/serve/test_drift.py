@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve.drift import ENOUGH_TEXTS, Watch, stability_index, training_data
 from serve.engines.card import read_card, write_card
 from serve.tasks.classification import Classification
+from serve.watch.drift import ENOUGH_TEXTS, Watch, stability_index, training_data
 from tests.serve.tiny_model import publish_tiny
 
 LABELS = ("ham", "spam")

@@ -11,13 +11,13 @@ import pytest
 import requests
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from serve.access_log import AccessLog
 from serve.engines.card import read_card
 from serve.engines.engine import Engine, load_engine
 from serve.models.local import LocalModel
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import MOST_SPANS
 from serve.tasks.shared.probabilities import softmax
+from serve.watch.access_log import AccessLog
 from tests.serve.faces import asked, face_of, local_model, serving
 from tests.serve.generated import ask_generated
 from tests.serve.tiny_model import LABELS, PAIRS, TEXTS, publish_tiny

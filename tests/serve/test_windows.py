@@ -12,7 +12,6 @@ from tokenizers import Encoding
 
 from serve import tasks
 from serve.app import build
-from serve.drift import Watch
 from serve.engines.card import EngineError
 from serve.engines.engine import Engine
 from serve.engines.lengths import Budget
@@ -24,6 +23,7 @@ from serve.models.rollout.shadow import Shadow
 from serve.models.spread import Spread
 from serve.settings import Arguments, CanarySettings, CascadeSettings, ModelSettings, ShadowSettings
 from serve.tasks.protocol import Item, Outputs
+from serve.watch.drift import Watch
 from tests.serve.faces import asked, face_of
 from tests.serve.windowed import ITEMS, LONG, QUESTION, TASK, publish_windowed, windowed_engine
 

@@ -15,12 +15,12 @@ from dataclasses import asdict
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from serve.drift import Watch
 from serve.models.batching import Batcher, Counts
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
 from serve.models.rollout.cascade import Counts as CascadeCounts
 from serve.models.rollout.shadow import Counts as ShadowCounts
+from serve.watch.drift import Watch
 
 LOGGER = logging.getLogger("ray.serve")
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]

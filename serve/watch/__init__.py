@@ -1,0 +1,1 @@
+"""What is noticed of requests: metrics, the access log, drift."""
