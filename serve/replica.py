@@ -12,13 +12,13 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.auth import Guard, check_exposure
 from serve.chores import start_chore
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
-from serve.example import example_of
-from serve.face import build_face
-from serve.gate import Gate
+from serve.http.auth import Guard, check_exposure
+from serve.http.example import example_of
+from serve.http.face import build_face
+from serve.http.gate import Gate
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store.storage import absolute
 from serve.engines.backends import Device
-from serve.schema import MAX_TEXTS
+from serve.http.schema import MAX_TEXTS
 
 
 class Settings(BaseModel):

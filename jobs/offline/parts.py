@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
 from jobs.offline.pieces import Piece, Row
-from serve.schema import MAX_CHARACTERS
+from serve.http.schema import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from serve.http.schema import input_of
 from serve.models.exchange import Exchange
-from serve.schema import input_of
 
 MAX_BYTES = 100_000_000
 KEPT = 5

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message
 
-from serve.auth import Guard
-from serve.example import example_of
-from serve.face import build_face
-from serve.gate import Gate
+from serve.http.auth import Guard
+from serve.http.example import example_of
+from serve.http.face import build_face
+from serve.http.gate import Gate
 from serve.models.exchange import Exchange
 from serve.models.model import Models
 from serve.watch.access_log import AccessLog

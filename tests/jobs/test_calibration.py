@@ -13,8 +13,8 @@ from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows, judge_quality
 from serve.engines.card import read_card
 from serve.engines.engine import load_engine
+from serve.http.schema import ServedModel
 from serve.models.local import LocalModel
-from serve.schema import ServedModel
 from serve.settings import ModelSettings
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import softmax

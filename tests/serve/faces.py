@@ -16,11 +16,11 @@ from typing import Any
 import uvicorn
 from starlette.types import Message
 
-from serve.auth import Guard
 from serve.engines.engine import load_engine
-from serve.example import example_of
-from serve.face import build_face
-from serve.gate import Gate
+from serve.http.auth import Guard
+from serve.http.example import example_of
+from serve.http.face import build_face
+from serve.http.gate import Gate
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models, ServedModel
 from serve.settings import ModelSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.auth import Guard
 from serve.chores import start_chore
+from serve.http.auth import Guard
 from serve.models.exchange import Exchange
 from serve.watch import access_log
 from serve.watch.access_log import AccessLog

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from serve.http.schema import _form, parse_request
 from serve.models.rollout.shares import key_of
-from serve.schema import _form, parse_request
 from serve.tasks.protocol import Item
 
 # Few characters, so that texts of different items often run into the same whole.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve import keys
-from serve.auth import ExposureError, Guard, check_exposure
+from serve.http.auth import ExposureError, Guard, check_exposure
 from serve.keys import KeysError, main, read_keys
 from serve.models.problems import Refusal
 

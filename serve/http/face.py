@@ -15,16 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.docs import docs_page
-from serve.example import Example
-from serve.explaining import explain_route
+from serve.http.docs import docs_page
+from serve.http.example import Example
+from serve.http.explaining import explain_route
+from serve.http.routes import listing_route, model_routes
+from serve.http.schema import Health
 from serve.models.exchange import KEY
 from serve.models.model import Models
 from serve.models.problems import Problem, Refusal, problem_response
 from serve.models.rollout.shadow import Disagreement
 from serve.page import page_routes
-from serve.routes import listing_route, model_routes
-from serve.schema import Health
 from serve.watch.drift import Drift
 
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.body import Reader
-from serve.example import Example
+from serve.http.body import Reader
+from serve.http.example import Example
+from serve.http.routes import REFUSALS, body_of, json_response, problem, replies
+from serve.http.schema import explain_form, explanation_form, input_of
 from serve.models.deadline import left
 from serve.models.exchange import exchange_of
 from serve.models.model import Model, Models, Outcome, ServedModel
 from serve.models.problems import FieldError, Refusal
-from serve.routes import REFUSALS, body_of, json_response, problem, replies
-from serve.schema import explain_form, explanation_form, input_of
 from serve.tasks.protocol import Explained, Item, Part, Task
 
 LOGGER = logging.getLogger("ray.serve")

@@ -12,21 +12,12 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serve.body import Reader
-from serve.example import Example
+from serve.http.body import Reader
+from serve.http.example import Example
+from serve.http.schema import Embedded, ListedModel, Listing, TextsRequest, embeddings_form, input_of, predict_form, reply_form
 from serve.models.exchange import exchange_of
 from serve.models.model import Model, Models
 from serve.models.problems import PROBLEM_TYPE, Problem
-from serve.schema import (
-    Embedded,
-    ListedModel,
-    Listing,
-    TextsRequest,
-    embeddings_form,
-    input_of,
-    predict_form,
-    reply_form,
-)
 
 BATCH_HEADER = "x-batch-requests"
 REFUSALS = {

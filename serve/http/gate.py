@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.auth import Guard
+from serve.http.auth import Guard
 from serve.models.deadline import deadline_in
 from serve.models.exchange import KEY, Exchange
 from serve.models.problems import FieldError, Problem, Refusal, problem_response
