@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve import Application
 
+from serve.deployment.replica import ModelReplica, ModelServer
 from serve.engines.card import EngineError
 from serve.engines.published import find_model
 from serve.models.remote import Described
-from serve.replica import ModelReplica, ModelServer
 from serve.settings import Arguments, ModelSettings
 
 IMPORT_PATH = "serve.app:build"

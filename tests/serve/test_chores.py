@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.chores import start_chore
+from serve.deployment.chores import start_chore
 from serve.http.auth import Guard
 from serve.models.exchange import Exchange
 from serve.watch import access_log

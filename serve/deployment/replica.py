@@ -12,7 +12,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve.chores import start_chore
+from serve.deployment.chores import start_chore
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
 from serve.http.auth import Guard, check_exposure

@@ -1,0 +1,1 @@
+"""What runs on Ray Serve: replicas, and what they do beside answering."""
