@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jobs.contracts.learning import Truth
 from jobs.tasks import learning_of
-from jobs.tasks.protocol import Truth
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item

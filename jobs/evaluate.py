@@ -22,8 +22,8 @@ from jobs.tasks import spec_of
 from serve.engines import processor
 
 if TYPE_CHECKING:
+    from jobs.contracts.learning import Learning
     from jobs.judging import Candidate, Rows
-    from jobs.tasks.protocol import Learning
 
 Count = Annotated[int, Field(ge=1)]
 ROUNDS = 10

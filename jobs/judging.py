@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.learning import Judged, Learning, Truth
 from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.loader import read_examples
@@ -25,7 +26,6 @@ from jobs.data.rows import SLICE
 from jobs.figures import bootstrap, interval
 from jobs.slices import goodness, slices_of
 from jobs.tasks import learning_of
-from jobs.tasks.protocol import Judged, Learning, Truth
 from serve.engines.card import Card, read_card, variant_files
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item, Outputs, Task

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import File, Kind, write_by_content
+from jobs.contracts.learning import TaskSettings
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
@@ -28,7 +29,6 @@ from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 from jobs.tasks import TASK_FILE, learning_of
 from jobs.tasks.labelling import Labelling, settings_type
-from jobs.tasks.protocol import TaskSettings
 
 if TYPE_CHECKING:
     import pandas as pd

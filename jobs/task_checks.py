@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jobs.contracts.learning import Learning, TaskSettings
 from jobs.core.config import Problem, nearest, problems_of
 from jobs.core.recipe import Recipe, Step
 from jobs.tasks import learning_of
-from jobs.tasks.protocol import Learning, TaskSettings
 from jobs.tasks.resolved import task_learning, task_settings
 from serve.tasks import task_type
 from serve.tasks.protocol import Task

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.compression.units import Site
-from jobs.training.objective import Batch, Objective
+from jobs.contracts.objective import Batch, Objective
 
 
 @contextmanager

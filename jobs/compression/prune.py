@@ -29,8 +29,8 @@ from jobs.compression.layout import (
 from jobs.compression.removal import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.compression.units import Site, feed_forward_sites, head_sites
+from jobs.contracts.objective import Batch, Objective
 from jobs.core.config import BadInput, Problem
-from jobs.training.objective import Batch, Objective
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from jobs.contracts.objective import Batch
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
-from jobs.training.objective import Batch
 from serve.engines.card import Language
 
 

@@ -15,12 +15,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import SENTINEL
 from jobs.objectives.documents import PADDING
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
-from jobs.training.objective import Batch
 from serve.engines.card import Language
 
 MEAN_SPAN = 3.0

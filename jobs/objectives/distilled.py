@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.objective import Batch, Objective
 from jobs.core.config import BadInput, Problem
 from jobs.losses.other_answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed
 from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective, join
-from jobs.training.objective import Batch, Objective
 
 SOFT = "soft/"
 """Where predict puts what a language model says."""

@@ -10,7 +10,7 @@ import json
 from functools import cache
 
 from cluster.store.artifact import Artifact
-from jobs.tasks.protocol import Learning
+from jobs.contracts.learning import Learning
 from serve.tasks import ANSWER, half_of, kinds, task_of
 from serve.tasks.protocol import Task
 

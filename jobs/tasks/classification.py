@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from jobs.contracts.learning import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
 from jobs.figures import accuracy, macro_f1
-from jobs.tasks.protocol import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
 from serve.tasks.protocol import Fitted, Outputs
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 from jobs.core.config import BadInput, Problem
 from jobs.losses.settings import Mix, annealed
-from jobs.tasks.protocol import Batch
 from jobs.tasks.soft_labels import SoftLabels
 from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import stacked_targets
-from jobs.training.objective import Objective
 
 
 class Distilled(Objective):

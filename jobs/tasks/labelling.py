@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, Union
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from jobs.contracts.learning import Learning, TaskSettings
 from jobs.core.config import Problem, nearest
 from jobs.tasks import learning_of, usual_kind
-from jobs.tasks.protocol import Learning, TaskSettings
 from serve.tasks import kinds
 from serve.tasks.protocol import Task
 

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 from jobs.core.config import BadInput, Problem
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.settings import Match, annealed
 from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.distilled import Distilled
-from jobs.tasks.protocol import Batch
 from jobs.training.inner import Inner, is_causal, look_inside, record
 from jobs.training.models import inputs_of
-from jobs.training.objective import Objective
 
 STATE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
 RELATION_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": relation_mse, "kl": relation_kl}

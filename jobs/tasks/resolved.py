@@ -5,10 +5,10 @@ settings = task_settings(recipe.steps["teacher"], recipe.steps)        # what pr
 
 from collections.abc import Mapping
 
+from jobs.contracts.learning import Learning, TaskSettings
 from jobs.core.metric import Metric
 from jobs.core.recipe import Step
 from jobs.tasks import learning_of
-from jobs.tasks.protocol import Learning, TaskSettings
 
 
 def task_settings(step: Step, steps: Mapping[str, Step]) -> TaskSettings | None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.learning import MISSING, Batch, Learning
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
-from jobs.tasks.protocol import MISSING, Batch, Learning
 from serve.tasks.protocol import Item, Task
 
 FEEDS = {"input_ids": "ids", "token_type_ids": "type_ids"}

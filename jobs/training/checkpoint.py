@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cluster.store import storage
-from jobs.training.objective import State
+from jobs.contracts.objective import State
 
 KEPT = 2
 """The newest checkpoints that stay; should the last be damaged, the one before is there."""

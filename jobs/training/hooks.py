@@ -7,9 +7,9 @@ from types import TracebackType
 
 from torch import distributed as dist
 
+from jobs.contracts.objective import State
 from jobs.core.stage import Trial
 from jobs.training.checkpoint import Checkpoints
-from jobs.training.objective import State
 from jobs.training.tracking import Trackers
 
 PROGRESS_SECONDS = 2.0

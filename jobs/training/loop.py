@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jobs.contracts.objective import Batch, Hooks, Leaving, Objective, State
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import ahead
 from jobs.training.average import Average
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
-from jobs.training.objective import Batch, Hooks, Leaving, Objective, State
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
 from jobs.training.pace import Pace
 from jobs.training.parallel import Spread, Strategy

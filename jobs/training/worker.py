@@ -19,12 +19,12 @@ from torch import nn
 
 from cluster.store.artifact import File, upload
 from cluster.store.storage import filesystem, is_local, join
+from jobs.contracts.objective import Leaving, Objective
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import Fitted, fit
-from jobs.training.objective import Leaving, Objective
 from jobs.training.settings import Training
 from jobs.training.stability import Diverged
 from jobs.training.tracking import Run, Trackers, open_trackers

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from jobs.training.objective import State
+from jobs.contracts.objective import State
 
 PAIRS = 3
 

@@ -19,7 +19,7 @@ from jobs.tasks.distilled import Distilled
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from jobs.training.objective import Batch
+    from jobs.contracts.objective import Batch
     from jobs.training.worker import Learner
 
 STEP = "inside"

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.data.clean import Clean, item_key
 from jobs.data.dedup import Split
@@ -25,7 +26,6 @@ from jobs.losses.settings import Mix
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.labelling import Labelling
-from jobs.tasks.protocol import MISSING
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, SoftLabels, packed
 from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import engine_tokenizer

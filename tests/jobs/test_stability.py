@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from jobs.contracts.objective import Batch
 from jobs.training.loop import fit
-from jobs.training.objective import Batch
 from jobs.training.settings import Training
 from jobs.training.stability import Diverged, Guard, Stability
 from tests.jobs.tiny import same_weights

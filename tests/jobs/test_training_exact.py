@@ -12,12 +12,12 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
+from jobs.contracts.objective import Leaving
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.supervised import Supervised
 from jobs.training import pace
 from jobs.training.loop import fit
-from jobs.training.objective import Leaving
 from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
 from tests.jobs.tiny import (

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
+from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
-from jobs.training.objective import Batch
 from jobs.training.settings import Training
 from jobs.training.worker import Learner
 from tests.jobs.language_runs import publish_language

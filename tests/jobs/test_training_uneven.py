@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from cluster.store.artifact import Kind, open_artifact
+from jobs.contracts.objective import Objective
 from jobs.core.stage import Inputs
 from jobs.distill import DistillConfig
 from jobs.distill import build as build_student
 from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_classifier
 from jobs.training.loop import fit
-from jobs.training.objective import Objective
 from jobs.training.parallel import Spread, Strategy
 from jobs.training.settings import Training
 from tests.jobs.language_runs import language_model, language_objective, publish_language

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput
 from jobs.tasks.multitask import Multitask
 from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
-from jobs.training.objective import Batch
 from jobs.training.settings import Training
 from tests.jobs.tiny import same_weights
 from tests.jobs.training_runs import QUICK, Recorded, Scripted

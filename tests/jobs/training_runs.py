@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from jobs.contracts.objective import Batch, Objective, State
 from jobs.training.loop import Fitted, fit
-from jobs.training.objective import Batch, Objective, State
 from jobs.training.settings import Training
 from tests.jobs.language_runs import language_model
 from tests.jobs.tiny import LABELS, tiny_classifier

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from jobs.contracts.learning import Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import Config
 from jobs.core.metric import Metric
-from jobs.tasks.protocol import Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from serve.tasks.protocol import Outputs
 from tests.jobs.stars.answer import Stars
 

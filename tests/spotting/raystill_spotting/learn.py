@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from jobs.contracts.learning import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
-from jobs.tasks.protocol import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from serve.tasks.protocol import Fitted, Item, Output, Outputs
 
 from .answer import SHARPNESS, Spotting, owners, reach, softmax, words_of

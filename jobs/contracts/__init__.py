@@ -1,0 +1,1 @@
+"""What rooms agree on: an objective, a batch, hooks, and how a kind of task is learned."""
