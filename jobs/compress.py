@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind, other_place, upload
+from jobs.architectures.models import beyond_training, card_of, length_of, writes_by
 from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
 from jobs.core.cli import main
@@ -24,7 +25,6 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.losses.settings import Mix
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
-from jobs.training.models import beyond_training, card_of, length_of, writes_by
 from serve.engines.card import read_card
 
 if TYPE_CHECKING:
@@ -153,9 +153,9 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
 def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Supervised", "Learner", dict[str, float]]:
     """The model, its task, what heals it, and figures of its vocabulary."""
+    from jobs.architectures.models import inputs_of, load_head
     from jobs.tasks.distilled import Distilled
     from jobs.tasks.supervised import Supervised
-    from jobs.training.models import inputs_of, load_head
 
     examples, teacher = inputs.one("examples"), inputs.maybe("teacher")
     spec, length = spec_of(examples), _length(config, inputs.one("model"))

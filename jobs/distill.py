@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from cluster.store.artifact import Kind
+from jobs.architectures.models import inputs_of, length_of, load_head, padding_told
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
@@ -22,7 +23,6 @@ from jobs.finetune import shape as shape_of_base
 from jobs.losses.settings import MIX_RULES, Match, Mix
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
-from jobs.training.models import inputs_of, length_of, load_head, padding_told
 from jobs.training.settings import Shorten
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.models import check_model, check_tokenizer, inputs_of, length_of, load_head, new_head, padding_told
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
@@ -19,7 +20,6 @@ from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.resolved import task_metrics
-from jobs.training.models import check_model, check_tokenizer, inputs_of, length_of, load_head, new_head, padding_told
 from jobs.training.settings import RULES, Adapter, Freeze, Training
 from serve.tasks.protocol import Task
 
@@ -101,7 +101,7 @@ def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
     """The model with adapters, where the recipe asks for them."""
     if config.adapter is None:
         return model
-    from jobs.training.adapter import add_adapter
+    from jobs.architectures.adapter import add_adapter
 
     return add_adapter(model, config.adapter)
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.architectures.models import LENGTH, beyond_training, too_long, unreadable
+from jobs.architectures.positions import longest_of_config
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.sizing import named_config, named_shape
-from jobs.training.models import LENGTH, beyond_training, too_long, unreadable
-from jobs.training.positions import longest_of_config
 from serve.engines.card import CARD
 
 

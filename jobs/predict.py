@@ -184,7 +184,7 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
 
 def _task(model: Artifact, spec: Task) -> Task:
     """What the model answers for; BadInput unless that can be compared with the examples' task."""
-    from jobs.training.models import card_of
+    from jobs.architectures.models import card_of
 
     card, named = card_of(model), model.manifest.step
     if card is None or card.task is None:
@@ -245,7 +245,7 @@ def _objective(model: Artifact, asked: Language) -> str:
     """masked or causal, as the model's card says, or its architecture; BadInput for others."""
     from transformers import AutoConfig
 
-    from jobs.training.models import card_of, language_kind
+    from jobs.architectures.models import card_of, language_kind
 
     config, card = AutoConfig.from_pretrained(model.local(["config.json"])), card_of(model)
     named = next(iter(config.architectures or ()), config.model_type)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.models import check_model
+from jobs.architectures.new import FITTING, ObjectiveName, Shape
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
@@ -18,9 +20,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
-from jobs.objectives.architectures import FITTING, ObjectiveName, Shape
 from jobs.objectives.pretrained import PAIRED
-from jobs.training.models import check_model
 from jobs.training.settings import RULES, Stability, Training
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def origin(config: PretrainConfig, inputs: Inputs) -> Shape | str | Artifact:
 
 def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The model, with fresh weights or the base's, and its objective."""
+    from jobs.architectures.new import new_model
     from jobs.data.tokenizer import tokenizer_of
-    from jobs.objectives.architectures import new_model
     from jobs.objectives.pretrained import load_base, wrapped
 
     tokens = inputs.one("tokens")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from jobs.architectures.models import READ, language_kind
+from jobs.architectures.positions import longest_text
 from jobs.compression.export_language import export_language
 from jobs.compression.graph import TOLERANCE, ExportError, write_graph
-from jobs.training.models import READ, language_kind
-from jobs.training.positions import longest_text
 from serve.engines.backends import HIDDEN
 from serve.engines.card import Card
 

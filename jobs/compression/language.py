@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import upload
+from jobs.architectures.models import language_kind
+from jobs.architectures.new import AUTO_CLASSES
+from jobs.architectures.positions import longest_text
 from jobs.compression.export import export_onnx
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights
@@ -21,9 +24,6 @@ from jobs.compression.variants import NAMES, SOURCE
 from jobs.core.config import BadInput, Problem
 from jobs.core.search import QuantizeKind
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.objectives.architectures import AUTO_CLASSES
-from jobs.training.models import language_kind
-from jobs.training.positions import longest_text
 from serve.engines.card import Card, Language, Variant, write_card
 from serve.engines.decoder import OnnxDecoder
 

@@ -15,17 +15,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from jobs.compression.depth import check_layers, remove_layers, removed_layers
+from jobs.architectures.depth import check_layers, remove_layers, removed_layers
+from jobs.architectures.layout import Layout, head_size, key_value_groups, layout_of, queries_per_group, set_config, stacks_of
 from jobs.compression.importance import magnitude, taylor
-from jobs.compression.layout import (
-    Layout,
-    head_size,
-    key_value_groups,
-    layout_of,
-    queries_per_group,
-    set_config,
-    stacks_of,
-)
 from jobs.compression.removal import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.compression.units import Site, feed_forward_sites, head_sites

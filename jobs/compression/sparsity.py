@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from jobs.architectures.layers import LAYER
 from jobs.compression.units import MATRICES
-from jobs.training.layers import LAYER
 
 GZIP_LEVEL = 6
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from jobs.compression.layout import Attention, Layout, head_size, key_value_groups, part, queries_per_group, stacks_of
+from jobs.architectures.layout import Attention, Layout, head_size, key_value_groups, part, queries_per_group, stacks_of
 
 MATRICES = (nn.Linear, Conv1D)
 

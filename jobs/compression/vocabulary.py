@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from jobs.architectures.positions import first_position
 from jobs.compression.tokens import model_kind, needed_tokens, partial_pieces, without_others
 from jobs.core.config import BadInput, Problem
-from jobs.training.positions import first_position
 
 KEY = "vocabulary"
 REMEDY = "Leave it out for this model."

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from jobs.architectures.positions import first_position, named_positions
 from jobs.core.config import BadInput, Problem
 from jobs.data.pack import Bounds
-from jobs.training.positions import first_position, named_positions
 
 PADDING = 0
 """The number of no document: padding attends to padding, so that no token is left without any."""

@@ -16,12 +16,12 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.models import READ
 from jobs.contracts.objective import Batch, Objective
 from jobs.data.loader import TokenRows
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.heads import IGNORED, HeadAtTargets
-from jobs.training.models import READ
 from serve.engines.card import Card, Language, Variant, write_card
 
 EVALUATION_BATCH = 32

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.models import READ
 from jobs.contracts.objective import Batch
 from jobs.data.loader import TokenRows
 from jobs.data.segments import FRAME, Frame, pair_frame
 from jobs.objectives.language import EVALUATION_BATCH, join, mean_loss
 from jobs.objectives.masked import MaskedObjective, Masking
-from jobs.training.models import READ
 from serve.engines.card import Language
 
 AS_WRITTEN, CHANGED = 0, 1

@@ -6,10 +6,10 @@ model = load_base("sample:minilm_l6", "masked", tokenizer, max_length=128)
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.models import training_attention
+from jobs.architectures.new import AUTO_CLASSES, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
-from jobs.objectives.architectures import AUTO_CLASSES, ObjectiveName
-from jobs.training.models import training_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

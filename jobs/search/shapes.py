@@ -139,12 +139,12 @@ def _build(
     step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, items: Sequence["Item"], place: Path
 ) -> Timed:
     """One shape with random weights, in the form in which it would be deployed."""
+    from jobs.architectures.models import inputs_of, length_of
     from jobs.compression.export import Signature, export_onnx
     from jobs.compression.settings import Quantization
     from jobs.compression.variants import NAMES, SOURCE, quantize
     from jobs.finetune import origin
     from jobs.tasks.supervised import save_model
-    from jobs.training.models import inputs_of, length_of
     from serve.engines.card import Variant, read_card, variant_files, write_card
     from serve.engines.engine import load_engine
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from jobs.architectures.adapter import stock_of
 from jobs.contracts.objective import Batch, Objective
 from jobs.tasks.supervised import Supervised
-from jobs.training.adapter import stock_of
 
 
 class MultitaskModel(nn.Module):

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.adapter import merged
 from jobs.contracts.learning import Batch
 from jobs.contracts.objective import Objective
 from jobs.tasks import learning_of
 from jobs.tasks.windows import Windows
-from jobs.training.adapter import merged
 from serve.engines.card import Card, TrainingData, Variant, write_card
 from serve.tasks.protocol import Fitted, Output, Outputs, Task
 from serve.watch.drift import training_data

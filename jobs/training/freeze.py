@@ -6,8 +6,8 @@ freezing.at(model, step, total)      # before each step
 
 from torch import nn
 
+from jobs.architectures.layers import depths
 from jobs.core.config import BadInput, Problem
-from jobs.training.layers import depths
 from jobs.training.settings import Freeze
 
 

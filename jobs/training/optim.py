@@ -8,7 +8,7 @@ import torch
 from torch import nn, optim
 from torch.distributed.tensor import DTensor
 
-from jobs.training.layers import depths
+from jobs.architectures.layers import depths
 from jobs.training.settings import Optimizer, Schedule
 
 

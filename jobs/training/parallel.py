@@ -26,9 +26,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
+from jobs.architectures.layers import LAYER, layer_modules
 from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput, Problem
-from jobs.training.layers import LAYER, layer_modules
 from jobs.training.settings import Training
 
 Strategy = Literal["ddp", "fsdp", "tensor"]

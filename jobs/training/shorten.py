@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from jobs.compression.depth import keep_layers
-from jobs.compression.layout import LAYOUTS, Layout, Stack, part, stacks_of
+from jobs.architectures.depth import keep_layers
+from jobs.architectures.layers import STACK
+from jobs.architectures.layout import LAYOUTS, Layout, Stack, part, stacks_of
 from jobs.core.config import BadInput, Problem
-from jobs.training.layers import STACK
 from jobs.training.settings import Shorten
 
 

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from jobs.objectives.architectures import Shape, new_model
+from jobs.architectures.new import Shape, new_model
 from tests.benchmarks.masked_rows import LENGTH, make_tokenizer
 
 

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.new import FITTING, new_model
 from jobs.core.stage import Inputs
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
-from jobs.objectives.architectures import FITTING, new_model
 from jobs.objectives.heads import HeadAtTargets
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pretrained import wrapped

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from jobs.objectives.architectures import _NAMES, Shape
+from jobs.architectures.new import _NAMES, Shape
 from jobs.training.optim import make_optimizer
 from jobs.training.parallel import Spread
 from jobs.training.settings import Optimizer, Training

@@ -13,9 +13,9 @@ import pyarrow.parquet as parquet
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.models import inputs_of
 from jobs.data.clean import item_key
 from jobs.tasks.supervised import save_model
-from jobs.training.models import inputs_of
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, publish_directory, tiny_classifier

@@ -11,15 +11,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from cluster.connection.connect import Cluster
+from jobs.architectures.models import check_tokenizer, length_of, read_base
+from jobs.architectures.new import Shape, new_model
+from jobs.architectures.padding import give_padding
+from jobs.architectures.positions import longest_of_config, longest_text
 from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.recipe import parse_recipe
-from jobs.objectives.architectures import Shape, new_model
 from jobs.objectives.pretrained import load_base
 from jobs.parents import parent_problems
-from jobs.training.models import check_tokenizer, length_of, read_base
-from jobs.training.padding import give_padding
-from jobs.training.positions import longest_of_config, longest_text
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import LABELS, MESSAGES, load_classifier, publish_examples, supervised

@@ -16,6 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind, open_artifact
+from jobs.architectures.introspection import is_causal, look_inside, record
+from jobs.architectures.layers import LAYER
+from jobs.architectures.models import inputs_of
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Resources
 from jobs.data.clean import item_key
@@ -26,10 +29,7 @@ from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.matched import Matched, MatchedStudent
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import save_model
-from jobs.training.inner import is_causal, look_inside, record
-from jobs.training.layers import LAYER
 from jobs.training.loop import fit
-from jobs.training.models import inputs_of
 from jobs.training.settings import Shorten, Training
 from jobs.training.shorten import kept_layers, shortened
 from jobs.training.worker import train_here

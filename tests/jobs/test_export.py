@@ -16,8 +16,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from jobs.architectures.models import READ
 from jobs.compression.export import ExportError, Signature, check_parity, export_onnx
-from jobs.training.models import READ
 from serve.engines.backends import HIDDEN
 from tests.jobs.tiny import tiny_classifier
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.adapter import add_adapter, merged
+from jobs.architectures.models import set_dropout
 from jobs.core.config import BadInput
 from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs
@@ -21,9 +23,7 @@ from jobs.finetune import FinetuneConfig, build, run
 from jobs.tasks.classification import CrossEntropy
 from jobs.tasks.multitask import Multitask, MultitaskModel
 from jobs.tasks.supervised import Supervised
-from jobs.training.adapter import add_adapter, merged
 from jobs.training.loop import fit
-from jobs.training.models import set_dropout
 from jobs.training.settings import Adapter, Training
 from tests.jobs.tiny import (
     LABELS,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from jobs.architectures.new import Shape, new_model
 from jobs.core.config import BadInput
-from jobs.objectives.architectures import Shape, new_model
 from jobs.objectives.heads import IGNORED, LanguageModel
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units

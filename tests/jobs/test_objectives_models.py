@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
-from jobs.objectives.architectures import FITTING, Architecture, ObjectiveName, Shape, new_model
+from jobs.architectures.new import FITTING, Architecture, ObjectiveName, Shape, new_model
 from jobs.objectives.heads import IGNORED, LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
 from tests.jobs.language_runs import language_tokenizer

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from jobs.architectures.layout import LAYOUTS, layout_of, stacks_of
 from jobs.compression import prune
 from jobs.compression.importance import gated, taylor
-from jobs.compression.layout import LAYOUTS, layout_of, stacks_of
 from jobs.compression.prune import Pruner
 from jobs.compression.removal import Prune, kept_neurons
 from jobs.compression.units import Site, feed_forward_sites, head_sites

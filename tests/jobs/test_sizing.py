@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from cluster.store.artifact import open_artifact
+from jobs.architectures.new import FITTING, Shape, new_model
 from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs
 from jobs.distill import STAGE as DISTILL
 from jobs.distill import DistillConfig
-from jobs.objectives.architectures import FITTING, Shape, new_model
 from jobs.sizing import KNOWN, model_shape, recipe_demands, shape_of_config
 from tests.jobs.small_models import SIZES
 from tests.jobs.tiny import MAX_LENGTH, publish_examples, tiny_tokenizer

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.models import inputs_of
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.data.clean import Clean, item_key
@@ -30,7 +31,6 @@ from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, SoftLabels, packed
 from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import engine_tokenizer
 from jobs.training.loop import fit
-from jobs.training.models import inputs_of
 from jobs.training.settings import Training
 from serve.engines.card import read_card
 from serve.engines.engine import Engine, load_engine

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from jobs.architectures.layers import depths, layer_modules
 from jobs.contracts.objective import State
 from jobs.core.config import BadInput
 from jobs.tasks.supervised import Supervised
-from jobs.training.layers import depths, layer_modules
 from jobs.training.loop import fit
 from jobs.training.optim import make_optimizer, set_learning_rate, shrink
 from jobs.training.settings import Optimizer, Training

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from cluster.store.artifact import Artifact, Kind, publish
+from jobs.architectures.models import READ, load_head
 from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
@@ -32,7 +33,6 @@ from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import Supervised, save_model
-from jobs.training.models import READ, load_head
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 

@@ -34,8 +34,8 @@ def write_base(target: Path, lines: list[str]) -> None:
     """A tiny BERT with fresh weights and a tokenizer trained on the lines, as a Hugging Face directory."""
     import torch
 
+    from jobs.architectures.new import Shape, new_model
     from jobs.data.tokenizer import Tokenizer, train_tokenizer
-    from jobs.objectives.architectures import Shape, new_model
 
     torch.manual_seed(0)
     train_tokenizer(Tokenizer(train="wordpiece", vocab_size=400), lines, 64, target)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jobs.architectures.models import training_attention
+from jobs.architectures.positions import longest_of_config
 from jobs.core.config import Config
-from jobs.training.models import training_attention
-from jobs.training.positions import longest_of_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

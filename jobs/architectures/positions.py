@@ -7,7 +7,7 @@ longest_of_config(config)              # the same without its weights
 import copy
 from typing import TYPE_CHECKING
 
-from jobs.training.padding import has_embedding
+from jobs.architectures.padding import has_embedding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

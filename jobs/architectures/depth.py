@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from jobs.compression.layout import Attention, Layout, part, set_config, stacks_of
+from jobs.architectures.layout import Attention, Layout, part, set_config, stacks_of
 from jobs.core.config import Problem
 
 

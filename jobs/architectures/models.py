@@ -1,4 +1,4 @@
-"""Existing models, from a name, a directory or a step (new ones: jobs/objectives/architectures.py)."""
+"""Existing models, from a name, a directory or a step (new ones: jobs/architectures/new.py)."""
 
 import inspect
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.store import storage
 from cluster.store.artifact import Artifact
+from jobs.architectures.padding import give_padding, plainly_padded
+from jobs.architectures.positions import longest_of_config
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
 from jobs.tasks import learning_of
-from jobs.training.padding import give_padding, plainly_padded
-from jobs.training.positions import longest_of_config
 from serve.engines.card import CARD, Card, read_card
 from serve.tasks.protocol import Task
 
