@@ -16,7 +16,7 @@ import numpy as np
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric
 from jobs.judging import Candidate, Rows
-from jobs.task_checks import unsure_of_nothing
+from jobs.tasks.checks import unsure_of_nothing
 from serve.models.rollout.cascade import unsure
 from serve.tasks.protocol import Outputs, Task
 

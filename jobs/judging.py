@@ -23,9 +23,9 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.loader import read_examples
 from jobs.data.rows import SLICE
-from jobs.figures import bootstrap, interval
 from jobs.slices import goodness, slices_of
 from jobs.tasks import learning_of
+from jobs.tasks.figures import bootstrap, interval
 from serve.engines.card import Card, read_card, variant_files
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item, Outputs, Task

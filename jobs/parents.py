@@ -15,7 +15,7 @@ from jobs.lengths import length_problems
 from jobs.losses.settings import Mix, TokenMix
 from jobs.nesting import nesting_problems
 from jobs.sizing import model_shape, named_shape
-from jobs.task_checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
+from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
 
 PAIRED = ("masked_next_sentence", "masked_sentence_order")

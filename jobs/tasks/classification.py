@@ -17,7 +17,7 @@ from jobs.contracts.learning import MISSING, Batch, Columns, Learning, Statistic
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
-from jobs.figures import accuracy, macro_f1
+from jobs.tasks.figures import accuracy, macro_f1
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
 from serve.tasks.protocol import Fitted, Outputs
 

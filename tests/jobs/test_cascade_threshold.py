@@ -14,7 +14,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.deploy import DeployConfig, behind
 from jobs.evaluate import EvaluateConfig, run
-from jobs.figures import accuracy, macro_f1
+from jobs.tasks.figures import accuracy, macro_f1
 from serve.tasks.protocol import Outputs
 from tests.jobs.tiny import (
     LABELS,

@@ -17,7 +17,6 @@ from cluster.store.registry import RegistryError, read, verdicts
 from jobs.calibration import calibration_error
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.figures import accuracy, bootstrap, interval, macro_f1
 from jobs.judging import (
     Candidate,
     Rows,
@@ -30,6 +29,7 @@ from jobs.judging import (
 )
 from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
 from jobs.tasks.classification import LEARNING
+from jobs.tasks.figures import accuracy, bootstrap, interval, macro_f1
 from serve.engines.card import Variant
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
