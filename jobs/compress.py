@@ -20,8 +20,8 @@ from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
-from jobs.core.controls import MADE_FROM
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
@@ -211,9 +211,9 @@ def _export(
     import numpy as np
     from transformers import PreTrainedModel
 
-    from jobs.calibration import calibrate_variants
     from jobs.compression.variants import Material, write_variants
     from jobs.data.loader import shuffled
+    from jobs.judging.calibration import calibrate_variants
 
     assert isinstance(model, PreTrainedModel)
 

@@ -57,7 +57,7 @@ class DeployConfig(Config):
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     """Deploy, wait until it runs, ask, move the alias {recipe}/production; Refused where a canary is rolled back."""
-    from jobs.operating import fastest_point
+    from jobs.judging.threads_and_batches import fastest_point
     from serve.app import Arguments, deployment_config
 
     verdict = read_verdict(inputs.one("winner"))

@@ -14,16 +14,16 @@ from pydantic import Field, field_validator
 from cluster.store.artifact import Artifact, Kind
 from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem, nearest
-from jobs.core.controls import made_with
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
-from jobs.front import front_of, pareto_front
+from jobs.judging.controls import made_with
+from jobs.judging.pareto import front_of, pareto_front
 from jobs.tasks import spec_of
 from serve.engines import processor
 
 if TYPE_CHECKING:
     from jobs.contracts.learning import Learning
-    from jobs.judging import Candidate, Rows
+    from jobs.judging.quality import Candidate, Rows
 
 Count = Annotated[int, Field(ge=1)]
 ROUNDS = 10
@@ -74,7 +74,7 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
-    from jobs.operating import operating_points
+    from jobs.judging.threads_and_batches import operating_points
 
     candidates = _candidates(config, inputs)
     yardstick = candidates[0]
@@ -109,7 +109,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
 
 def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
     """Quality, steadiness, memory and speed, which the candidates keep."""
-    from jobs.judging import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
+    from jobs.judging.quality import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
     from serve.engines.memory import peak_memory
 
     threads, batch_size = config.threads[0], config.batch_size[0]
@@ -137,7 +137,7 @@ def _metric(config: EvaluateConfig, learning: "Learning") -> Metric:
 
 def _rows(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Rows":
     """The rows to judge by; BadInput where the split has none."""
-    from jobs.judging import Rows
+    from jobs.judging.quality import Rows
 
     rows = Rows.read(inputs.one("examples"), config.split, yardstick.task)
     if not rows.items:
@@ -150,8 +150,8 @@ def _cascades(
     config: EvaluateConfig, kept: float, inputs: Inputs, candidates: "list[Candidate]", rows: "Rows", metric: Metric
 ) -> list[dict[str, Any]]:
     """Of each candidate but the teacher: the threshold fitted on validation, what it brings there, and on the judged split."""
-    from jobs.cascade import cascades_of
-    from jobs.judging import Rows
+    from jobs.judging.cascade_threshold import cascades_of
+    from jobs.judging.quality import Rows
 
     validation = Rows.read(inputs.one("examples"), "validation", candidates[0].task)
     if not validation.items:
@@ -162,7 +162,7 @@ def _cascades(
 
 def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
     """The teacher as it was trained, which is the yardstick; then every variant of the others."""
-    from jobs.judging import Candidate, check_tasks, variants_of
+    from jobs.judging.quality import Candidate, check_tasks, variants_of
 
     teacher = inputs.one("teacher")
     named = [(teacher, variants_of(teacher)[0])]

@@ -17,8 +17,8 @@ from jobs.core.cli import main
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
-from jobs.front import metric_of, pareto_front
-from jobs.gate import Gate, doubts
+from jobs.judging.pareto import metric_of, pareto_front
+from jobs.judging.requirements import Gate, doubts
 
 
 class SelectConfig(Gate):

@@ -7,11 +7,11 @@ from cluster.fleet.placement import Placement, place
 from cluster.fleet.supply import CLUSTER_FILE, connected_supply
 from cluster.store.storage import StorageError, check_writable, trouble
 from jobs.core.config import BadInput, Problem
-from jobs.core.controls import missing_controls
 from jobs.core.idle import idle_problems
 from jobs.core.recipe import Recipe, Step
 from jobs.core.search import TUNE_RULES
 from jobs.core.tracking import check as check_tracking
+from jobs.judging.controls import missing_controls
 from jobs.parents import parent_problems
 from jobs.sizing import recipe_demands
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.store.artifact import Artifact
-from jobs.front import beaten_by, controls, metric_of
+from jobs.judging.pareto import beaten_by, controls, metric_of
 from jobs.report.markup import Html, table, tag
 from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times
 

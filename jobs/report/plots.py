@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from matplotlib.transforms import Bbox
 
 from jobs.core.metric import Metric
-from jobs.front import pareto_front
+from jobs.judging.pareto import pareto_front
 from jobs.report.canvas import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
 from jobs.report.labels import Label, place_labels
 from jobs.report.tables import fraction, megabytes, metric_name, shorten, significant

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from cluster.store.artifact import Artifact
-from jobs.front import metric_of
+from jobs.judging.pareto import metric_of
 from jobs.report import plots
 from jobs.report.lineage import duration, lineage_graph
 from jobs.report.markup import Html, join, table, tag

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jobs.front import metric_of, pareto_front
+from jobs.judging.pareto import metric_of, pareto_front
 from jobs.tasks import learning_of, usual_kind
 
 TABLE_WIDTH = 120

@@ -100,7 +100,7 @@ def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from jobs.judging import measure_latency
+    from jobs.judging.quality import measure_latency
 
     budget = step.tune.budget
     assert budget is not None

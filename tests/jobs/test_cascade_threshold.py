@@ -8,12 +8,12 @@ import pytest
 
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Kind
-from jobs.cascade import Answers, curve, fit, thresholds_of
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.deploy import DeployConfig, behind
 from jobs.evaluate import EvaluateConfig, run
+from jobs.judging.cascade_threshold import Answers, curve, fit, thresholds_of
 from jobs.tasks.figures import accuracy, macro_f1
 from serve.tasks.protocol import Outputs
 from tests.jobs.tiny import (

@@ -15,9 +15,9 @@ from cluster.store.artifact import Kind, open_artifact, other_place
 from jobs.compress import CompressConfig, _build, _checked, _compress, _prune
 from jobs.compression.heal import Healing
 from jobs.core.config import BadInput
-from jobs.core.controls import traits
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.clean import item_key
+from jobs.judging.controls import traits
 from jobs.tasks.soft_labels import packed
 from jobs.training import hooks
 from serve.engines.card import read_card

@@ -11,12 +11,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.store.artifact import Artifact, Kind, open_artifact
-from jobs.core.controls import MADE_FROM, made_with, missing_controls, traits
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.front import beaten_by, controls, front_of, pareto_front
-from jobs.operating import fastest_point
+from jobs.judging.controls import MADE_FROM, made_with, missing_controls, traits
+from jobs.judging.pareto import beaten_by, controls, front_of, pareto_front
+from jobs.judging.threads_and_batches import fastest_point
 from jobs.search.plan import tune_config
 from jobs.search.rungs import ShapeWise
 from jobs.search.shapes import FILE, shapes_of, within_budget

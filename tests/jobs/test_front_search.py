@@ -16,7 +16,7 @@ from cluster.store.storage import write_bytes
 from jobs.core.execute import execute, locate
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs
-from jobs.front import pareto_front
+from jobs.judging.pareto import pareto_front
 from jobs.search.shapes import FILE, within_budget
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, tiny_tokenizer
 

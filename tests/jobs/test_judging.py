@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import RegistryError, read, verdicts
-from jobs.calibration import calibration_error
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.judging import (
+from jobs.judging.calibration import calibration_error
+from jobs.judging.quality import (
     Candidate,
     Rows,
     as_trained,

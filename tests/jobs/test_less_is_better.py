@@ -18,13 +18,13 @@ import pytest
 import yaml
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.cascade import cascades_of
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.evaluate import EvaluateConfig, _metric
-from jobs.front import front_of, pareto_front
-from jobs.judging import Candidate, Rows, judge_quality, measure_batch_mates, measure_parity
+from jobs.judging.cascade_threshold import cascades_of
+from jobs.judging.pareto import front_of, pareto_front
+from jobs.judging.quality import Candidate, Rows, judge_quality, measure_batch_mates, measure_parity
 from jobs.report.page import render_page
 from jobs.report.tables import comparison_table
 from jobs.search.plan import tune_config

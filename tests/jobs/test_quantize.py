@@ -23,7 +23,7 @@ from jobs.compression.settings import Quantization
 from jobs.compression.variants import NAMES, Material, write_variants
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
-from jobs.judging import Candidate, measure_batch_mates
+from jobs.judging.quality import Candidate, measure_batch_mates
 from serve.engines.card import read_card
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.store.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.core.metric import Metric
-from jobs.front import pareto_front
+from jobs.judging.pareto import pareto_front
 from jobs.report import cascade
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jobs.slices import falls, goodness, slices_of
+from jobs.judging.slices import falls, goodness, slices_of
 from jobs.tasks.classification import LEARNING
 from tests.jobs.tiny import classification
 

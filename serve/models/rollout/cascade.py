@@ -3,7 +3,7 @@
     model = Cascade(small, teacher, CascadeSettings(model="teacher", threshold=0.9))
     model.counts                                       # texts by who answered them
 
-The threshold is fitted on validation (jobs/cascade.py).
+The threshold is fitted on validation (jobs/judging/cascade_threshold.py).
 Where the large model gives no answer, the small one's stands.
 N items, U of which the small model is unsure.
 """

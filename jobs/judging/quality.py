@@ -23,7 +23,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.loader import read_examples
 from jobs.data.rows import SLICE
-from jobs.slices import goodness, slices_of
+from jobs.judging.slices import goodness, slices_of
 from jobs.tasks import learning_of
 from jobs.tasks.figures import bootstrap, interval
 from serve.engines.card import Card, read_card, variant_files

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from jobs.core.config import Config
-from jobs.slices import falls
+from jobs.judging.slices import falls
 
 
 class Gate(Config):

@@ -15,7 +15,7 @@ import numpy as np
 
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric
-from jobs.judging import Candidate, Rows
+from jobs.judging.quality import Candidate, Rows
 from jobs.tasks.checks import unsure_of_nothing
 from serve.models.rollout.cascade import unsure
 from serve.tasks.protocol import Outputs, Task

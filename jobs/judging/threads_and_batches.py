@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.judging import Candidate, measure_latency, measure_throughput
+from jobs.judging.quality import Candidate, measure_latency, measure_throughput
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item
 
