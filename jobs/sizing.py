@@ -28,7 +28,7 @@ from jobs.core.memory import (
     training_memory,
 )
 from jobs.core.recipe import Recipe, Step
-from jobs.core.search import count_trials, shape_spaces
+from jobs.core.spaces import count_trials, shape_spaces
 from jobs.training.settings import Training
 
 BERT_BASE = ModelShape(12, 768, 12, 3072, 30522)

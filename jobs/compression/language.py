@@ -22,7 +22,7 @@ from jobs.compression.quantize import FROM_WEIGHTS
 from jobs.compression.settings import Quantization
 from jobs.compression.variants import NAMES, SOURCE
 from jobs.core.config import BadInput, Problem
-from jobs.core.search import QuantizeKind
+from jobs.core.spaces import QuantizeKind
 from jobs.core.stage import Context, Inputs, Outcome
 from serve.engines.card import Card, Language, Variant, write_card
 from serve.engines.decoder import OnnxDecoder

@@ -31,7 +31,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from jobs.compression.graph import fold_turned, is_large, save
 from jobs.compression.settings import Method
-from jobs.core.search import QuantizeKind
+from jobs.core.spaces import QuantizeKind
 
 Feeds = Mapping[str, np.ndarray]
 """Inputs of a graph by name, one batch."""

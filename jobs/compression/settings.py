@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.core.config import Config
 from jobs.core.idle import Rule
-from jobs.core.search import QuantizeKind
+from jobs.core.spaces import QuantizeKind
 from jobs.losses.settings import MIX_RULES, Mix
 from jobs.training.settings import RULES, Optimizer, Training
 

@@ -20,7 +20,7 @@ from jobs.compression.export import Signature, export_onnx
 from jobs.compression.quantize import FROM_WEIGHTS, Feeds, quantize_static_int8
 from jobs.compression.settings import Quantization
 from jobs.core.metric import Metric
-from jobs.core.search import QuantizeKind
+from jobs.core.spaces import QuantizeKind
 from serve.engines.card import Card, Variant, read_card, write_card
 from serve.engines.engine import Engine, load_engine
 

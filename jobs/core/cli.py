@@ -28,7 +28,7 @@ from jobs.core.config import BadInput, Problem, describe, nearest
 from jobs.core.execute import default_storage, execute
 from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, Step, load_recipe
-from jobs.core.search import Tune
+from jobs.core.spaces import Tune
 from jobs.core.stage import Refused, Resources, Stage
 from jobs.core.tracking import Tracking
 from jobs.training.stability import Diverged

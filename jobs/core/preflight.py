@@ -9,7 +9,7 @@ from cluster.store.storage import StorageError, check_writable, trouble
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import idle_problems
 from jobs.core.recipe import Recipe, Step
-from jobs.core.search import TUNE_RULES
+from jobs.core.spaces import TUNE_RULES
 from jobs.core.tracking import check as check_tracking
 from jobs.judging.controls import missing_controls
 from jobs.parents import parent_problems

@@ -17,7 +17,7 @@ from cluster.store.artifact import RESERVED, Kind
 from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
 from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
-from jobs.core.search import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
+from jobs.core.spaces import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
 from jobs.core.tracking import Tracking
 

@@ -14,7 +14,7 @@ import yaml
 
 from cluster.store.redact import REMEDY, secret_in
 from jobs.core.config import BadInput, Problem
-from jobs.core.search import KINDS, fill, find_spaces
+from jobs.core.spaces import KINDS, fill, find_spaces
 
 EXTENDS = "extends"
 

@@ -10,7 +10,7 @@ from typing import Any
 from cluster.store.artifact import Artifact, open_artifact, sibling
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.core.search import KINDS, fill
+from jobs.core.spaces import KINDS, fill
 
 REMOVED = ("feed_forward", "heads", "layers", "weights")
 BASES = ("model", "init")

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster.store.storage import exists, join, list_directories, read_bytes
-from jobs.core.search import Space
+from jobs.core.spaces import Space
 from jobs.core.stage import Context
 
 TRIALS = "trials"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.store.storage import exists, join, read_bytes, write_bytes
 from jobs.core.recipe import Step
-from jobs.core.search import SHAPE, Budget, Space, shape_spaces
+from jobs.core.spaces import SHAPE, Budget, Space, shape_spaces
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.tasks import spec_of
 

@@ -24,9 +24,9 @@ from cluster.store.storage import copy_file, delete, exists, join, list_files, r
 from jobs.core.config import BadInput
 from jobs.core.recipe import Step
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.search.plan import EVALUATION, TURN
 from jobs.search.records import NAME, RECORD, read_record, trials_place
-from jobs.search.rungs import rungs
+from jobs.search.schedulers import rungs
+from jobs.search.setup import EVALUATION, TURN
 from jobs.training.stability import Diverged
 
 OUTCOME = "outcome.json"

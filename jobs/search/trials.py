@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.store.artifact import File, other_place
 from cluster.store.storage import FileStat, copy_file, exists, join, list_files, read_bytes
 from jobs.core.recipe import Step
-from jobs.core.search import shape_spaces
+from jobs.core.spaces import shape_spaces
 from jobs.core.stage import Context, Outcome
 from jobs.search.records import NAME, read_record
 from jobs.search.trial import MODEL, OUTCOME, trial_place

@@ -25,7 +25,7 @@ from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.execute import execute
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
-from jobs.core.search import Tune, find_spaces
+from jobs.core.spaces import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
 
 BEST = 1e-2

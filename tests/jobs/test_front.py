@@ -17,8 +17,8 @@ from jobs.core.stage import Context, Inputs, Refused
 from jobs.judging.controls import MADE_FROM, made_with, missing_controls, traits
 from jobs.judging.pareto import beaten_by, controls, front_of, pareto_front
 from jobs.judging.threads_and_batches import fastest_point
-from jobs.search.plan import tune_config
-from jobs.search.rungs import ShapeWise
+from jobs.search.schedulers import ShapeWise
+from jobs.search.setup import tune_config
 from jobs.search.shapes import FILE, shapes_of, within_budget
 from jobs.search.trials import kept_of
 from jobs.select import SelectConfig, _order

@@ -14,7 +14,7 @@ import pytest
 from jobs.core.config import describe
 from jobs.core.preflight import recipe_problems
 from jobs.core.recipe import parse_recipe
-from jobs.core.search import TUNE_RULES
+from jobs.core.spaces import TUNE_RULES
 from jobs.core.stage import load_stage
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from jobs.judging.pareto import front_of, pareto_front
 from jobs.judging.quality import Candidate, Rows, judge_quality, measure_batch_mates, measure_parity
 from jobs.report.page import render_page
 from jobs.report.tables import comparison_table
-from jobs.search.plan import tune_config
+from jobs.search.setup import tune_config
 from jobs.search.trials import kept_of
 from jobs.select import SelectConfig, run, shortfalls
 from jobs.tasks import learning_of

@@ -11,7 +11,7 @@ import pytest
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from cluster.store.storage import read_bytes
-from jobs.tune import SearchFailed
+from jobs.search.run import SearchFailed
 from tests.jobs.hill import BEST, STAGE, climb, gain, marks
 
 RATE = "optimizer.learning_rate"
@@ -142,8 +142,8 @@ def test_pbt_goes_on_from_strong_weights_with_changed_values(ray_driver: Cluster
 
 def test_pbt_stays_inside_its_spaces() -> None:
     """No cluster: what is handed to Ray brings perturbed values back."""
-    from jobs.core.search import Space
-    from jobs.search.plan import inside
+    from jobs.core.spaces import Space
+    from jobs.search.setup import inside
 
     spaces = {
         "rate": Space("loguniform", (1e-3, 1e-1)),
@@ -159,7 +159,7 @@ def test_a_trial_whose_state_is_gone_begins_anew(tmp_path: Path, monkeypatch: py
     from ray import tune
 
     from jobs.core.recipe import Step
-    from jobs.core.search import Tune
+    from jobs.core.spaces import Tune
     from jobs.core.stage import Resources
     from jobs.search.trial import _Trial
 

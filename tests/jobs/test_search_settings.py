@@ -9,9 +9,9 @@ import pytest
 
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step, parse_recipe
-from jobs.core.search import Tune, count_trials, find_spaces
-from jobs.search.plan import trials_at_once
+from jobs.core.spaces import Tune, count_trials, find_spaces
 from jobs.search.resume import place_of, restored
+from jobs.search.setup import trials_at_once
 from jobs.search.trial import _Trial
 from tests.jobs.hill import ALONE, STAGE
 

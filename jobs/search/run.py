@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.store.storage import delete, filesystem, is_local
 from jobs.core.recipe import Step
-from jobs.core.search import count_trials
+from jobs.core.spaces import count_trials
 from jobs.core.stage import Context, Inputs, Outcome
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     """Run the step's trials, leave the best one's output in the context's directory, return its outcome and all trials."""
     from ray import tune
 
-    from jobs.search.plan import demand
     from jobs.search.records import records, trials_place
     from jobs.search.resume import apply_settings, place_of, restored
+    from jobs.search.setup import demand
     from jobs.search.shapes import within_budget
     from jobs.search.trial import trial_function
     from jobs.search.trials import adopt, kept_of, table
@@ -64,8 +64,8 @@ def _new_tuner(trainable: Any, step: Step, context: Context, known: "Sequence[Re
     from ray import tune
     from ray.tune.logger import JsonLoggerCallback
 
-    from jobs.search.plan import trials_at_once, tune_config
     from jobs.search.resume import Remember, place_of
+    from jobs.search.setup import trials_at_once, tune_config
     from jobs.search.trial import KEPT_STATES
 
     remote = not is_local(context.scratch)

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
 from ray.tune.schedulers.hyperband import _Bracket
 
-from jobs.core.search import Tune
+from jobs.core.spaces import Tune
 
 
 def rungs(settings: Tune, evaluations: int) -> list[int]:

@@ -16,10 +16,10 @@ from ray.tune.search import BasicVariantGenerator
 
 from cluster.store.artifact import digest
 from jobs.core.recipe import Step
-from jobs.core.search import SHAPE, Space, count_trials, shape_spaces
+from jobs.core.spaces import SHAPE, Space, count_trials, shape_spaces
 from jobs.core.stage import Resources
 from jobs.search.records import DrawnBefore, Record
-from jobs.search.rungs import Halving, ShapeWise
+from jobs.search.schedulers import Halving, ShapeWise
 
 if TYPE_CHECKING:
     from ray.tune import TuneConfig
