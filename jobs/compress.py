@@ -18,11 +18,11 @@ from cluster.store.artifact import Artifact, Kind, other_place, upload
 from jobs.architectures.models import beyond_training, card_of, length_of, writes_by
 from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
+from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
 from serve.engines.card import read_card

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cluster.connection.connect import attach_or_start
 from cluster.store.storage import absolute
 from cluster.submit import follow, result, stop, stop_children, submit
-from jobs.core.cli import add_recipe_arguments, guarded
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, load_recipe
+from jobs.running.cli import add_recipe_arguments, guarded
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

@@ -19,10 +19,10 @@ from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import has_alias, move, read, record_verdict
 from jobs.canary import CanaryConfig, try_out
 from jobs.carry import IDENTITY, carry_over, check_name, tell
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.rollout import HOST, PORT, ServeClient
+from jobs.running.cli import main
 from jobs.select import read_verdict
 from jobs.tasks import learning_of, spec_of
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
+from jobs.running.cli import main
 from jobs.tasks import spec_of
 from serve.engines import processor
 

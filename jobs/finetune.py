@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import check_model, check_tokenizer, inputs_of, length_of, load_head, new_head, padding_told
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
+from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.resolved import task_metrics
 from jobs.training.settings import RULES, Adapter, Freeze, Training

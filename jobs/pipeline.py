@@ -27,13 +27,13 @@ from cluster.runs import record_run
 from cluster.store.artifact import Artifact
 from cluster.store.storage import absolute, join, read_bytes, write_bytes
 from cluster.submit import JobResult, Submitted, find_job, result, stop, stop_children, submit_or_join, submitter
-from jobs.core.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm
 from jobs.core.execute import Place, locate
-from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.core.stage import Context
-from jobs.plan import print_plan
-from jobs.progress import Progress
+from jobs.running.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm
+from jobs.running.plan import print_plan
+from jobs.running.preflight import preflight
+from jobs.running.progress import Progress
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

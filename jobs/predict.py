@@ -25,9 +25,9 @@ from pydantic import Field
 
 from cluster.store.artifact import Artifact, File, Kind, write_by_content
 from cluster.store.storage import filesystem
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.running.cli import main
 from jobs.tasks import spec_of
 from serve.tasks.protocol import Task
 

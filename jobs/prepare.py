@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import File, Kind, write_by_content
 from jobs.contracts.learning import TaskSettings
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Stage
 from jobs.data.augment import Augment
@@ -27,6 +26,7 @@ from jobs.data.dedup import Split
 from jobs.data.rows import Reading, TrainTexts, as_many_as_fit, check_source, load_rows
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
 from jobs.tasks.labelling import Labelling, settings_type
 

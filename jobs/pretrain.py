@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import check_model
 from jobs.architectures.new import FITTING, ObjectiveName, Shape
-from jobs.core.cli import main
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
@@ -21,6 +20,7 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
 from jobs.objectives.pretrained import PAIRED
+from jobs.running.cli import main
 from jobs.training.settings import RULES, Stability, Training
 
 if TYPE_CHECKING:

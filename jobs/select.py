@@ -13,12 +13,12 @@ from pydantic import Field
 
 from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import move, record_verdict, verdicts
-from jobs.core.cli import main
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.evaluate import read_report
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Gate, doubts
+from jobs.running.cli import main
 
 
 class SelectConfig(Gate):

@@ -32,8 +32,8 @@ from cluster.store.artifact import (
 from cluster.store.storage import absolute, delete, exists, join, list_directories
 from jobs.core.config import BadInput, Problem, identifying
 from jobs.core.recipe import Recipe, Step
-from jobs.core.remarks import remarks
 from jobs.core.stage import Context, Inputs, Outcome
+from jobs.running.remarks import remarks
 
 VERSIONED = ("ray", "torch", "transformers", "onnxruntime", "datasets", "accelerate", "pyarrow")
 

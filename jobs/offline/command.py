@@ -13,10 +13,10 @@ import sys
 from pydantic import ValidationError
 
 from cluster.store.storage import absolute
-from jobs.core.cli import connect, guarded
 from jobs.core.config import BadInput, problems_of
 from jobs.core.execute import default_storage
 from jobs.offline.plan import Request
+from jobs.running.cli import connect, guarded
 
 LISTS = ("input", "columns", "keep")
 

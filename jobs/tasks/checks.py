@@ -2,7 +2,7 @@
 
 problems = list(judged_problems(recipe, recipe.steps["judged"], config))
 
-Only what the recipe itself says is looked at; jobs/parents.py asks it for each step.
+Only what the recipe itself says is looked at; jobs/running/parents.py asks it for each step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.pack import document_bounds, documents_of, pack
 from jobs.data.samples import fetch_sample
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
-from jobs.sizing import BERT_BASE
+from jobs.running.sizing import BERT_BASE
 from jobs.training.hardware import named_peak
 
 TEXT_BYTES = 1e12

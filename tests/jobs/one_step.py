@@ -14,11 +14,11 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from cluster.connection.connect import attach_or_start
-from jobs.core.cli import connect, guarded, stop_on_sigterm
 from jobs.core.execute import Place
 from jobs.core.recipe import load_recipe
 from jobs.core.stage import PROGRESS_MARK
 from jobs.pipeline import Pipeline, publish_report
+from jobs.running.cli import connect, guarded, stop_on_sigterm
 from tests.story.tiny_world import write_recipe
 
 SPEAKS = r"""

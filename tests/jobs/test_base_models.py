@@ -19,7 +19,7 @@ from jobs.core.config import BadInput
 from jobs.core.execute import execute
 from jobs.core.recipe import parse_recipe
 from jobs.objectives.pretrained import load_base
-from jobs.parents import parent_problems
+from jobs.running.parents import parent_problems
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.tiny import LABELS, MESSAGES, load_classifier, publish_examples, supervised

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from jobs.core.config import describe
-from jobs.core.preflight import recipe_problems
 from jobs.core.recipe import parse_recipe
 from jobs.core.spaces import TUNE_RULES
 from jobs.core.stage import load_stage
+from jobs.running.preflight import recipe_problems
 
 ROOT = Path(__file__).parents[2]
 WORLD: dict[str, Any] = {

@@ -10,11 +10,11 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.execute import execute
-from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
 from jobs.data.loader import TokenRows, read_examples
 from jobs.data.tokenizer import tokenizer_of
-from jobs.parents import parent_problems
+from jobs.running.parents import parent_problems
+from jobs.running.preflight import preflight
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted([*(ROOT / "jobs" / "recipes").glob("*.yaml"), *(ROOT / "tests" / "benchmarks").glob("*.yaml")])

@@ -21,8 +21,8 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput
 from jobs.core.execute import execute
-from jobs.core.preflight import preflight
 from jobs.core.recipe import Recipe, parse_recipe
+from jobs.running.preflight import preflight
 from jobs.tasks.windows import engine_tokenizer
 from serve.engines.card import read_card
 from serve.engines.engine import load_engine

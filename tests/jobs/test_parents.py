@@ -10,10 +10,10 @@ import yaml
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from jobs.core.config import Problem
-from jobs.core.preflight import recipe_problems
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
-from jobs.lengths import reach_of
-from jobs.parents import parent_problems
+from jobs.running.lengths import reach_of
+from jobs.running.parents import parent_problems
+from jobs.running.preflight import recipe_problems
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "jobs" / "recipes").glob("*.yaml"))
@@ -323,7 +323,7 @@ def test_a_length_that_surely_fits_is_checked_without_torch(tmp_path: Path, toke
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump({"name": "tiny", "steps": steps}))
     code = (
-        "import sys; from jobs.core.recipe import load_recipe; from jobs.parents import parent_problems; "
+        "import sys; from jobs.core.recipe import load_recipe; from jobs.running.parents import parent_problems; "
         "from jobs.finetune import check; made = load_recipe(sys.argv[1]); told = parent_problems(made, made.steps); "
         "sys.exit('torch' in sys.modules or len(told + check(made.steps['teacher'].config)))"
     )

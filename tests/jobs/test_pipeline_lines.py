@@ -16,7 +16,7 @@ from jobs.core.recipe import load_recipe
 from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
 from jobs.demo import STEP_LINE, Screen
 from jobs.pipeline import step_line
-from jobs.progress import Progress
+from jobs.running.progress import Progress
 
 RECIPE = load_recipe(str(Path(__file__).parents[2] / "jobs" / "recipes" / "spam.yaml"))
 STATES = ("submitted", "running", "done", "complete", "failed", "stopped")

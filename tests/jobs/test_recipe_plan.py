@@ -9,7 +9,7 @@ import pytest
 
 from cluster.fleet.placement import Supply, place
 from jobs.core.recipe import load_recipe
-from jobs.sizing import model_shape, recipe_demands
+from jobs.running.sizing import model_shape, recipe_demands
 from tests.jobs.test_training_memory import BASE
 
 ROOT = Path(__file__).parents[2]

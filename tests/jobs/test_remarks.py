@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact, Kind
 from jobs.core.execute import locate
 from jobs.core.recipe import Step, parse_recipe
-from jobs.core.remarks import remarks
+from jobs.running.remarks import remarks
 from jobs.training.loop import fit
 from tests.jobs.tiny import MESSAGES, publish_directory, publish_examples, supervised, tiny_classifier
 from tests.jobs.training_runs import QUICK, Recorded

@@ -17,7 +17,7 @@ from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs
 from jobs.distill import STAGE as DISTILL
 from jobs.distill import DistillConfig
-from jobs.sizing import KNOWN, model_shape, recipe_demands, shape_of_config
+from jobs.running.sizing import KNOWN, model_shape, recipe_demands, shape_of_config
 from tests.jobs.small_models import SIZES
 from tests.jobs.tiny import MAX_LENGTH, publish_examples, tiny_tokenizer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.fleet.placement import ESTIMATE_FACTOR
-from jobs.core.memory import Load, ModelShape, inference_memory, training_memory
-from jobs.sizing import shape_of_config
+from jobs.running.memory import Load, ModelShape, inference_memory, training_memory
+from jobs.running.sizing import shape_of_config
 
 ROOT = Path(__file__).parents[2]
 BASE = ModelShape(12, 768, 12, 3072, 30522)

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from cluster.connection.connect import Cluster
 from jobs.core.execute import execute
-from jobs.core.preflight import preflight
 from jobs.core.recipe import load_recipe
+from jobs.running.preflight import preflight
 
 RECIPE = "jobs/recipes/reviews_zh.yaml"
 SMALLER = [

@@ -12,8 +12,8 @@ from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import TUNE_RULES
 from jobs.core.tracking import check as check_tracking
 from jobs.judging.controls import missing_controls
-from jobs.parents import parent_problems
-from jobs.sizing import recipe_demands
+from jobs.running.parents import parent_problems
+from jobs.running.sizing import recipe_demands
 
 
 def preflight(recipe: Recipe, storage: str, only: str | None = None) -> None:

@@ -14,14 +14,14 @@ from cluster.fleet.placement import Placement, Supply, place, size
 from cluster.fleet.prices import read_prices
 from cluster.fleet.supply import connected_supply, read_supply, this_machine
 from cluster.store.storage import StorageError, absolute
-from jobs.core.cli import connect
 from jobs.core.config import BadInput
 from jobs.core.execute import Place, gather, locate
-from jobs.core.preflight import placement_problem, recipe_problems
 from jobs.core.recipe import Recipe, load_recipe
-from jobs.core.remarks import remarks
-from jobs.parents import parent_problems
-from jobs.sizing import recipe_demands
+from jobs.running.cli import connect
+from jobs.running.parents import parent_problems
+from jobs.running.preflight import placement_problem, recipe_problems
+from jobs.running.remarks import remarks
+from jobs.running.sizing import recipe_demands
 
 
 def print_plan(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from jobs.architectures.models import LENGTH, beyond_training, too_long, unreada
 from jobs.architectures.positions import longest_of_config
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.sizing import named_config, named_shape
+from jobs.running.sizing import named_config, named_shape
 from serve.engines.card import CARD
 
 

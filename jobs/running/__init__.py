@@ -1,0 +1,1 @@
+"""What a pipeline knows before it runs, and the command line that all stages share."""
