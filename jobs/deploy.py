@@ -17,11 +17,11 @@ from pydantic import AfterValidator, Field
 
 from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import has_alias, move, read, record_verdict
-from jobs.canary import CanaryConfig, try_out
-from jobs.carry import IDENTITY, carry_over, check_name, tell
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
-from jobs.rollout import HOST, PORT, ServeClient
+from jobs.deploying.canary import CanaryConfig, try_out
+from jobs.deploying.carry import IDENTITY, carry_over, check_name, tell
+from jobs.deploying.serve_client import HOST, PORT, ServeClient
 from jobs.running.cli import main
 from jobs.select import read_verdict
 from jobs.tasks import learning_of, spec_of
@@ -183,7 +183,7 @@ STAGE = Stage(
 
 if __name__ == "__main__":
     if "--rollback" in sys.argv[1:]:
-        from jobs.rollback import main as roll_back
+        from jobs.deploying.rollback import main as roll_back
 
         roll_back(sys.argv[1:])
     main(STAGE)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from jobs.canary import CanaryConfig, beside, decide, together
-from jobs.carry import CANDIDATE
+from jobs.deploying.canary import CanaryConfig, beside, decide, together
+from jobs.deploying.carry import CANDIDATE
 from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments
 

@@ -14,9 +14,9 @@ import requests
 from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact, publish
-from jobs.canary import CanaryConfig
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.deploy import DeployConfig, run
+from jobs.deploying.canary import CanaryConfig
 from tests.serve.tiny_model import publish_tiny
 
 NAME = "tried"

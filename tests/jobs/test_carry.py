@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from jobs.canary import CanaryConfig, beside
-from jobs.carry import CANDIDATE, IDENTITY, carry_over, check_name, named_by, runs, without_candidate
 from jobs.core.config import BadInput
 from jobs.deploy import DeployConfig, named
+from jobs.deploying.canary import CanaryConfig, beside
+from jobs.deploying.carry import CANDIDATE, IDENTITY, carry_over, check_name, named_by, runs, without_candidate
 from serve.app import deployment_config
 from serve.settings import Arguments, CascadeSettings, ModelSettings
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.store.registry import Alias, RegistryError, move, read
-from jobs.rollback import version_before
+from jobs.deploying.rollback import version_before
 
 
 def entry(threads: int) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from cluster.connection.connect import Cluster
 from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, publish
-from jobs.canary import CanaryConfig
 from jobs.deploy import DeployConfig
-from jobs.rollout import ServeClient
+from jobs.deploying.canary import CanaryConfig
+from jobs.deploying.serve_client import ServeClient
 from serve import keys
 from tests.jobs.test_canary_on_serve import NAME, RECORD, deploy
 from tests.serve.tiny_model import publish_tiny

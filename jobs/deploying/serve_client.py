@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.connection.connect import attach
 from cluster.submit import inherited_working_dir
-from jobs.carry import CODE_PACKAGE
+from jobs.deploying.carry import CODE_PACKAGE
 
 HOST, PORT = "127.0.0.1", 8000
 START_SECONDS = 180.0

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from jobs.carry import CANDIDATE, IDENTITY, carry_over
 from jobs.core.config import BadInput, Config, Problem
-from jobs.rollout import ServeClient
+from jobs.deploying.carry import CANDIDATE, IDENTITY, carry_over
+from jobs.deploying.serve_client import ServeClient
 from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments, CanarySettings, ModelSettings, ShadowSettings
 
