@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from jobs.compression.heal import Healing
     from jobs.tasks.supervised import Supervised
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
     from serve.engines.engine import Engine
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.tasks.distilled import Distilled
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
 
 
 class DistillConfig(Mix, TaskConfig):
@@ -57,7 +57,7 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distilled import Distilled
     from jobs.tasks.supervised import Supervised
-    from jobs.training.shorten import student_of
+    from jobs.training.student_initialisation import student_of
 
     examples = inputs.one("examples")
     spec = spec_of(examples)
@@ -113,7 +113,7 @@ def _matched(
 
 def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The student with random weights; which of its neurons went makes no difference to its speed."""
-    from jobs.training.shorten import student_of
+    from jobs.training.student_initialisation import student_of
 
     model, tokenizer = shape_of_base(config, inputs)
     if config.student is not None:
@@ -124,7 +124,7 @@ def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Pr
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
-    from jobs.training.worker import train
+    from jobs.training.ray_train import train
 
     base = origin(config, inputs)
     _check_inputs(config, inputs, context, length_of(base, config.max_length))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
 
 
 class TaskConfig(Training):
@@ -142,7 +142,7 @@ def loss_settings(config: FinetuneConfig, spec: Task) -> dict[str, Any]:
 
 def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer and card."""
-    from jobs.training.worker import train
+    from jobs.training.ray_train import train
 
     base = origin(config, inputs)
     length_of(base, config.max_length)  # refused here, before any worker starts

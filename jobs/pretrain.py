@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.objectives.language import LanguageObjective
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
 
 
 class PretrainStability(Stability):
@@ -154,7 +154,7 @@ def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
 
 def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer."""
-    from jobs.training.worker import train
+    from jobs.training.ray_train import train
 
     origin(config, inputs)
     _check_layout(config, inputs.one("tokens"))

@@ -21,7 +21,7 @@ from jobs.training.loop import Fitted, fit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
 
 
 class Healing:

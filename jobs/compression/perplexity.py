@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from jobs.objectives.documents import PADDING
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
+from jobs.objectives.target_head import IGNORED
 from serve.engines.decoder import OnnxDecoder
 
 DOCUMENTS = 256

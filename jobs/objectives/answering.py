@@ -14,10 +14,10 @@ from jobs.data.tokenizer import tokenizer_of
 from jobs.losses.other_answers import likeliest
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.distilled import masked_by
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective, join
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.pretrained import load_base
+from jobs.objectives.target_head import IGNORED
 from jobs.training.parallel import computing_in
 
 LEAST = 1e-7

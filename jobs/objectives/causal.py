@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from jobs.contracts.objective import Batch
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
+from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 

@@ -19,8 +19,8 @@ from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import SENTINEL
 from jobs.objectives.documents import PADDING
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
+from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 MEAN_SPAN = 3.0

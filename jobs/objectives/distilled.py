@@ -23,8 +23,8 @@ from jobs.contracts.objective import Batch, Objective
 from jobs.core.config import BadInput, Problem
 from jobs.losses.other_answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective, join
+from jobs.objectives.target_head import IGNORED
 
 SOFT = "soft/"
 """Where predict puts what a language model says."""

@@ -21,7 +21,7 @@ from jobs.contracts.objective import Batch, Objective
 from jobs.data.loader import TokenRows
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
-from jobs.objectives.heads import IGNORED, HeadAtTargets
+from jobs.objectives.target_head import IGNORED, HeadAtTargets
 from serve.engines.card import Card, Language, Variant, write_card
 
 EVALUATION_BATCH = 32

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact
 from jobs.contracts.objective import Batch
 from jobs.core.config import BadInput, Problem
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
+from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 Masking = Literal["tokens", "whole_words", "spans"]

@@ -14,7 +14,7 @@ from jobs.data.sources import model_directory
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from jobs.objectives.heads import HeadAtTargets
+    from jobs.objectives.target_head import HeadAtTargets
 
 PAIRED = ("masked_next_sentence", "masked_sentence_order")
 
@@ -52,7 +52,7 @@ def wrapped(
 ) -> "HeadAtTargets":
     """The model as the objective's batches call it. A base is `named`, and tried: it must keep documents apart."""
     from jobs.objectives.documents import check_documents_part
-    from jobs.objectives.heads import HeadAtTargets, LanguageModel, PairModel, SpanModel
+    from jobs.objectives.target_head import HeadAtTargets, LanguageModel, PairModel, SpanModel
 
     if objective in PAIRED:
         made: HeadAtTargets = PairModel(model, new_parameters=new)

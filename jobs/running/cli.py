@@ -31,7 +31,7 @@ from jobs.core.spaces import Tune
 from jobs.core.stage import Refused, Resources, Stage
 from jobs.core.tracking import Tracking
 from jobs.running.preflight import preflight
-from jobs.training.stability import Diverged
+from jobs.training.spike_guard import Diverged
 
 EXPECTED = (
     ArtifactError,

@@ -27,7 +27,7 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.search.records import NAME, RECORD, read_record, trials_place
 from jobs.search.schedulers import rungs
 from jobs.search.setup import EVALUATION, TURN
-from jobs.training.stability import Diverged
+from jobs.training.spike_guard import Diverged
 
 OUTCOME = "outcome.json"
 MODEL = "model"

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from jobs.contracts.objective import Batch, Hooks, Leaving, Objective, State
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import ahead
-from jobs.training.average import Average
+from jobs.training.ema import Average
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
-from jobs.training.pace import Pace
 from jobs.training.parallel import Spread, Strategy
 from jobs.training.settings import Training
-from jobs.training.stability import Guard
+from jobs.training.spike_guard import Guard
+from jobs.training.timing import Pace
 
 CURVE_POINTS = 100
 PROGRESS_STEPS = 10

@@ -13,8 +13,8 @@ import time
 import torch
 
 from cluster.store.artifact import open_artifact
-from jobs.objectives.heads import LanguageModel
 from jobs.objectives.masked import MaskedObjective
+from jobs.objectives.target_head import LanguageModel
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.benchmarks.masked_model import make

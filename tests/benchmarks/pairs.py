@@ -90,7 +90,7 @@ def recipe(examples: Any, seed: int) -> list[bool]:
     from jobs.data.loader import read_examples
     from jobs.finetune import FinetuneConfig, build
     from jobs.tasks import learning_of
-    from jobs.training.worker import train_here
+    from jobs.training.ray_train import train_here
     from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
 

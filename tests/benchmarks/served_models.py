@@ -17,7 +17,7 @@ from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.data.samples import fetch_sample
 from jobs.tasks.supervised import save_model
-from jobs.training.shorten import shortened
+from jobs.training.student_initialisation import shortened
 from serve.engines.card import Variant, read_card, write_card
 from serve.tasks.classification import Classification
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from jobs.contracts.objective import Batch
-    from jobs.training.worker import Learner
+    from jobs.training.ray_train import Learner
 
 STEP = "inside"
 
@@ -52,7 +52,7 @@ def build_inside(config: DistillConfig, inputs: Inputs) -> "tuple[nn.Module, Lea
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train one trial."""
-    from jobs.training.worker import train
+    from jobs.training.ray_train import train
 
     return train(build_inside, config, inputs, context)
 

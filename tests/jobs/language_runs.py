@@ -15,9 +15,9 @@ from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.new import FITTING, new_model
 from jobs.core.stage import Inputs
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
-from jobs.objectives.heads import HeadAtTargets
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pretrained import wrapped
+from jobs.objectives.target_head import HeadAtTargets
 from jobs.prepare import PackRows
 from jobs.pretrain import PretrainConfig, build
 from tests.jobs.tiny import publish_directory

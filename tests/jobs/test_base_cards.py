@@ -19,7 +19,7 @@ from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_finetuned
 from jobs.predict import Language, _objective, _task
 from jobs.pretrain import build
-from jobs.training.worker import train_here
+from jobs.training.ray_train import train_here
 from serve.engines.card import CARD, EngineError, read_card
 from serve.engines.engine import load_engine
 from serve.generation import load_generator

@@ -30,9 +30,9 @@ from jobs.tasks.matched import Matched, MatchedStudent
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import save_model
 from jobs.training.loop import fit
+from jobs.training.ray_train import train_here
 from jobs.training.settings import Shorten, Training
-from jobs.training.shorten import kept_layers, shortened
-from jobs.training.worker import train_here
+from jobs.training.student_initialisation import kept_layers, shortened
 from tests.jobs.pairs import PAIR_TASK, PAIRS, publish_pairs
 from tests.jobs.small_models import logits, padded, reloaded, small_model
 from tests.jobs.tiny import (

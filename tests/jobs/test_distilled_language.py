@@ -19,9 +19,9 @@ from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.data.tokenizer import tokenizer_of
 from jobs.objectives.distilled import DistilledLanguage, SoftTokens, masked_by
-from jobs.objectives.heads import IGNORED, LanguageModel
 from jobs.objectives.language import join
 from jobs.objectives.pretrained import load_base
+from jobs.objectives.target_head import IGNORED, LanguageModel
 from jobs.predict import PredictConfig
 from jobs.pretrain import PretrainConfig, _check_teacher, build
 from jobs.training.hooks import RunHooks

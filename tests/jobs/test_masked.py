@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from jobs.architectures.new import Shape, new_model
 from jobs.core.config import BadInput
-from jobs.objectives.heads import IGNORED, LanguageModel
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
+from jobs.objectives.target_head import IGNORED, LanguageModel
 from tests.jobs.language_runs import language_objective, language_tokenizer, publish_language
 from tests.jobs.tiny import load_classifier
 

@@ -17,9 +17,9 @@ from transformers import (
 from jobs.core.config import BadInput
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.corruption import SpanCorruption, noise_spans
-from jobs.objectives.heads import IGNORED
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pairs import PairObjective, segments
+from jobs.objectives.target_head import IGNORED
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.language_runs import ALIKE, language_model, language_objective, language_tokenizer, publish_language

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from jobs.core.config import BadInput
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import Reader, check_documents_part, document_numbers, positions_of
-from jobs.objectives.heads import SpanModel
+from jobs.objectives.target_head import SpanModel
 
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert", "albert")
 DECODERS = ("gpt2", "llama", "qwen3")

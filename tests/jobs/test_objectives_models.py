@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from jobs.architectures.new import FITTING, Architecture, ObjectiveName, Shape, new_model
-from jobs.objectives.heads import IGNORED, LanguageModel, SpanModel
+from jobs.objectives.target_head import IGNORED, LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
 from tests.jobs.language_runs import language_tokenizer
 from tests.jobs.test_objectives_documents import DECODERS, ENCODERS, tiny

@@ -15,7 +15,7 @@ from torch import nn
 from jobs.contracts.objective import Batch
 from jobs.training.loop import fit
 from jobs.training.settings import Training
-from jobs.training.stability import Diverged, Guard, Stability
+from jobs.training.spike_guard import Diverged, Guard, Stability
 from tests.jobs.tiny import same_weights
 from tests.jobs.training_runs import QUICK, Recorded, Scripted
 

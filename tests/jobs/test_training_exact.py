@@ -16,7 +16,7 @@ from jobs.contracts.objective import Leaving
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.supervised import Supervised
-from jobs.training import pace
+from jobs.training import timing as pace
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language

@@ -20,8 +20,8 @@ from jobs.pretrain import PretrainConfig, build
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
+from jobs.training.ray_train import Learner
 from jobs.training.settings import Training
-from jobs.training.worker import Learner
 from tests.jobs.language_runs import publish_language
 from tests.jobs.tiny import MESSAGES, publish_examples, same_weights, supervised, tiny_tokenizer
 from tests.jobs.training_runs import QUICK, Recorded, new_model

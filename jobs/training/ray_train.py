@@ -26,7 +26,7 @@ from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import Fitted, fit
 from jobs.training.settings import Training
-from jobs.training.stability import Diverged
+from jobs.training.spike_guard import Diverged
 from jobs.training.tracking import Run, Trackers, open_trackers
 
 CHECKPOINTS = "checkpoints"
