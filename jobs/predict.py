@@ -9,7 +9,7 @@ With --model it answers for files instead, see jobs/offline/command.py:
 Ray Data runs the serving engine on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its own
 blocks of rows and writes what the model says of them, in half precision unless that loses something
 (jobs/tasks/soft_labels.py): the same files, however many workers there are. A language model's answers for TOKENS are the
-likeliest ones at each target and what is left for all others (jobs/objectives/answering.py).
+likeliest ones at each target and what is left for all others (jobs/offline/soft_tokens.py).
 
 N targets.
 """
@@ -209,8 +209,8 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     import ray.data
 
     from jobs.data.loader import TokenRows
-    from jobs.objectives.answering import AnswerTokens
     from jobs.objectives.distilled import SOFT
+    from jobs.offline.soft_tokens import AnswerTokens
 
     model, tokens, asked = inputs.one("model"), inputs.one("tokens"), config.language
     settings = {"objective": _objective(model, asked), **asked.model_dump()}

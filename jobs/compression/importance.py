@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.compression.units import Site
+from jobs.compression.pruning_units import Site
 from jobs.contracts.objective import Batch, Objective
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from jobs.architectures.layers import LAYER
-from jobs.compression.units import MATRICES
+from jobs.compression.pruning_units import MATRICES
 
 GZIP_LEVEL = 6
 

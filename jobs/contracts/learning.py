@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
 
-    from jobs.report.markup import Html
+    from jobs.report.html import Html
 
 Truth = np.ndarray | Sequence[Any]
 """A target an item."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
 from cluster.store import storage
-from jobs.offline.parts import (
+from jobs.offline.input_splits import Piece, read
+from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
     UNFINISHED,
@@ -30,8 +31,7 @@ from jobs.offline.parts import (
     write_asked,
     write_part,
 )
-from jobs.offline.pieces import Piece, read
-from jobs.offline.plan import Request, make_plan
+from jobs.offline.request import Request, make_plan
 from serve.engines.backends import Device
 from serve.engines.published import find_model
 from serve.tasks.protocol import Item

@@ -6,7 +6,7 @@ lineage_graph({"teacher": ("finetune", 61.0), "small": ("compress", 9.0)}, {"sma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.report.markup import Html, tag
+from jobs.report.html import Html, tag
 from jobs.report.tables import shorten
 
 BOX = (108, 40)

@@ -13,8 +13,10 @@ from typing import Any
 
 from cluster.store.artifact import Artifact, ArtifactError
 from cluster.store.storage import read_bytes
-from jobs.report import cascade, front, sections
-from jobs.report.markup import Html, tag
+from jobs.report import cascade_section as cascade
+from jobs.report import front_sections as front
+from jobs.report import sections
+from jobs.report.html import Html, tag
 from jobs.tasks import learning_of, usual_kind
 
 REPORT_FILE = "report.json"

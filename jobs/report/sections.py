@@ -8,8 +8,8 @@ from typing import Any
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import metric_of
 from jobs.report import plots
+from jobs.report.html import Html, join, table, tag
 from jobs.report.lineage import duration, lineage_graph
-from jobs.report.markup import Html, join, table, tag
 from jobs.report.tables import (
     MISSING,
     conditions_sentence,

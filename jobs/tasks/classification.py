@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
 
-    from jobs.report.markup import Html
+    from jobs.report.html import Html
 
 LABEL = "label"
 

@@ -14,8 +14,8 @@ from jobs.architectures.layout import LAYOUTS, layout_of, stacks_of
 from jobs.compression import prune
 from jobs.compression.importance import gated, taylor
 from jobs.compression.prune import Pruner
+from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
 from jobs.compression.removal import Prune, kept_neurons
-from jobs.compression.units import Site, feed_forward_sites, head_sites
 from tests.jobs.small_models import (
     HEAD,
     HIDDEN,

@@ -16,7 +16,7 @@ import pytest
 from cluster.store.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.core.metric import Metric
 from jobs.judging.pareto import pareto_front
-from jobs.report import cascade
+from jobs.report import cascade_section as cascade
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
 from jobs.report.plots import quality_plot

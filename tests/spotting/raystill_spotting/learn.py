@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from torch import Tensor
 
-    from jobs.report.markup import Html
+    from jobs.report.html import Html
 
 ANSWER = "answer"
 HIGHEST = 20.0
@@ -229,7 +229,7 @@ class SpottingLearning(Learning):
 
     def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
         """The mean rank beside that by chance."""
-        from jobs.report.markup import table, tag
+        from jobs.report.html import table, tag
 
         rows = [[row["candidate"], f"{row['score']:.2f}", f"{row['chance']:.2f}"] for row in report["rows"] if "chance" in row]
         shown = table(["candidate", "mean rank", "by chance"], rows)

@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jobs.report.canvas import ACCENT, MUTED, caption, draw
-from jobs.report.markup import Html, table, tag
+from jobs.report.html import Html, table, tag
+from jobs.report.svg import ACCENT, MUTED, caption, draw
 from jobs.report.tables import fraction, metric_name, percent, significant
 
 SIZE = (560, 300)

@@ -12,8 +12,8 @@ from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.sources import file_format, resolve
-from jobs.offline.parts import Asked, Format, Plan, read_asked
-from jobs.offline.pieces import Scanned, scan
+from jobs.offline.input_splits import Scanned, scan
+from jobs.offline.output_parts import Asked, Format, Plan, read_asked
 from serve.engines.card import EngineError
 from serve.engines.published import Published, find_model
 from serve.tasks.protocol import Task

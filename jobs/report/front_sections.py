@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import beaten_by, controls, metric_of
-from jobs.report.markup import Html, table, tag
+from jobs.report.html import Html, table, tag
 from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times
 
 PLAIN = {"distilled": "without distillation", "pruned": "nothing pruned"}
