@@ -6,8 +6,8 @@ With --model it answers for files instead, see jobs/offline/command.py:
 
     ray job submit --working-dir . -- python -m jobs.predict --model spam/production --input s3://bucket/*.csv --output …
 
-Ray Data runs the serving engine on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its own
-blocks of rows and writes what the model says of them, in half precision unless that loses something
+Ray Data runs the serving engine on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its
+own blocks of rows and writes what the model says of them, in half precision unless that loses something
 (jobs/tasks/soft_labels.py): the same files, however many workers there are. A language model's answers for TOKENS are the
 likeliest ones at each target and what is left for all others (jobs/offline/soft_tokens.py).
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cluster.fleet.prices import Machine, read_prices
 
 ROOT = Path(__file__).resolve().parents[1]
-FLEET = Path(__file__).with_name("fleet.yaml")
+FLEET = Path(__file__).parents[1] / "fleet.yaml"
 Cloud = Literal["aws", "gcp", "azure"]
 
 

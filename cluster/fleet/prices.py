@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-TABLE = Path(__file__).with_name("prices.yaml")
+TABLE = Path(__file__).parents[1] / "prices.yaml"
 
 
 class PriceError(Exception):

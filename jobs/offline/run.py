@@ -2,8 +2,8 @@
 
     summary = run(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
-Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back, so
-no text passes through the driver or the object store.
+Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
+so no text passes through the driver or the object store.
 """
 
 import json
