@@ -27,7 +27,7 @@ from cluster.runs import record_run
 from cluster.store.artifact import Artifact
 from cluster.store.storage import absolute, join, read_bytes, write_bytes
 from cluster.submit import JobResult, Submitted, find_job, result, stop, stop_children, submit_or_join, submitter
-from jobs.core.execute import Place, locate
+from jobs.core.places import Place, locate
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.core.stage import Context
 from jobs.running.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm

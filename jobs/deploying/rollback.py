@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster.store.registry import Alias, RegistryError, Target, move, read
 from cluster.store.storage import absolute
-from jobs.core.execute import default_storage
+from jobs.core.places import default_storage
 from jobs.core.recipe import load_recipe
 from jobs.deploying.carry import carry_over, check_name, named_by, runs, tell
 from jobs.deploying.serve_client import DeployError, ServeClient

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cluster.store.storage import absolute
 from jobs.core.config import BadInput, problems_of
-from jobs.core.execute import default_storage
+from jobs.core.places import default_storage
 from jobs.offline.request import Request
 from jobs.running.cli import connect, guarded
 

@@ -25,11 +25,12 @@ from cluster.store.registry import RegistryError
 from cluster.store.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
 from jobs.core.config import BadInput, Problem, describe, nearest
-from jobs.core.execute import default_storage, execute
+from jobs.core.places import default_storage
 from jobs.core.recipe import Recipe, Step, load_recipe
 from jobs.core.spaces import Tune
 from jobs.core.stage import Refused, Resources, Stage
 from jobs.core.tracking import Tracking
+from jobs.running.execute import execute
 from jobs.running.preflight import preflight
 from jobs.training.spike_guard import Diverged
 

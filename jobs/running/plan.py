@@ -15,7 +15,7 @@ from cluster.fleet.prices import read_prices
 from cluster.fleet.supply import connected_supply, read_supply, this_machine
 from cluster.store.storage import StorageError, absolute
 from jobs.core.config import BadInput
-from jobs.core.execute import Place, gather, locate
+from jobs.core.places import Place, gather, locate
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.running.cli import connect
 from jobs.running.parents import parent_problems

@@ -66,8 +66,8 @@ def rows(split: str) -> list[dict[str, str]]:
 def prepared(place: Path) -> Any:
     """EXAMPLES as prepare makes them of the files."""
     from cluster.connection.connect import attach_or_start
-    from jobs.core.execute import execute
     from jobs.core.recipe import parse_recipe
+    from jobs.running.execute import execute
 
     for split in FILES:
         (place / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows(split)) + "\n")

@@ -114,8 +114,8 @@ def cores(number: int, steps: Sequence[str] = STEPS) -> dict[str, dict[str, floa
     import ray
 
     from cluster.connection.connect import attach_or_start
-    from jobs.core.execute import execute
     from jobs.core.recipe import load_recipe
+    from jobs.running.execute import execute
 
     seconds: dict[str, dict[str, float]] = {}
     with (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.store.artifact import Artifact
-from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
 from jobs.data.loader import read_examples
 from jobs.evaluate import read_report
+from jobs.running.execute import execute
 from tests.benchmarks.labelled import line, on_labelled_texts, source
 
 RECIPE = str(Path(__file__).with_suffix(".yaml"))

@@ -15,7 +15,7 @@ import ray
 from cluster.connection.connect import Cluster, attach
 from cluster.connection.waiting import Waiting
 from cluster.submit import result, submit
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import ROUNDS, nothing_is_left, wait
 from tests.chaos.head import Head

@@ -10,7 +10,7 @@ import pytest
 from cluster.connection.connect import Cluster, attach
 from cluster.store.artifact import Artifact
 from cluster.submit import result, submit
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import kill, note, nothing_is_left, processes, wait
 from tests.chaos.head import Head

@@ -16,7 +16,7 @@ from cluster.connection.connect import Cluster, attach_or_start
 from cluster.store import storage
 from cluster.store.artifact import Artifact
 from cluster.store.s3 import PatientS3
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import ROUNDS, note, nothing_is_left
 from tests.chaos.faulty_s3 import Proxy, faulty_s3

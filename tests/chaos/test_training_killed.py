@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from tests.chaos.faults import ROUNDS, kill, note, processes, wait
 from tests.chaos.second_node import Node, second_node

@@ -21,12 +21,12 @@ from pydantic import Field
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.core.config import SPEED_ONLY, Config
-from jobs.core.execute import execute
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
 from jobs.running.cli import connect, guarded
+from jobs.running.execute import execute
 
 BEST = 1e-2
 WIDE: dict[str, Any] = {"optimizer": {"learning_rate": {"loguniform": [1e-6, 1e-1]}}}

@@ -14,7 +14,7 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from cluster.connection.connect import attach_or_start
-from jobs.core.execute import Place
+from jobs.core.places import Place
 from jobs.core.recipe import load_recipe
 from jobs.core.stage import PROGRESS_MARK
 from jobs.pipeline import Pipeline, publish_report

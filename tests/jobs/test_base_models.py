@@ -16,9 +16,9 @@ from jobs.architectures.new import Shape, new_model
 from jobs.architectures.padding import give_padding
 from jobs.architectures.positions import longest_of_config, longest_text
 from jobs.core.config import BadInput
-from jobs.core.execute import execute
 from jobs.core.recipe import parse_recipe
 from jobs.objectives.pretrained import load_base
+from jobs.running.execute import execute
 from jobs.running.parents import parent_problems
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item

@@ -9,10 +9,11 @@ from pydantic import BaseModel, Field
 
 from cluster.store.artifact import Artifact, ArtifactError, Kind
 from jobs.core.config import SPEED_ONLY, BadInput, Config, identifying, nested_config
-from jobs.core.execute import Place, execute, identity, locate, output_of, sources_of
+from jobs.core.places import Place, identity, locate, output_of, sources_of
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.spaces import Tune
 from jobs.core.stage import STAGES, Context, Input, Inputs, Outcome, Resources, Stage, load_stage
+from jobs.running.execute import execute
 from jobs.training.settings import Training
 from tests.jobs.tiny import publish_directory
 

@@ -13,10 +13,11 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, with_others
 from cluster.store.registry import read
 from cluster.store.storage import write_bytes
-from jobs.core.execute import execute, locate
+from jobs.core.places import locate
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs
 from jobs.judging.pareto import pareto_front
+from jobs.running.execute import execute
 from jobs.search.shapes import FILE, within_budget
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, tiny_tokenizer
 

@@ -20,8 +20,8 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput
-from jobs.core.execute import execute
 from jobs.core.recipe import Recipe, parse_recipe
+from jobs.running.execute import execute
 from jobs.running.preflight import preflight
 from jobs.tasks.windows import engine_tokenizer
 from serve.engines.card import read_card

@@ -17,7 +17,7 @@ import pytest
 from cluster.connection.connect import Cluster
 from cluster.runs import list_runs
 from cluster.store.artifact import publish
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from jobs.demo import Screen, run_job
 from tests.jobs.test_report import Page, rows

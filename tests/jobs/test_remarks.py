@@ -10,7 +10,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import Step, parse_recipe
 from jobs.running.remarks import remarks
 from jobs.training.loop import fit

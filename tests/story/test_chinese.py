@@ -7,8 +7,8 @@ import requests
 from transformers import AutoTokenizer
 
 from cluster.connection.connect import Cluster
-from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
+from jobs.running.execute import execute
 from jobs.running.preflight import preflight
 
 RECIPE = "jobs/recipes/reviews_zh.yaml"

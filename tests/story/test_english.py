@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from cluster.connection.connect import Cluster
 from cluster.store import registry
 from cluster.store.artifact import Artifact
-from jobs.core.execute import locate
+from jobs.core.places import locate
 from jobs.core.recipe import Recipe, load_recipe
 from tests.story.running import ROOT, Ran, run_job
 from tests.story.tiny_world import recipe, write_recipe, write_world

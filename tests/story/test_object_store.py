@@ -6,8 +6,8 @@ import ray
 
 from cluster.connection.connect import attach_or_start
 from cluster.store import storage
-from jobs.core.execute import execute
 from jobs.core.recipe import load_recipe
+from jobs.running.execute import execute
 from tests.story.tiny_world import recipe, write_recipe, write_world
 
 

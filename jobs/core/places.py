@@ -1,41 +1,26 @@
-"""Running a step: validate, return the artifact if it is there, else run and publish. Three callers, no copies:
-`python -m jobs.<stage>` calls it once, the pipeline for each step, a search inside each trial calls the stage.
+"""Where each step of a recipe stands: its URI, its artifact where it is done, and why it would run where it is not.
 
-    places = locate(recipe, storage)                # which steps are done, where, and why the others are not
-    artifact = execute(recipe, "teacher", storage)
+places = locate(recipe, storage)
+identity(step, inputs)                          # what the step is: other figures, another place
 """
 
 import os
-import platform
-import shutil
-import tempfile
-import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cluster.store.artifact import (
-    OTHERS,
     Artifact,
     ArtifactError,
     Manifest,
     digest,
     find_artifact,
-    other_place,
-    publish,
     with_others,
 )
-from cluster.store.storage import absolute, delete, exists, join, list_directories
-from jobs.core.config import BadInput, Problem, identifying
+from cluster.store.storage import absolute, exists, join, list_directories
+from jobs.core.config import identifying
 from jobs.core.recipe import Recipe, Step
-from jobs.core.stage import Context, Inputs, Outcome
-from jobs.running.remarks import remarks
-
-VERSIONED = ("ray", "torch", "transformers", "onnxruntime", "datasets", "accelerate", "pyarrow")
+from jobs.core.stage import Inputs
 
 
 @dataclass(frozen=True)
@@ -163,88 +148,6 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return flat
-
-
-def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
-    """Run one step whose parents are done, unless its artifact is there already; returns the artifact."""
-    places = locate(recipe, storage)
-    place = places[name]
-    if place.uri is None:
-        missing = [f"{parent}" for names in place.step.inputs.values() for parent in names if places[parent].artifact is None]
-        remedy = f"Run it first: python -m jobs.pipeline with this recipe, or its own stage with --step {missing[0]}."
-        raise BadInput([Problem(f"steps.{name}.inputs", missing, "this step has not been run", remedy)])
-    inputs = gather(place.step, places)
-    context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources, place.step.tracking)
-    try:
-        artifact = place.artifact if place.artifact is not None and not place.runs else _run(place, inputs, context)
-        if place.step.stage.settle is not None:
-            place.step.stage.settle(artifact, context)
-        return artifact
-    finally:
-        shutil.rmtree(context.directory, ignore_errors=True)
-
-
-def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
-    for artifacts in inputs.values():
-        for artifact in artifacts:
-            artifact.verify()
-    step, began = place.step, time.monotonic()
-    for line in remarks(step, inputs):
-        print(line, flush=True)
-    delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
-    if step.spaces:
-        from jobs.search.run import search
-
-        outcome = search(step, inputs, context)
-    else:
-        outcome = step.stage.run(step.config, inputs, context)
-    record = {
-        "kind": step.kind,
-        "step": step.name,
-        "stage": step.stage.name,
-        "stage_version": step.stage.version,
-        "config": step.resolved(),
-        "sources": sources_of(step),
-        "parents": {key: [artifact.as_parent() for artifact in artifacts] for key, artifacts in inputs.items()},
-        "metrics": dict(outcome.metrics),
-        "details": dict(outcome.details),
-        "versions": versions(),
-        "hardware": hardware(),
-        "seconds": round(time.monotonic() - began, 2),
-        "created": datetime.now(UTC),
-    }
-    if step.stage.effect and place.artifact is not None:
-        delete(join(context.output, "manifest.json"))
-    _publish_others(outcome, record, context)
-    artifact = publish(context.directory, context.output, record, outcome.files)
-    delete(context.scratch)
-    return artifact
-
-
-def _publish_others(outcome: Outcome, record: dict[str, Any], context: Context) -> None:
-    """The step's further outputs, each an artifact of its own, before the one that names them."""
-    for number, other in enumerate(outcome.others, 2):
-        own = {"step": f"{context.step}-{number}", "metrics": dict(other.metrics), "details": dict(other.details)}
-        with tempfile.TemporaryDirectory() as nothing:
-            publish(Path(nothing), other_place(context.output, number), record | own, other.files)
-    if outcome.others:
-        record["details"] = {**record["details"], OTHERS: len(outcome.others)}
-
-
-def versions() -> dict[str, str]:
-    """What made an artifact: the code's commit and the libraries' versions."""
-    return {"code": os.environ.get("RAYSTILL_COMMIT", "unknown"), **{name: version(name) for name in VERSIONED}}
-
-
-def hardware() -> dict[str, Any]:
-    """The host that drove the step, and the cluster's resources where one is connected."""
-    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
-    import ray
-
-    if ray.is_initialized():
-        total = ray.cluster_resources()
-        found["cluster"] = {key: total[key] for key in ("CPU", "GPU") if key in total}
-    return found
 
 
 def output_of(recipe: Recipe, name: str, storage: str) -> Artifact:
