@@ -17,13 +17,13 @@ from jobs.architectures.models import inputs_of, length_of, load_head, padding_t
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
-from jobs.finetune import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
-from jobs.finetune import shape as shape_of_base
 from jobs.losses.settings import MIX_RULES, Match, Mix
 from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.resolved import task_metrics
 from jobs.training.settings import Shorten
+from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
+from jobs.training.task_config import shape as shape_of_base
 
 if TYPE_CHECKING:
     from torch import nn

@@ -143,8 +143,8 @@ def _build(
     from jobs.compression.export import Signature, export_onnx
     from jobs.compression.settings import Quantization
     from jobs.compression.variants import NAMES, SOURCE, quantize
-    from jobs.finetune import origin
     from jobs.tasks.supervised import save_model
+    from jobs.training.task_config import origin
     from serve.engines.card import Variant, read_card, variant_files, write_card
     from serve.engines.engine import load_engine
 
