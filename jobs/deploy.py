@@ -22,8 +22,8 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.deploying.canary import CanaryConfig, try_out
 from jobs.deploying.carry import IDENTITY, carry_over, check_name, tell
 from jobs.deploying.serve_client import HOST, PORT, ServeClient
+from jobs.judging.results import read_verdict
 from jobs.running.cli import main
-from jobs.select import read_verdict
 from jobs.tasks import learning_of, spec_of
 
 BATCH = 32

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from cluster.store.artifact import Artifact, Kind
+from cluster.store.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
@@ -177,11 +177,6 @@ def _origin(candidate: "Candidate") -> dict[str, Any]:
     precision = candidate.engine.card.variants[candidate.variant].precision
     products = {"int8_products": processor.int8_products()} if precision == "int8" else {}
     return {"made": sorted(made_with(candidate.artifact)), **products}
-
-
-def read_report(artifact: Artifact) -> dict[str, Any]:
-    """The report.json of an evaluation."""
-    return json.loads((artifact.local(["report.json"]) / "report.json").read_text())
 
 
 STAGE = Stage(

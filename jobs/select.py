@@ -15,9 +15,9 @@ from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import move, record_verdict, verdicts
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
-from jobs.evaluate import read_report
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Gate, doubts
+from jobs.judging.results import read_report, read_verdict
 from jobs.running.cli import main
 
 
@@ -83,11 +83,6 @@ def shortfalls(row: dict[str, Any], teacher: dict[str, Any], budget: SelectConfi
         asked = f"{budget.minimum_speedup:g} are asked ({short:.2g} more)"
         found.append(f"is {row['speedup']:.1f} times faster than the teacher, {asked}")
     return found
-
-
-def read_verdict(artifact: Artifact) -> dict[str, Any]:
-    """The verdict.json of a selection: winner, budget, verdicts, the winner's row and the teacher's."""
-    return json.loads((artifact.local(["verdict.json"]) / "verdict.json").read_text())
 
 
 def read_refusal(storage: str, recipe: str, config: SelectConfig, report: str) -> dict[str, Any]:

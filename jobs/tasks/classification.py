@@ -241,7 +241,7 @@ class ClassificationLearning(Learning):
 
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
         """The temperature at which probabilities hold (Guo et al. 2017)."""
-        from jobs.judging.calibration import calibrated
+        from jobs.tasks.temperature import calibrated
 
         temperature, figures = calibrated(np.asarray(outputs), np.asarray(truth))
         return {TEMPERATURE: temperature}, figures
@@ -250,7 +250,7 @@ class ClassificationLearning(Learning):
         """How far confidence is from accuracy, with the temperature and without, and which labels are taken for which."""
         from sklearn.metrics import confusion_matrix
 
-        from jobs.judging.calibration import calibration_error
+        from jobs.tasks.temperature import calibration_error
 
         truth_N = np.asarray(truth)
         return {

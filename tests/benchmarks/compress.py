@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.core.recipe import Recipe, load_recipe
-from jobs.evaluate import read_report
+from jobs.judging.results import read_report
 from jobs.running.execute import execute
 from tests.benchmarks import teacher_inside
 from tests.benchmarks.labelled import CPUS, MORE, line, on_labelled_texts, source

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Kind
 from jobs.core.metric import Metric
-from jobs.judging.calibration import calibrate_variants, calibration_error, fit_temperature
+from jobs.judging.calibration import calibrate_variants
 from jobs.judging.quality import Candidate, Rows, judge_quality
+from jobs.tasks.temperature import calibration_error, fit_temperature
 from serve.engines.card import read_card
 from serve.engines.engine import load_engine
 from serve.http.schema import ServedModel

@@ -16,7 +16,6 @@ from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import RegistryError, read, verdicts
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.judging.calibration import calibration_error
 from jobs.judging.quality import (
     Candidate,
     Rows,
@@ -27,9 +26,11 @@ from jobs.judging.quality import (
     measure_parity,
     measure_throughput,
 )
-from jobs.select import SelectConfig, read_verdict, run, settle, shortfalls
+from jobs.judging.results import read_verdict
+from jobs.select import SelectConfig, run, settle, shortfalls
 from jobs.tasks.classification import LEARNING
 from jobs.tasks.figures import accuracy, bootstrap, interval, macro_f1
+from jobs.tasks.temperature import calibration_error
 from serve.engines.card import Variant
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item

@@ -1,0 +1,20 @@
+"""What evaluate and select have written, read back.
+
+read_report(artifact)["rows"]         # the candidates with their figures, the yardstick first
+read_verdict(artifact)["winner"]
+"""
+
+import json
+from typing import Any
+
+from cluster.store.artifact import Artifact
+
+
+def read_report(artifact: Artifact) -> dict[str, Any]:
+    """The report.json of an evaluation."""
+    return json.loads((artifact.local(["report.json"]) / "report.json").read_text())
+
+
+def read_verdict(artifact: Artifact) -> dict[str, Any]:
+    """The verdict.json of a selection: winner, budget, verdicts, the winner's row and the teacher's."""
+    return json.loads((artifact.local(["verdict.json"]) / "verdict.json").read_text())
