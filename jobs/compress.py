@@ -153,8 +153,8 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
 
 def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Supervised", "Learner", dict[str, float]]:
     """The model, its task, what heals it, and figures of its vocabulary."""
-    from jobs.architectures.models import inputs_of, load_head
     from jobs.tasks.distilled import Distilled
+    from jobs.tasks.heads import inputs_of, load_head
     from jobs.tasks.supervised import Supervised
 
     examples, teacher = inputs.one("examples"), inputs.maybe("teacher")

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from cluster.store.artifact import Kind
-from jobs.architectures.models import inputs_of, length_of, load_head, padding_told
+from jobs.architectures.models import length_of, padding_told
+from jobs.architectures.settings import Shorten
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.losses.settings import MIX_RULES, Match, Mix
 from jobs.running.cli import main
 from jobs.tasks import spec_of
+from jobs.tasks.heads import inputs_of, load_head
 from jobs.tasks.resolved import task_metrics
-from jobs.training.settings import Shorten
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
 from jobs.training.task_config import shape as shape_of_base
 

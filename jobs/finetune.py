@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.models import inputs_of, length_of, padding_told
+from jobs.architectures.models import length_of, padding_told
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
 from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
+from jobs.tasks.heads import inputs_of
 from jobs.tasks.resolved import task_metrics
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, shape, sources
 from serve.tasks.protocol import Task

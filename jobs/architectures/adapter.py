@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from jobs.architectures.settings import Adapter
 from jobs.core.config import BadInput, Problem
-from jobs.training.settings import Adapter
 
 QUERY_AND_VALUE = {"query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn", "Wqkv", "query_key_value"}
 """What architectures call the projections that Hu et al. found best to adapt."""

@@ -1,9 +1,8 @@
 """Existing models, from a name, a directory or a step (new ones: jobs/architectures/new.py)."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cluster.store import storage
 from cluster.store.artifact import Artifact
@@ -12,13 +11,11 @@ from jobs.architectures.positions import longest_of_config
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
-from jobs.tasks import learning_of
 from serve.engines.card import CARD, Card, read_card
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 READ = ("input_ids", "attention_mask")
 """What every model reads of its tokens."""
@@ -40,64 +37,8 @@ def training_attention() -> str:
     return "sdpa" if torch.cuda.is_available() else "eager"
 
 
-def load_head(
-    origin: str | Artifact, spec: Task, dropout: float | None = None
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """A model with a head for this task, and its tokenizer. The head is a new one unless it was trained for the same."""
-    directory = _directory_of(origin)
-    config, tokenizer, known = _plan(origin, directory, spec)
-    if dropout is not None:
-        set_dropout(config, dropout)
-    model: Any = _loader(spec).from_pretrained(
-        directory,
-        config=config,
-        ignore_mismatched_sizes=True,
-        dtype="float32",
-        attn_implementation=training_attention(),
-    )
-    if not known:
-        for part in model.children():
-            if part is not model.base_model:
-                # One of the same size may mean something else, and would be a wrong start.
-                for weight in part.parameters():
-                    weight._is_hf_initialized = False
-                part.apply(model._init_weights)
-    return model, tokenizer
-
-
-def new_head(origin: str | Artifact, spec: Task) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
-    """The same model with random weights; the origin's are not even read."""
-    config, tokenizer, _ = _plan(origin, _directory_of(origin), spec)
-    return _loader(spec).from_config(config).eval(), tokenizer
-
-
-def inputs_of(model: "nn.Module", spec: Task) -> tuple[str, ...]:
-    """What a model is to read of its tokens: of several texts also which each belongs to, where it has learned to tell."""
-    config: Any = getattr(model, "config", None)
-    takes = "token_type_ids" in inspect.signature(model.forward).parameters
-    if len(spec.fields) > 1 and takes and (getattr(config, "type_vocab_size", 0) or 0) > 1:
-        return (*READ, "token_type_ids")
-    return READ
-
-
-def _loader(spec: Task) -> Any:
-    import transformers
-
-    return getattr(transformers, spec.auto_class)
-
-
-def _directory_of(origin: str | Artifact) -> str:
+def directory_of(origin: str | Artifact) -> str:
     return str(origin.local()) if isinstance(origin, Artifact) else model_directory(origin)
-
-
-def _plan(origin: str | Artifact, directory: str, spec: Task) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
-    """The config for this task, the tokenizer, and whether the model was trained for just this task."""
-    base, learning = _read(origin, directory), learning_of(spec.kind)
-    config = base.config
-    known = learning.knows(spec, config) if base.task is None else base.task == spec
-    for key, value in learning.head(spec).items():
-        setattr(config, key, value)
-    return config, base.tokenizer, known
 
 
 @dataclass(frozen=True)
@@ -118,11 +59,11 @@ class Base:
 def read_base(origin: str | Artifact) -> Base:
     """What a model's files say of it; no weights are fetched."""
     if not isinstance(origin, Artifact):
-        return _read(origin, model_directory(origin))
-    return _read(origin, str(origin.local([name for name in origin.manifest.files if not name.endswith(HEAVY)])))
+        return described(origin, model_directory(origin))
+    return described(origin, str(origin.local([name for name in origin.manifest.files if not name.endswith(HEAVY)])))
 
 
-def _read(origin: str | Artifact, directory: str) -> Base:
+def described(origin: str | Artifact, directory: str) -> Base:
     from transformers import AutoConfig, AutoTokenizer
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin

@@ -104,6 +104,18 @@ class Judged(Protocol):
         ...
 
 
+class Blocks(Protocol):
+    """What a report page can draw for any kind; None where there is nothing to draw."""
+
+    def confusion(self, report: Mapping[str, Any], winner: str | None) -> "Html | None":
+        """Which labels are taken for which, by the yardstick and the winner: `labels` of the report, `confusion` of rows."""
+        ...
+
+    def figures(self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> "Html | None":
+        """A table under a title; the first cell of each row names it."""
+        ...
+
+
 class Learning:
     """The jobs half of a kind. Kinds derive from it; what has a default is right for one text, one output of one shape."""
 
@@ -257,7 +269,7 @@ class Learning:
         """So many items that show what the model can do, by their places."""
         return list(range(min(count, len(truth))))
 
-    def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
-        """Sections of the report page that only this kind has. `report["rows"]` has the candidates: `candidate`, `score`, the
-        metrics by their names, and what `further` gave."""
+    def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
+        """Sections of the report page that only this kind has, of the blocks that the page gives. `report["rows"]` has the
+        candidates: `candidate`, `score`, the metrics by their names, and what `further` gave."""
         return []

@@ -47,7 +47,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         front.operating_points(report),
         cascade.section(report, winner),
         sections.verdicts(choice),
-        *learning_of(report.get("kind", usual_kind())).sections(report, name),
+        *learning_of(report.get("kind", usual_kind())).sections(report, name, sections),
         sections.steadiness(report),
         sections.answers(deployment, report.get("fields", ("text",))),
         sections.learning(artifacts, report["metric"]),

@@ -138,6 +138,11 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
     return _section("Where they err", tag("div", *panels, kind="panels pair")) if panels else None
 
 
+def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html | None:
+    """A table under a title, for what only a kind of task has to tell."""
+    return _section(title, table(header, rows)) if rows else None
+
+
 def steadiness(report: Mapping[str, Any]) -> Html | None:
     """How far confidence can be believed, where there is some, and how much answers move with what they are batched with."""
     shown = {key: column for columns in (SURE, STEADY) for key, column in columns.items()}

@@ -139,10 +139,11 @@ def _build(
     step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, items: Sequence["Item"], place: Path
 ) -> Timed:
     """One shape with random weights, in the form in which it would be deployed."""
-    from jobs.architectures.models import inputs_of, length_of
+    from jobs.architectures.models import length_of
     from jobs.compression.export import Signature, export_onnx
     from jobs.compression.settings import Quantization
     from jobs.compression.variants import NAMES, SOURCE, quantize
+    from jobs.tasks.heads import inputs_of
     from jobs.tasks.supervised import save_model
     from jobs.training.task_config import origin
     from serve.engines.card import Variant, read_card, variant_files, write_card

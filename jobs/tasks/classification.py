@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from jobs.contracts.learning import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
+from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
 from jobs.tasks.figures import accuracy, macro_f1
+from jobs.tasks.temperature import calibrated, calibration_error
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
 from serve.tasks.protocol import Fitted, Outputs
 
@@ -241,16 +242,12 @@ class ClassificationLearning(Learning):
 
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
         """The temperature at which probabilities hold (Guo et al. 2017)."""
-        from jobs.tasks.temperature import calibrated
-
         temperature, figures = calibrated(np.asarray(outputs), np.asarray(truth))
         return {TEMPERATURE: temperature}, figures
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
         """How far confidence is from accuracy, with the temperature and without, and which labels are taken for which."""
         from sklearn.metrics import confusion_matrix
-
-        from jobs.tasks.temperature import calibration_error
 
         truth_N = np.asarray(truth)
         return {
@@ -285,11 +282,9 @@ class ClassificationLearning(Learning):
         turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
         return turns[:count]
 
-    def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
+    def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """Confusion matrices of the teacher and of the winner."""
-        from jobs.report.sections import confusion
-
-        return [section for section in [confusion(report, winner)] if section is not None]
+        return [blocks.confusion(report, winner)]
 
 
 LEARNING = ClassificationLearning()

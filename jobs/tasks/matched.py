@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.architectures.introspection import Inner, is_causal, look_inside, record
-from jobs.architectures.models import inputs_of
 from jobs.contracts.learning import Batch
 from jobs.contracts.objective import Objective
 from jobs.core.config import BadInput, Problem
@@ -29,6 +28,7 @@ from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.settings import Match, annealed
 from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.distilled import Distilled
+from jobs.tasks.heads import inputs_of
 
 STATE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": hidden_mse, "cosine": hidden_cosine}
 RELATION_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"mse": relation_mse, "kl": relation_kl}

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from jobs.architectures.depth import keep_layers
 from jobs.architectures.layers import STACK
 from jobs.architectures.layout import LAYOUTS, Layout, Stack, part, stacks_of
+from jobs.architectures.settings import Shorten
 from jobs.core.config import BadInput, Problem
-from jobs.training.settings import Shorten
 
 
 def student_of(base: PreTrainedModel, settings: Shorten) -> PreTrainedModel:

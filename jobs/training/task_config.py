@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact
-from jobs.architectures.models import check_model, check_tokenizer, load_head, new_head
+from jobs.architectures.models import check_model, check_tokenizer
+from jobs.architectures.settings import Adapter
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import Inputs
 from jobs.data.sources import model_fingerprint
 from jobs.tasks import spec_of
-from jobs.training.settings import RULES, Adapter, Freeze, Training
+from jobs.tasks.heads import load_head, new_head
+from jobs.training.settings import RULES, Freeze, Training
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:

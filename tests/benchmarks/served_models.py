@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.architectures.models import READ, load_head
+from jobs.architectures.models import READ
 from jobs.compression.export import Signature, export_onnx
 from jobs.compression.quantize import quantize_dynamic_int8
 from jobs.compression.vocabulary import prune_vocabulary
 from jobs.data.samples import fetch_sample
+from jobs.tasks.heads import load_head
 from jobs.tasks.supervised import save_model
 from jobs.training.student_initialisation import shortened
 from serve.engines.card import Variant, read_card, write_card

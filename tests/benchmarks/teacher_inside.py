@@ -42,7 +42,7 @@ class TeacherInside(Distilled):
 
 def build_inside(config: DistillConfig, inputs: Inputs) -> "tuple[nn.Module, Learner]":
     """The same student, and the objective with the teacher in it."""
-    from jobs.architectures.models import load_head
+    from jobs.tasks.heads import load_head
 
     model, learner = build(config, inputs)
     assert isinstance(learner, Distilled)

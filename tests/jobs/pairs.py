@@ -13,8 +13,8 @@ import pyarrow.parquet as parquet
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.models import inputs_of
 from jobs.data.clean import item_key
+from jobs.tasks.heads import inputs_of
 from jobs.tasks.supervised import save_model
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.models import length_of, load_head, read_base, writes_by
+from jobs.architectures.models import length_of, read_base, writes_by
 from jobs.compress import CompressConfig, _checked, _compress, _length
 from jobs.compression.language import compress_language
 from jobs.core.config import BadInput
@@ -19,6 +19,7 @@ from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_finetuned
 from jobs.predict import Language, _objective, _task
 from jobs.pretrain import build
+from jobs.tasks.heads import load_head
 from jobs.training.ray_train import train_here
 from serve.engines.card import CARD, EngineError, read_card
 from serve.engines.engine import load_engine

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from cluster.store.artifact import Artifact, Kind, open_artifact
 from jobs.architectures.introspection import is_causal, look_inside, record
 from jobs.architectures.layers import LAYER
-from jobs.architectures.models import inputs_of
+from jobs.architectures.settings import Shorten
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Resources
 from jobs.data.clean import item_key
@@ -26,12 +26,13 @@ from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.distill import DistillConfig, build, run
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
+from jobs.tasks.heads import inputs_of
 from jobs.tasks.matched import Matched, MatchedStudent
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import save_model
 from jobs.training.loop import fit
 from jobs.training.ray_train import train_here
-from jobs.training.settings import Shorten, Training
+from jobs.training.settings import Training
 from jobs.training.student_initialisation import kept_layers, shortened
 from tests.jobs.pairs import PAIR_TASK, PAIRS, publish_pairs
 from tests.jobs.small_models import logits, padded, reloaded, small_model

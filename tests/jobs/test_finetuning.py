@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.adapter import add_adapter, merged
 from jobs.architectures.models import set_dropout
+from jobs.architectures.settings import Adapter
 from jobs.core.config import BadInput
 from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs
@@ -24,7 +25,7 @@ from jobs.tasks.classification import CrossEntropy
 from jobs.tasks.multitask import Multitask, MultitaskModel
 from jobs.tasks.supervised import Supervised
 from jobs.training.loop import fit
-from jobs.training.settings import Adapter, Training
+from jobs.training.settings import Training
 from tests.jobs.tiny import (
     LABELS,
     MAX_LENGTH,

@@ -324,7 +324,8 @@ def test_a_length_that_surely_fits_is_checked_without_torch(tmp_path: Path, toke
     file.write_text(yaml.safe_dump({"name": "tiny", "steps": steps}))
     code = (
         "import sys; from jobs.core.recipe import load_recipe; from jobs.running.parents import parent_problems; "
-        "from jobs.training.task_config import check; made = load_recipe(sys.argv[1]); told = parent_problems(made, made.steps); "
+        "from jobs.training.task_config import check; made = load_recipe(sys.argv[1]); "
+        "told = parent_problems(made, made.steps); "
         "sys.exit('torch' in sys.modules or len(told + check(made.steps['teacher'].config)))"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=True)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.models import inputs_of
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.data.clean import Clean, item_key
@@ -26,6 +25,7 @@ from jobs.data.rows import Reading, check_source
 from jobs.losses.settings import Mix
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.distilled import Distilled
+from jobs.tasks.heads import inputs_of
 from jobs.tasks.labelling import Labelling
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, SoftLabels, packed
 from jobs.tasks.supervised import Supervised

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from cluster.store.artifact import Artifact, Kind, publish
-from jobs.architectures.models import READ, load_head
+from jobs.architectures.models import READ
 from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
@@ -31,6 +31,7 @@ from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.losses.settings import Mix
 from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
+from jobs.tasks.heads import load_head
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
 from jobs.tasks.supervised import Supervised, save_model
 from serve.tasks.classification import Classification

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from jobs.contracts.learning import MISSING, Batch, Columns, Learning, Statistics, Targets, TaskSettings, Truth
+from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
@@ -227,13 +227,10 @@ class SpottingLearning(Learning):
         """Whether it is the word."""
         return bool(answer["value"] == int(target) + 1)
 
-    def sections(self, report: Mapping[str, Any], winner: str | None) -> "list[Html]":
+    def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """The mean rank beside that by chance."""
-        from jobs.report.html import table, tag
-
         rows = [[row["candidate"], f"{row['score']:.2f}", f"{row['chance']:.2f}"] for row in report["rows"] if "chance" in row]
-        shown = table(["candidate", "mean rank", "by chance"], rows)
-        return [tag("section", tag("h2", "Where the right word stands"), shown)] if rows else []
+        return [blocks.figures("Where the right word stands", ["candidate", "mean rank", "by chance"], rows)]
 
 
 LEARNING = SpottingLearning()
