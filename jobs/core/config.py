@@ -144,6 +144,14 @@ def identifying(tree: Mapping[str, Any], config: type[BaseModel]) -> dict[str, A
     return kept
 
 
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
 def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
     """Every key of a config, nested ones dotted, with NAME for names of one's own: (key, type, default, meaning)."""
     rows = []

@@ -7,7 +7,6 @@ identity(step, inputs)                          # what the step is: other figure
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from cluster.store.artifact import (
     Artifact,
@@ -18,7 +17,7 @@ from cluster.store.artifact import (
     with_others,
 )
 from cluster.store.storage import absolute, exists, join, list_directories
-from jobs.core.config import identifying
+from jobs.core.config import identifying, leaves
 from jobs.core.recipe import Recipe, Step
 from jobs.core.stage import Inputs
 
@@ -119,7 +118,7 @@ def _differences(step: Step, before: Manifest) -> list[str]:
     """Each key of the config that differs from an earlier run's, of those that say what the step is."""
     if before.stage != step.stage.name:
         return [f"stage {before.stage} → {step.stage.name}"]
-    old, new = _flatten(identifying(before.config, step.stage.config)), _flatten(step.identifying())
+    old, new = leaves(identifying(before.config, step.stage.config)), leaves(step.identifying())
     changed = [
         f"{key} {old.get(key)} → {new.get(key)}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     ]
@@ -141,13 +140,6 @@ def _outside(step: Step, before: Manifest) -> str:
     if before.sources != sources_of(step):
         return "its outside data changed"
     return "its parents' order, or what counts as the same step, is another than when it last ran"
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat
 
 
 def output_of(recipe: Recipe, name: str, storage: str) -> Artifact:

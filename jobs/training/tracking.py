@@ -15,17 +15,12 @@ import queue
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Any, Protocol
 
-from pydantic import BaseModel
-
-from cluster.store.storage import exists, join, read_bytes, write_bytes
-from jobs.core.stage import Context
 from jobs.core.tracking import Tracking
+from jobs.training.trackers import MlflowTracker, Run, TensorBoardTracker, Tracker, WandbTracker
 
 QUEUED_POINTS = 10_000
 FLUSH_SECONDS = 15.0
@@ -33,63 +28,6 @@ CLOSE_SECONDS = 30.0
 RETRY_SECONDS = 60.0
 
 LOG = logging.getLogger(__name__)
-
-
-class Tracker(Protocol):
-    """One place where a run can be watched."""
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """The figures at a step, which is the number of updates done."""
-        ...
-
-    def flush(self) -> None:
-        """Bring what was logged to safety."""
-        ...
-
-    def close(self, failed: bool = False) -> None:
-        """The run has ended."""
-        ...
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is watched: a step of a recipe, or one trial of its search."""
-
-    directory: str
-    """A URI of the run's own below the storage's .tracking: TensorBoard's files, and the run's names elsewhere."""
-    name: str
-    """The step with its hash, e.g. teacher-1a2b3c4d, and the trial where there is one."""
-    recipe: str
-    step: str
-    artifact: str
-    """The URI that the step's artifact will have."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, context: Context, config: BaseModel, trial: str = "") -> "Run":
-        """The run that a context stands for."""
-        name = "/".join(part for part in (context.output.rstrip("/").rsplit("/", 1)[-1], trial) if part)
-        directory = join(context.storage, ".tracking", context.recipe, name)
-        return cls(directory, name, context.recipe, context.step, context.output, config.model_dump(mode="json"))
-
-    def parameters(self) -> dict[str, Any]:
-        """The config's leaves by dotted path."""
-        return _flatten(self.config)
-
-    def known_as(self, service: str) -> str:
-        """The name that a service knows this run by: drawn at random once, kept in the run's directory."""
-        # Not the step's hash: two storages may hold the same step, and each has a run of its own on a shared server.
-        uri = join(self.directory, f"{service}.id")
-        if not exists(uri):
-            write_bytes(uri, f"{self.step}-{uuid.uuid4().hex[:12]}".encode())
-        return read_bytes(uri).decode()
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
-    return flat
 
 
 def open_trackers(settings: Tracking, run: Run, resume_step: int = 0) -> "Trackers":
@@ -100,32 +38,12 @@ def open_trackers(settings: Tracking, run: Run, resume_step: int = 0) -> "Tracke
     """
     openers: dict[str, Callable[[], Tracker]] = {}
     if settings.tensorboard:
-        openers["tensorboard"] = lambda: _tensorboard(run, resume_step)
+        openers["tensorboard"] = partial(TensorBoardTracker, run, resume_step)
     if settings.mlflow is not None:
-        openers["mlflow"] = lambda: _mlflow(settings, run)
+        openers["mlflow"] = partial(MlflowTracker, settings.mlflow, run)
     if settings.wandb is not None and settings.wandb.mode != "disabled":
-        openers["wandb"] = lambda: _wandb(settings, run)
+        openers["wandb"] = partial(WandbTracker, settings.wandb, run)
     return Trackers(Background(name, opener) for name, opener in openers.items())
-
-
-def _tensorboard(run: Run, resume_step: int) -> Tracker:
-    from jobs.training.tracking_files import TensorBoardTracker
-
-    return TensorBoardTracker(run, resume_step)
-
-
-def _mlflow(settings: Tracking, run: Run) -> Tracker:
-    from jobs.training.tracking_services import MlflowTracker
-
-    assert settings.mlflow is not None
-    return MlflowTracker(settings.mlflow, run)
-
-
-def _wandb(settings: Tracking, run: Run) -> Tracker:
-    from jobs.training.tracking_services import WandbTracker
-
-    assert settings.wandb is not None
-    return WandbTracker(settings.wandb, run)
 
 
 class Trackers:

@@ -17,8 +17,8 @@ from cluster.store.storage import copy_file, join, list_files
 from jobs.core.stage import Context, Resources
 from jobs.core.tracking import Mlflow, Tracking, Wandb, check
 from jobs.training import tracking
+from jobs.training.trackers import Mirror
 from jobs.training.tracking import Background, Run, Tracker, Trackers, open_trackers
-from jobs.training.tracking_files import Mirror
 from tests.jobs.tracked_run import CONFIG, loss, run_in
 
 RUN = "spam/teacher-1a2b3c4d"

@@ -8,8 +8,8 @@ import sys
 import time
 
 from jobs.core.tracking import Tracking
+from jobs.training.trackers import WANDB_FLUSH_SECONDS
 from jobs.training.tracking import Run, Trackers, open_trackers
-from jobs.training.tracking_services import WANDB_FLUSH_SECONDS
 
 CONFIG = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "epochs": 3.0}
 

@@ -1,17 +1,36 @@
-"""MLflow and Weights & Biases. Both are extras: `pip install 'raystill[mlflow,wandb]'`; nothing else imports this file."""
+"""Where a run can be watched: TensorBoard's files below the storage, MLflow, Weights & Biases.
+
+    tensorboard --logdir {storage}/.tracking
+    pip install 'raystill[mlflow,wandb]'            # both are extras, imported where a recipe asks for them
+
+One directory of TensorBoard's is one run. A run that goes on after a kill writes another file into it, which begins with a
+mark that tells readers to forget the points that will be made again.
+"""
 
 import logging
 import os
+import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+import yaml
+from pydantic import BaseModel
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar, text
+
+from cluster.store.storage import absolute, copy_file, exists, is_local, join, read_bytes, write_bytes
+from jobs.core.config import leaves
+from jobs.core.stage import Context
 from jobs.core.tracking import Mlflow, Wandb
-from jobs.training.tracking import Run
-from jobs.training.tracking_files import Mirror
 
+COPY_SECONDS = 30.0
 TAG = "raystill.run"
 PARAMETERS_AT_ONCE = 100
 PARAMETER_LETTERS = 6000
@@ -30,6 +49,119 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
 }
+
+
+class Tracker(Protocol):
+    """One place where a run can be watched."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """The figures at a step, which is the number of updates done."""
+        ...
+
+    def flush(self) -> None:
+        """Bring what was logged to safety."""
+        ...
+
+    def close(self, failed: bool = False) -> None:
+        """The run has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is watched: a step of a recipe, or one trial of its search."""
+
+    directory: str
+    """A URI of the run's own below the storage's .tracking: TensorBoard's files, and the run's names elsewhere."""
+    name: str
+    """The step with its hash, e.g. teacher-1a2b3c4d, and the trial where there is one."""
+    recipe: str
+    step: str
+    artifact: str
+    """The URI that the step's artifact will have."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, context: Context, config: BaseModel, trial: str = "") -> "Run":
+        """The run that a context stands for."""
+        name = "/".join(part for part in (context.output.rstrip("/").rsplit("/", 1)[-1], trial) if part)
+        directory = join(context.storage, ".tracking", context.recipe, name)
+        return cls(directory, name, context.recipe, context.step, context.output, config.model_dump(mode="json"))
+
+    def parameters(self) -> dict[str, Any]:
+        """The config's leaves by dotted path."""
+        return leaves(self.config)
+
+    def known_as(self, service: str) -> str:
+        """The name that a service knows this run by: drawn at random once, kept in the run's directory."""
+        # Not the step's hash: two storages may hold the same step, and each has a run of its own on a shared server.
+        uri = join(self.directory, f"{service}.id")
+        if not exists(uri):
+            write_bytes(uri, f"{self.step}-{uuid.uuid4().hex[:12]}".encode())
+        return read_bytes(uri).decode()
+
+
+class Mirror:
+    """A directory on this host whose files also stand at a URI; where the URI is local, it is that directory."""
+
+    def __init__(self, uri: str, seconds: float = COPY_SECONDS) -> None:
+        self._uri, self._seconds, self._local = uri, seconds, is_local(uri)
+        self.path = Path(absolute(uri)) if self._local else Path(tempfile.mkdtemp(prefix="raystill-tracking-"))
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._copied: dict[Path, tuple[int, int]] = {}
+        self._last = time.monotonic()
+
+    def copy(self, now: bool = False) -> None:
+        """Copy what has changed: an object store takes files only whole, so not after each point unless asked."""
+        if self._local or (not now and time.monotonic() - self._last < self._seconds):
+            return
+        for file in sorted(path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink()):
+            stat = file.stat()
+            seen = (stat.st_size, stat.st_mtime_ns)
+            if self._copied.get(file) != seen:
+                copy_file(str(file), join(self._uri, file.relative_to(self.path).as_posix()))
+                self._copied[file] = seen
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Copy for the last time and remove the copy on this host."""
+        self.copy(now=True)
+        if not self._local:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+class TensorBoardTracker:
+    """Event files, one scalar for each figure, and the config as text."""
+
+    def __init__(self, run: Run, resume_step: int) -> None:
+        self._mirror = Mirror(run.directory)
+        # Not tensorboardX's SummaryWriter: its own thread dies of a full disk without a word, and then blocks its caller.
+        # The suffix keeps a run that is back within the same second from overwriting what it wrote before.
+        self._writer = EventsWriter(str(self._mirror.path / "events"), f".{resume_step}.{os.getpid()}")
+        forget_from = resume_step + 1 if resume_step else 0
+        self._write(Event(step=forget_from, session_log=SessionLog(status=SessionLog.START)))
+        if not resume_step:
+            config = "\n".join(f"    {line}" for line in yaml.safe_dump(dict(run.config), sort_keys=False).splitlines())
+            self._write(Event(step=0, summary=text("config", f"{run.artifact}\n\n{config}")))
+        self.flush()
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+        self._mirror.copy()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._mirror.copy(now=True)
+
+    def close(self, failed: bool = False) -> None:
+        self._writer.close()
+        self._mirror.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
 
 
 class MlflowTracker:
