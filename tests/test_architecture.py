@@ -1,13 +1,38 @@
-"""The house rules that a machine can hold: imports run down, no circles, short files, short functions."""
+"""The house rules that a machine can hold: imports run down the order of rooms, no circles, short files, short functions.
+
+An import counts wherever it stands, inside functions too; what only a type checker sees (`if TYPE_CHECKING:`) does not.
+"""
 
 import ast
+import itertools
+import re
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from jobs.core.stage import STAGES
+
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = {"cluster": 1, "serve": 2, "jobs": 3}
+ORDER = (
+    *(
+        "cluster.moved",
+        "cluster.ray_private",
+        "cluster.store",
+        "cluster.connection",
+        "cluster.fleet",
+        "cluster.health",
+        "cluster",
+    ),
+    *("serve.tasks", "serve.engines", "serve.settings", "serve.keys", "serve.generation"),
+    *("serve.models", "serve.watch", "serve.page", "serve.http", "serve.deployment", "serve"),
+    *("jobs.core", "jobs.data", "jobs.contracts", "jobs.losses", "jobs.architectures", "jobs.tasks", "jobs.objectives"),
+    *("jobs.training", "jobs.compression", "jobs.judging", "jobs.search", "jobs.running", "jobs.deploying", "jobs.offline"),
+    *("jobs.report", "jobs", "jobs.pipeline", "jobs.demo"),
+)
+"""Rooms and single modules from the ground up; a floor's own name stands for what lies at its top and is not named."""
+FLOORS = ("cluster", "serve", "jobs")
 FILE_LINES, FUNCTION_LINES = 400, 50
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -16,15 +41,47 @@ MODULES = {
 }
 
 
-def imported(nodes: list[ast.stmt] | list[ast.AST]) -> set[str]:
-    """The project's own modules that import statements among these nodes name."""
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """A tree's nodes but for what only a type checker sees."""
+    for child in ast.iter_child_nodes(node):
+        seen_by_checkers_alone = isinstance(child, ast.If) and ast.unparse(child.test).split(".")[-1] == "TYPE_CHECKING"
+        for part in child.orelse if seen_by_checkers_alone else (child,):  # type: ignore[attr-defined]  # it is an If
+            yield part
+            yield from executed(part)
+
+
+def imported(source: str) -> set[str]:
+    """The project's own modules that a source imports."""
     names: set[str] = set()
-    for node in nodes:
+    for node in executed(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            # A package gives its own names too: then it is the package that is imported.
+            names |= whole if whole <= set(MODULES) else whole | {node.module}
     return names & set(MODULES)
+
+
+def room(module: str) -> str:
+    """The room that a module is in, or its own name where the order names it."""
+    parts = module.split(".")
+    return next(name for count in range(len(parts), 0, -1) if (name := ".".join(parts[:count])) in ORDER)
+
+
+def upward(module: str, source: str) -> list[str]:
+    """What a module imports that stands above it."""
+    own = ORDER.index(room(module))
+    return sorted(other for other in imported(source) if ORDER.index(room(other)) > own)
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """A circle of imports among these modules; empty where there is none."""
+    try:
+        TopologicalSorter({name: imported(source) - {name} for name, source in sources.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -38,17 +95,60 @@ def test_file_and_functions_are_short(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_run_down(name: str) -> None:
-    own = FLOORS[name.split(".")[0]]
-    everything = imported(list(ast.walk(ast.parse(MODULES[name].read_text()))))
-    assert not [other for other in everything if FLOORS[other.split(".")[0]] > own]
+    assert not upward(name, MODULES[name].read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_imports_no_other(stage: str) -> None:
+    assert not imported(MODULES[f"jobs.{stage}"].read_text()) & {f"jobs.{other}" for other in STAGES if other != stage}
 
 
 def test_no_import_circle() -> None:
-    graph = {name: imported(ast.parse(path.read_text()).body) - {name} for name, path in MODULES.items()}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(" → ".join(error.args[1]))
+    assert not circle({name: path.read_text() for name, path in MODULES.items()})
+
+
+def test_each_room_is_in_the_order() -> None:
+    there = {".".join(name.split(".")[:2]) for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert there <= set(ORDER), "a new room has a place in the order"
+    assert set(ORDER) <= set(MODULES), "nothing is named that is not there"
+
+
+def test_readme_shows_each_room_in_its_order() -> None:
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2].splitlines()
+    for floor in FLOORS:
+        begins = next(number for number, line in enumerate(tree) if line.startswith(f"    {floor}/"))
+        below = list(itertools.takewhile(lambda line: line.startswith("      "), tree[begins + 1 :]))
+        shown = [line.split("/")[0].strip() for line in below if re.match(r"      [a-z]+/ ", line)]
+        rooms = [name for name in ORDER if name.startswith(f"{floor}.") and MODULES[name].name == "__init__.py"]
+        assert [f"{floor}.{name}" for name in shown if f"{floor}.{name}" in MODULES] == rooms
+        files = [file for line in below if re.match(r"      [a-z_]+\.py ", line) for file in re.findall(r"[a-z_]+\.py", line)]
+        assert [file for file in files if not (ROOT / floor / file).is_file()] == [], "a file is named that is not there"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "above"),
+    [
+        ("serve.tasks.protocol", "from serve.engines.card import Card", ["serve.engines.card"]),
+        ("jobs.core.recipe", "def load():\n    from jobs.data import rows\n", ["jobs.data.rows"]),
+        ("cluster.gc", "try:\n    import serve.app\nexcept ImportError:\n    pass\n", ["serve.app"]),
+        ("jobs.tasks.supervised", "import jobs.training.loop as loop", ["jobs.training.loop"]),
+        (
+            "jobs.core.recipe",
+            "if TYPE_CHECKING:\n    from jobs.data import rows\nelse:\n    import jobs.demo\n",
+            ["jobs.demo"],
+        ),
+        ("jobs.core.recipe", "if typing.TYPE_CHECKING:\n    from jobs.data import rows\n", []),
+        ("jobs.finetune", "from jobs.training.loop import fit\nfrom serve.app import build\nimport cluster.gc", []),
+    ],
+)
+def test_what_stands_above_is_found(module: str, source: str, above: list[str]) -> None:
+    assert upward(module, source) == above
+
+
+def test_a_circle_is_found_inside_functions() -> None:
+    one, two = "def late():\n    from jobs.data.pack import pack\n", "import jobs.data.rows\n"
+    assert circle({"jobs.data.rows": one, "jobs.data.pack": two})
+    assert not circle({"jobs.data.rows": one, "jobs.data.pack": ""})
 
 
 def test_recipes_need_no_torch() -> None:
