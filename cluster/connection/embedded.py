@@ -184,7 +184,7 @@ def _inherited(directory: Path) -> dict[str, str]:
     Jobs bring their code with them; a PYTHONPATH to the checkout would let them run other code than they uploaded.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    checkout = {Path.cwd(), Path(__file__).resolve().parents[1]}
+    checkout = {Path.cwd(), Path(__file__).resolve().parents[2]}
     paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and Path(path).resolve() not in checkout]
     if paths:
         kept["PYTHONPATH"] = os.pathsep.join(paths)
