@@ -1,6 +1,8 @@
-"""The house rules that a machine can hold: imports run down, no circles, short files, short functions."""
+"""The house rules that a machine can hold: imports run down, no circles, Ray's private parts in one place, short files."""
 
 import ast
+import re
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -8,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"cluster": 1, "serve": 2, "jobs": 3}
+RAY_PRIVATE = "cluster.ray_private"
+PRIVATE = re.compile(r"ray\.(dashboard\b|(\w+\.)*_(?!_))\S*")
+"""Names of Ray's that are its own business: with a part that begins with one underscore, or of the dashboard."""
 FILE_LINES, FUNCTION_LINES = 400, 50
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -49,6 +54,67 @@ def test_no_import_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {RAY_PRIVATE}))
+def test_private_parts_of_ray_are_used_in_one_module(name: str) -> None:
+    assert not list(private_to_ray(MODULES[name].read_text())), f"import it in {RAY_PRIVATE}, with a reason"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray._raylet",
+        "import ray.dashboard.utils as utils",
+        "from ray import _private",
+        "from ray.serve._private.logging_utils import get_serve_logs_dir",
+        "from ray.serve.context import _get_global_client",
+        "from ray.dashboard.modules.serve.sdk import ServeSubmissionClient",
+        "def later():\n    from ray._private import ray_constants",
+        "import ray\nray._private.state.state.get_cluster_config()",
+        "import ray.data as data\nyes = data._internal.plan",
+        "from ray import tune\nyes = tune.search._uuid_prefix()",
+        "noisy = 'ray._private.runtime_env.packaging'",
+        "noisy = ['ray.dashboard.modules.dashboard_sdk']",
+    ],
+)
+def test_a_private_part_of_ray_is_found(source: str) -> None:
+    assert list(private_to_ray(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray.data\nfrom ray import tune\nyes = ray.__version__, tune.search.__name__",
+        "from ray.job_submission import JobSubmissionClient as _Client",
+        "from rayon.dashboard import _private",
+        "import torch\nyes = torch._dynamo",
+        "logger = 'ray.serve'",
+    ],
+)
+def test_what_ray_offers_is_none(source: str) -> None:
+    assert not list(private_to_ray(source))
+
+
+def private_to_ray(source: str) -> Iterator[str]:
+    """Private names of Ray that a module imports, comes to by attributes of what it has imported, or has as a string."""
+    tree, origins, found = ast.parse(source), dict[str, str](), list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+            for alias in node.names:
+                whole = alias.name if alias.asname else alias.name.split(".")[0]
+                origins[alias.asname or whole] = whole
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            origins |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, _, rest = ast.unparse(node).partition(".")
+            found.append(f"{origins.get(first, '')}.{rest}")
+    return (name for name in found if PRIVATE.fullmatch(name))
 
 
 def test_recipes_need_no_torch() -> None:
