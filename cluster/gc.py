@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cluster.fleet.placement import size
-from cluster.runs import Run, RunError, artifact_size, list_runs
 from cluster.store.artifact import EARLIER_REGISTRY, MANIFEST, Artifact, ArtifactError, find_outputs, first_place, split_place
 from cluster.store.registry import RegistryError, aliases
+from cluster.store.run_records import Run, RunError, artifact_size, list_runs
 from cluster.store.storage import StorageError, absolute, delete, exists, join, list_directories, list_files, modified
 
 STEP = re.compile(r"^(?P<step>.+)-[0-9a-f]{8}$")

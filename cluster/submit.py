@@ -10,7 +10,6 @@ job's log, stops the job and its children on Ctrl-C, and exits with the exit cod
 import argparse
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -31,17 +30,12 @@ from cluster.connection.connect import ConnectError, attach_or_start
 from cluster.connection.embedded import StartError
 from cluster.connection.follow import POLL_SECONDS, Lost, SubmitError, follow, has_ended, is_unknown, patiently
 from cluster.connection.upload import UploadError, check_upload
+from cluster.ray_private import JOB_CONFIG, quiet_uploads
 from cluster.store.redact import REMEDY, redacted, secret_in
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-CHATTY = (
-    "ray._private.runtime_env.packaging",
-    "ray._private.runtime_env.working_dir",
-    "ray.dashboard.modules.dashboard_sdk",
-)
-"""Ray's loggers that tell every upload, and each file that .gitignore keeps back."""
 PARENT = "parent"
 """Metadata key: who submitted this job, see `submitter`."""
 HEAD_SECONDS = 600.0
@@ -91,8 +85,7 @@ def submit(
     _check_secret(line, metadata or {}, environment or {})
     place = working_dir or inherited_working_dir()
     if "://" not in place:
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        quiet_uploads()
         print(f"uploading {place}: {check_upload(Path(place))}", file=sys.stderr)
     details = dict(metadata or {})
     parent = submitter()
@@ -219,7 +212,7 @@ def inherited_working_dir() -> str:
 
 def _job_config() -> dict[str, Any]:
     """What Ray tells a job's driver about the job; empty outside of one."""
-    config: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    config: dict[str, Any] = json.loads(os.environ.get(JOB_CONFIG, "{}"))
     return config
 
 

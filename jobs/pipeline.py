@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.connection.connect import attach_or_start
 from cluster.connection.follow import SECONDS_AWAY, SubmitError, in_a_line, patiently, watch
 from cluster.connection.waiting import Waiting
-from cluster.runs import record_run
 from cluster.store.artifact import Artifact
+from cluster.store.run_records import record_run
 from cluster.store.storage import absolute, join, read_bytes, write_bytes
 from cluster.submit import JobResult, Submitted, find_job, result, stop, stop_children, submit_or_join, submitter
 from jobs.core.places import Place, locate

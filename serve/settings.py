@@ -2,7 +2,8 @@
 
     Arguments(model="s3://bucket/runs/spam/small-1a2b3c4d", others={"teacher": ModelSettings(model="s3://…")})
 
-It is the `args` of an application in a Serve config file. No Ray in here.
+It is the `args` of an application in a Serve config file. The limits of a request stand here too, all of them: whoever reads
+texts keeps to them, over HTTP or from files. No Ray in here.
 """
 
 from typing import Any, Literal, Self
@@ -11,7 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.store.storage import absolute
 from serve.engines.backends import Device
-from serve.http.schema import MAX_TEXTS
+
+MAX_BODY_BYTES = 1 << 20
+MAX_TEXTS = 256
+"""Of one request; of several fields each item counts once."""
+MAX_CHARACTERS = 20_000
+"""Of each text."""
 
 
 class Settings(BaseModel):

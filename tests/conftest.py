@@ -16,6 +16,7 @@ import requests
 
 from cluster.connection.connect import Cluster, attach_or_start
 from cluster.connection.embedded import free_ports
+from cluster.ray_private import serve_rest_client
 from cluster.store import storage
 
 BUCKET = "raystill"
@@ -59,10 +60,8 @@ def ray_cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def serving_cluster(ray_cluster: Cluster) -> Iterator[Cluster]:
     """The embedded cluster; what was deployed on it ends with the module, or other tests would find its processes."""
-    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
-
     yield ray_cluster
-    ServeSubmissionClient(ray_cluster.dashboard).delete_applications()
+    serve_rest_client(ray_cluster.dashboard).delete_applications()
 
 
 @pytest.fixture

@@ -16,16 +16,8 @@ from jobs.core.stage import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
-    *(
-        "cluster.moved",
-        "cluster.ray_private",
-        "cluster.store",
-        "cluster.connection",
-        "cluster.fleet",
-        "cluster.health",
-        "cluster",
-    ),
-    *("serve.tasks", "serve.engines", "serve.settings", "serve.keys", "serve.generation"),
+    *("cluster.moved", "cluster.ray_private", "cluster.store", "cluster.connection", "cluster.fleet", "cluster.health"),
+    *("cluster", "serve.tasks", "serve.engines", "serve.settings", "serve.keys", "serve.generation"),
     *("serve.models", "serve.watch", "serve.page", "serve.http", "serve.deployment", "serve"),
     *("jobs.core", "jobs.data", "jobs.contracts", "jobs.losses", "jobs.architectures", "jobs.tasks", "jobs.objectives"),
     *("jobs.training", "jobs.compression", "jobs.judging", "jobs.search", "jobs.running", "jobs.deploying", "jobs.offline"),
@@ -33,6 +25,9 @@ ORDER = (
 )
 """Rooms and single modules from the ground up; a floor's own name stands for what lies at its top and is not named."""
 FLOORS = ("cluster", "serve", "jobs")
+RAY_PRIVATE = "cluster.ray_private"
+PRIVATE = re.compile(r"ray\.(dashboard\b|(\w+\.)*_(?!_))\S*")
+"""Names of Ray's that are its own business: with a part that begins with one underscore, or of the dashboard."""
 FILE_LINES, FUNCTION_LINES = 400, 50
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -149,6 +144,67 @@ def test_a_circle_is_found_inside_functions() -> None:
     one, two = "def late():\n    from jobs.data.pack import pack\n", "import jobs.data.rows\n"
     assert circle({"jobs.data.rows": one, "jobs.data.pack": two})
     assert not circle({"jobs.data.rows": one, "jobs.data.pack": ""})
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {RAY_PRIVATE}))
+def test_private_parts_of_ray_are_used_in_one_module(name: str) -> None:
+    assert not list(private_to_ray(MODULES[name].read_text())), f"import it in {RAY_PRIVATE}, with a reason"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray._raylet",
+        "import ray.dashboard.utils as utils",
+        "from ray import _private",
+        "from ray.serve._private.logging_utils import get_serve_logs_dir",
+        "from ray.serve.context import _get_global_client",
+        "from ray.dashboard.modules.serve.sdk import ServeSubmissionClient",
+        "def later():\n    from ray._private import ray_constants",
+        "import ray\nray._private.state.state.get_cluster_config()",
+        "import ray.data as data\nyes = data._internal.plan",
+        "from ray import tune\nyes = tune.search._uuid_prefix()",
+        "noisy = 'ray._private.runtime_env.packaging'",
+        "noisy = ['ray.dashboard.modules.dashboard_sdk']",
+    ],
+)
+def test_a_private_part_of_ray_is_found(source: str) -> None:
+    assert list(private_to_ray(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray.data\nfrom ray import tune\nyes = ray.__version__, tune.search.__name__",
+        "from ray.job_submission import JobSubmissionClient as _Client",
+        "from rayon.dashboard import _private",
+        "import torch\nyes = torch._dynamo",
+        "logger = 'ray.serve'",
+    ],
+)
+def test_what_ray_offers_is_none(source: str) -> None:
+    assert not list(private_to_ray(source))
+
+
+def private_to_ray(source: str) -> Iterator[str]:
+    """Private names of Ray that a module imports, comes to by attributes of what it has imported, or has as a string."""
+    tree, origins, found = ast.parse(source), dict[str, str](), list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+            for alias in node.names:
+                whole = alias.name if alias.asname else alias.name.split(".")[0]
+                origins[alias.asname or whole] = whole
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+            origins |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, _, rest = ast.unparse(node).partition(".")
+            found.append(f"{origins.get(first, '')}.{rest}")
+    return (name for name in found if PRIVATE.fullmatch(name))
 
 
 def test_recipes_need_no_torch() -> None:

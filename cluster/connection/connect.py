@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
+from cluster import ray_private
 from cluster.connection import embedded
 from cluster.store import storage
 
@@ -174,7 +175,7 @@ _TOKEN_HINT = "If the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_
 def _token_mode(dashboard: str) -> dict[str, str]:
     """Beyond loopback a token is sent unless that is turned off by name. Inside a job the cluster's own mode holds."""
     host = urlsplit(dashboard).hostname
-    if host in LOOPBACK_HOSTS or "RAY_AUTH_MODE" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    if host in LOOPBACK_HOSTS or "RAY_AUTH_MODE" in os.environ or ray_private.JOB_CONFIG in os.environ:
         return {}
     if token_of(os.environ) is None:
         raise ConnectError(
@@ -199,8 +200,6 @@ def token_file(environment: Mapping[str, str]) -> Path:
 
 
 def _dashboard_of(gcs: str) -> str:
-    from ray.dashboard.utils import ray_address_to_api_server_url
-
     if gcs != "auto":
         host, _, port = gcs.rpartition(":")
         try:
@@ -212,7 +211,7 @@ def _dashboard_of(gcs: str) -> str:
                 f"embedded cluster on this machine"
             ) from error
     try:
-        return str(ray_address_to_api_server_url(gcs))
+        return ray_private.dashboard_url(gcs)
     except Exception as error:
         raise ConnectError(f"{gcs}: the cluster does not say where its dashboard is ({error}). {_TOKEN_HINT}") from error
 
@@ -225,19 +224,6 @@ def _apply(environment: Mapping[str, str | None]) -> dict[str, str | None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    _refresh_ray()
+    if "ray" in sys.modules:
+        ray_private.read_environment_again()
     return before
-
-
-def _refresh_ray() -> None:
-    """Ray reads these variables once, when it is imported, which may be long past."""
-    if "ray" not in sys.modules:
-        return
-    from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # a compiled module
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
-    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(
-        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not ray_constants.IS_WINDOWS_OR_OSX
-    )

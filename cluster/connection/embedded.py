@@ -23,6 +23,7 @@ from typing import Any, Self
 import psutil
 
 from cluster.connection import guard
+from cluster.ray_private import JOB_CONFIG
 from cluster.store.artifact import cache_directory
 
 OBJECT_STORE_BYTES = 1_000_000_000
@@ -56,7 +57,7 @@ LOOPBACK = {
     # Despite its name: without it Ray replaces 127.0.0.1 by this machine's outer address and listens on all of them.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_TOKEN")
+FOREIGN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", JOB_CONFIG, "RAY_AUTH_TOKEN")
 
 
 class StartError(Exception):
@@ -184,7 +185,7 @@ def _inherited(directory: Path) -> dict[str, str]:
     Jobs bring their code with them; a PYTHONPATH to the checkout would let them run other code than they uploaded.
     """
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    checkout = {Path.cwd(), Path(__file__).resolve().parents[1]}
+    checkout = {Path.cwd(), Path(__file__).resolve().parents[2]}
     paths = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and Path(path).resolve() not in checkout]
     if paths:
         kept["PYTHONPATH"] = os.pathsep.join(paths)

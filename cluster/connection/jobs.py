@@ -15,7 +15,7 @@ class Jobs(JobSubmissionClient):
     """A client whose questions are answered within ANSWER_SECONDS or raise requests.Timeout; Ray's waits for ever."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
-        # An upload takes as long as it takes.
+        # Of Ray's private parts: see cluster/ray_private.py. An upload takes as long as it takes.
         if options.get("data") is None:
             options.setdefault("timeout", ANSWER_SECONDS)
         return super()._do_request(method, endpoint, **options)

@@ -3,10 +3,11 @@
 check_upload(Path("."))      # "293 files, 1.9 MiB"; UploadError if Ray would refuse it, naming the largest files
 """
 
-import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from cluster.ray_private import most_upload_bytes, visit_upload
 
 MEBIBYTE = 1 << 20
 
@@ -17,9 +18,6 @@ class UploadError(Exception):
 
 def upload_sizes(directory: Path) -> dict[str, int]:
     """Bytes of each file that Ray would upload, by path: what .gitignore, .rayignore and Ray's own list leave."""
-    from ray._private import ray_constants
-    from ray._private.runtime_env import packaging
-
     root = directory.absolute()
     sizes: dict[str, int] = {}
 
@@ -27,32 +25,24 @@ def upload_sizes(directory: Path) -> dict[str, int]:
         if path.is_file():
             sizes[path.relative_to(root).as_posix()] = path.stat().st_size
 
-    # Ray's own walk, so that the answer is what Ray does: its reading of ignore files differs from git's in corners.
-    packaging._dir_travel(
-        root,
-        [packaging._get_excludes(root, ray_constants.get_runtime_env_default_excludes())],
-        note,
-        include_gitignore=os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1",
-    )
+    visit_upload(root, note)
     return sizes
 
 
 def check_upload(directory: Path) -> str:
     """How much goes along, and what of it git does not know; UploadError unless it is there and small enough for Ray."""
-    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
-
     if not directory.is_dir():
         raise UploadError(f"{directory}: no such directory, so there is no code to run a job from; mend --working-dir")
     sizes = upload_sizes(directory)
-    total = sum(sizes.values())
-    if total < DASHBOARD_CLIENT_MAX_SIZE:
+    total, most = sum(sizes.values()), most_upload_bytes()
+    if total < most:
         unknown = sorted(_untracked(directory) & set(sizes))
         more = f"; {len(unknown)} of them are not in git: {_first(unknown, 3)}" if unknown else ""
         return f"{len(sizes)} files, {total / MEBIBYTE:.1f} MiB{more}"
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
     listed = ", ".join(f"{path} ({size / MEBIBYTE:.1f} MiB)" for path, size in largest)
     raise UploadError(
-        f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {DASHBOARD_CLIENT_MAX_SIZE / MEBIBYTE:.0f} MiB "
+        f"{directory} would upload {total / MEBIBYTE:.0f} MiB, and Ray takes {most / MEBIBYTE:.0f} MiB "
         f"at most. Largest: {listed}. Name them in .gitignore or .rayignore; data belongs in the storage, not beside the code"
     )
 

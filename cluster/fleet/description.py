@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.fleet.prices import Machine, read_prices
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLEET = Path(__file__).parents[1] / "fleet.yaml"
 Cloud = Literal["aws", "gcp", "azure"]
 

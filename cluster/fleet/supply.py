@@ -17,6 +17,7 @@ import yaml
 
 from cluster.fleet.placement import GIBIBYTE, NodeType, Supply
 from cluster.fleet.prices import Machine, PriceTable, read_prices
+from cluster.ray_private import reported_node_groups
 
 CLUSTER_FILE = "RAYSTILL_CLUSTER"
 """Environment variable: the file of the cluster that a job runs on, seen from the job's working directory."""
@@ -168,13 +169,11 @@ def _living(node: Mapping[str, Any]) -> NodeType:
 
 def _reported() -> Supply | None:
     """The node types that Ray's autoscaler has reported to the cluster, where it does."""
-    import ray
-
-    config = ray._private.state.state.get_cluster_config()
-    if config is None or not config.node_group_configs:
+    groups = reported_node_groups()
+    if not groups:
         return None
     types = [
         NodeType(group.name, group.resources.get("CPU", 0), group.resources.get("GPU", 0), most=max(group.max_count, 0))
-        for group in config.node_group_configs
+        for group in groups
     ]
     return Supply(tuple(types), None, "what its autoscaler reports")

@@ -21,7 +21,6 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from cluster.runs import Run, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
 from cluster.store.artifact import (
     MANIFEST,
     OTHERS,
@@ -34,6 +33,7 @@ from cluster.store.artifact import (
     other_place,
     split_place,
 )
+from cluster.store.run_records import Run, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
 from cluster.store.storage import CHUNK_BYTES, join, open_input, open_output, write_bytes
 
 RECORD = "run.json"

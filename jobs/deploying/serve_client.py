@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cluster.connection.connect import attach
+from cluster.ray_private import serve_rest_client
 from cluster.submit import inherited_working_dir
 from jobs.deploying.carry import CODE_PACKAGE
 
@@ -30,9 +31,8 @@ class ServeClient:
 
     def __init__(self) -> None:
         import ray
-        from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-        self._client = ServeSubmissionClient(attach(ray.get_runtime_context().gcs_address).dashboard)
+        self._client = serve_rest_client(attach(ray.get_runtime_context().gcs_address).dashboard)
 
     def http_address(self, host: str = HOST, port: int = PORT) -> tuple[str, int]:
         """Where Serve listens already, or the first free port from the wanted one on."""

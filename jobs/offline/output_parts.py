@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
 from jobs.offline.input_splits import Piece, Row
-from serve.http.schema import MAX_CHARACTERS
+from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:

@@ -72,6 +72,7 @@ class DrawnBefore(OptunaSearch):
             return values
         name, before = self.known.pop(0)
         if values != before:
+            # Of Ray's private parts: see cluster/ray_private.py.
             assert self._ot_study is not None, "it has just been asked"
             self._ot_study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
             self._ot_study.enqueue_trial(before)

@@ -5,13 +5,16 @@ rungs(Tune(scheduler="halving", reduction_factor=4), evaluations=8)      # [1, 4
 
 import json
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler
-from ray.tune.schedulers.hyperband import _Bracket
 
+from cluster.ray_private import halvings_left, hyperband_bracket
 from jobs.core.spaces import Tune
+
+if TYPE_CHECKING:
+    from cluster.ray_private import Bracket
 
 
 def rungs(settings: Tune, evaluations: int) -> list[int]:
@@ -27,7 +30,8 @@ class Halving(HyperBandScheduler):
     """Successive halving in step (Jamieson & Talwalkar 2016): Ray's HyperBand, all trials in its one bracket.
 
     A trial that has come to a rung pauses until all have, so what asha spends on whoever comes first is saved; who is
-    paused must leave its state. `trials` is how many there will be.
+    paused must leave its state. `trials` is how many there will be. What is overridden here is private to Ray: see
+    cluster/ray_private.py.
     """
 
     def __init__(self, settings: Tune, trials: int, evaluations: int, time_attr: str) -> None:
@@ -35,8 +39,8 @@ class Halving(HyperBandScheduler):
         super().__init__(time_attr=time_attr, max_t=evaluations, reduction_factor=factor, stop_last_trials=False)
         self.trials, self.grace, self.halvings = trials, settings.grace_reports, len(rungs(settings, evaluations))
 
-    def _create_bracket(self, s: int) -> _Bracket:
-        return _Bracket(
+    def _create_bracket(self, s: int) -> "Bracket":
+        return hyperband_bracket(
             self._time_attr, self.trials, self.grace, self._max_t_attr, self._eta, self.halvings, self._stop_last_trials
         )
 
@@ -45,17 +49,17 @@ class Halving(HyperBandScheduler):
         if not trial.is_finished():
             super().on_trial_add(tune_controller, trial)
 
-    def _process_bracket(self, tune_controller: Any, bracket: _Bracket) -> str:
+    def _process_bracket(self, tune_controller: Any, bracket: "Bracket") -> str:
         if len(tune_controller.get_trials()) < self.trials:
             return str(self.PAUSE)  # The others have not even been drawn.
         action = self._halve(tune_controller, bracket)
         # After a restart trials may be beyond the next rung already: Ray would leave them paused.
-        while bracket._halves > 0 and bracket.current_trials() and bracket.cur_iter_done():
+        while halvings_left(bracket) > 0 and bracket.current_trials() and bracket.cur_iter_done():
             again = self._halve(tune_controller, bracket)
             action = action if action == self.STOP else again
         return action
 
-    def _halve(self, tune_controller: Any, bracket: _Bracket) -> str:
+    def _halve(self, tune_controller: Any, bracket: "Bracket") -> str:
         try:
             return str(super()._process_bracket(tune_controller, bracket))
         finally:

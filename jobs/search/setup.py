@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import BasicVariantGenerator
 
+from cluster.ray_private import growable_resources, name_trials
 from cluster.store.artifact import digest
 from jobs.core.recipe import Step
 from jobs.core.spaces import SHAPE, Space, count_trials, shape_spaces
@@ -50,7 +51,7 @@ def trials_at_once(step: Step) -> int:
 
     each = demand(step.resources)
     holds = sum(_holds(node["Resources"], each) for node in ray.nodes() if node["Alive"])
-    most = ray._private.state.state.get_max_resources_from_cluster_config()
+    most = growable_resources()
     if most is not None:
         holds = max(holds, _holds(most, each))
     return max(1, min(holds, count_trials(step.tune, step.spaces)[1], step.tune.max_concurrent or holds))
@@ -86,7 +87,7 @@ def _plain(step: Step, at_once: int) -> BasicVariantGenerator:
     # Those that are compared with each other must all be there; they train in turns.
     generator = BasicVariantGenerator(random_state=settings.seed, max_concurrent=0 if settings.in_turns else at_once)
     # Ray would name the trials of each search otherwise; by their own names they find what they have left before.
-    generator._uuid_prefix = digest({"step": step.name, "config": step.identifying()})[:5] + "_"
+    name_trials(generator, digest({"step": step.name, "config": step.identifying()})[:5] + "_")
     return generator
 
 

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve._private.logging_utils import get_serve_logs_dir
-from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from cluster.ray_private import serve_controller, serve_logs_directory
 from serve.deployment.chores import start_chore
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
@@ -71,9 +69,7 @@ class ModelServer(ModelReplica):
         others: Mapping[str, tuple[Described, DeploymentHandle]],
         bulk: tuple[Described, DeploymentHandle] | None,
     ) -> None:
-        client = _get_global_client()
-        assert client is not None
-        check_exposure(client.http_config.host, arguments.keys)
+        check_exposure(serve_controller().http_config.host, arguments.keys)
         super().__init__(arguments, described)
         self.arguments = arguments
         self.requests = RequestMetrics()
@@ -119,6 +115,7 @@ class ModelServer(ModelReplica):
         if self.log is not None:
             self._chores.append(start_chore(f"The access log {self.log.file}", FLUSH_SECONDS, self.log.flush))
 
+    # Serve's hook: see cluster/ray_private.py.
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
         example = example_of(self.model.engine)
@@ -172,4 +169,4 @@ def _access_log(arguments: Arguments) -> AccessLog | None:
         return None
     context: Any = serve.get_replica_context()
     name = f"access_{context.app_name}_{context.replica_tag}.jsonl"
-    return AccessLog(Path(get_serve_logs_dir()) / name, arguments.access_log == "texts")
+    return AccessLog(serve_logs_directory() / name, arguments.access_log == "texts")

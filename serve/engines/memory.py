@@ -17,7 +17,7 @@ from serve.engines.card import EngineError
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STATUS = Path("/proc/self/status")
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
-from serve.http.schema import MAX_BODY_BYTES, TextsRequest, parse_request, too_large
+from serve.http.schema import TextsRequest, parse_request, too_large
 from serve.models.model import Model, Models
+from serve.settings import MAX_BODY_BYTES
 from serve.tasks.protocol import Task
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from serve.http.body import Reader
 from serve.http.example import Example
 from serve.http.routes import REFUSALS, body_of, json_response, problem, replies
-from serve.http.schema import explain_form, explanation_form, input_of
+from serve.http.schema import explain_form, explanation_form
 from serve.models.deadline import left
 from serve.models.exchange import exchange_of
 from serve.models.model import Model, Models, Outcome, ServedModel
@@ -47,7 +47,7 @@ def explain_route(models: Models, example: Example) -> APIRouter:
         "/v1/explain",
         summary="Which words an answer rests on",
         responses=responses,
-        openapi_extra=body_of(explain_form(task), {"inputs": input_of(task, first)}),
+        openapi_extra=body_of(explain_form(task), {"inputs": task.as_input(first)}),
     )
     async def explain(request: Request) -> Response:
         wanted, model = await reader.read(request)

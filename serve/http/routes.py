@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from serve.http.body import Reader
 from serve.http.example import Example
-from serve.http.schema import Embedded, ListedModel, Listing, TextsRequest, embeddings_form, input_of, predict_form, reply_form
+from serve.http.schema import Embedded, ListedModel, Listing, TextsRequest, embeddings_form, predict_form, reply_form
 from serve.models.exchange import exchange_of
 from serve.models.model import Model, Models
 from serve.models.problems import PROBLEM_TYPE, Problem
@@ -39,7 +39,7 @@ def model_routes(models: Models, example: Example) -> APIRouter:
     served, task = default.served, default.task
     answered = reply_form(task)(model=served, answers=example.answers)
     embedded = Embedded(model=served, embeddings=example.embeddings)
-    inputs = [input_of(task, item) for item in example.items]
+    inputs = [task.as_input(item) for item in example.items]
     predictions, vectors = Reader(models, predict_form), Reader(models, embeddings_form)
 
     @router.post(

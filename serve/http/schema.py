@@ -1,4 +1,4 @@
-"""What the HTTP face takes and gives: requests and replies, as a task has them. All limits stand here.
+"""What the HTTP face takes and gives: requests and replies, as a task has them. Their limits stand in serve/settings.py.
 
     form = predict_form(task)
     wanted = parse_request(b'{"inputs": "Win a prize now", "top_k": 1}', form)      # Refusal names the wrong field
@@ -31,11 +31,9 @@ from pydantic_core import PydanticCustomError
 
 from serve.models.model import ServedModel
 from serve.models.problems import FieldError, Refusal
+from serve.settings import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS
 from serve.tasks.protocol import Item, NoOptions, Task
 
-MAX_BODY_BYTES = 1 << 20
-MAX_TEXTS = 256
-MAX_CHARACTERS = 20_000
 # Tags of the two forms of inputs. No field has such a name, so that they can be left out of the paths in errors.
 ONE, MANY = "(one)", "(many)"
 LIMITS = f"1 to {MAX_CHARACTERS:,} characters, not all whitespace."
@@ -137,11 +135,6 @@ def explanation_form(task: Task) -> type[BaseModel]:
     assert task.Whole is not None, "the caller has looked"
     evidence: Any = task.Evidence
     return _explanation(task.Whole, evidence, len(task.fields) > 1)
-
-
-def input_of(task: Task, item: Item) -> str | dict[str, str]:
-    """An item as a request has it."""
-    return task.named(item) if len(task.fields) > 1 else item.values[0]
 
 
 def parse_request(body: bytes, form: type[R]) -> R:

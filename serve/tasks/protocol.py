@@ -137,6 +137,10 @@ class Task(BaseModel):
         """An item's texts by name."""
         return dict(zip(self.fields, item.values, strict=True))
 
+    def as_input(self, item: Item) -> str | dict[str, str]:
+        """An item as a request has it: of one field its text, of several an object."""
+        return self.named(item) if len(self.fields) > 1 else item.values[0]
+
     def cut(self, tokenizer: Tokenizer, max_length: int, direction: str) -> None:
         """Have the tokenizer cut texts to so many tokens: of two the longer one first."""
         tokenizer.enable_truncation(max_length=max_length, direction=direction)

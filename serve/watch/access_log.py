@@ -14,7 +14,6 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serve.http.schema import input_of
 from serve.models.exchange import Exchange
 
 MAX_BYTES = 100_000_000
@@ -48,7 +47,7 @@ class AccessLog:
             "characters": sum(item.characters for item in exchange.items),
         }
         if self.with_texts and exchange.task is not None:
-            line["inputs"] = [input_of(exchange.task, item) for item in exchange.items]
+            line["inputs"] = [exchange.task.as_input(item) for item in exchange.items]
         self._lines.append(json.dumps(line, ensure_ascii=False))
 
     def flush(self) -> None:

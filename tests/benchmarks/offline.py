@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from serve.engines.engine import load_engine
-from serve.http.schema import MAX_CHARACTERS
+from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Item
 from tests.benchmarks.peers import PAIRS, figure, ratio
 from tests.benchmarks.serve_peers import THREADS

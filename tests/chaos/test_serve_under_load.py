@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.connection.connect import Cluster, attach_or_start
 from cluster.connection.embedded import free_ports
 from cluster.ingress import ingress_environment
+from cluster.ray_private import serve_rest_client
 from serve.app import deployment_config
 from serve.engines.engine import load_engine
 from serve.engines.published import find_model
@@ -42,7 +42,7 @@ class Service:
         self.fingerprints = [find_model(str(version)).fingerprint for version in versions]
         self._right = dict(zip(self.fingerprints, map(_answers, versions), strict=True))
         self._port = free_ports(1)[0]
-        self._client = ServeSubmissionClient(cluster.dashboard)
+        self._client = serve_rest_client(cluster.dashboard)
 
     def deploy(self, version: Path, **more: Any) -> None:
         """Return when all replicas are as wanted."""

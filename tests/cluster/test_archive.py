@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from cluster import runs
-from cluster.runs import Run, RunError, find_run, record_run, write_run
 from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
 from cluster.store.artifact import MANIFEST, Artifact, find_artifact, other_place, with_others
 from cluster.store.registry import move, read, record_verdict
+from cluster.store.run_records import Run, RunError, find_run, list_runs, record_run, write_run
 from cluster.store.storage import exists, join, list_files, write_bytes
 from tests.cluster.outputs import put
 
@@ -34,7 +34,7 @@ def front(storage_uri: str) -> dict[str, list[Artifact]]:
 def test_further_outputs_go_along_and_do_not_collide(
     front: dict[str, list[Artifact]], storage_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (run,) = runs.list_runs(storage_uri)
+    (run,) = list_runs(storage_uri)
     file, other = str(tmp_path / "run.tar"), str(tmp_path / "other")
     assert runs.main(["export", storage_uri, run.name, file]) == 0
     assert "the outputs of 3 step(s)" in capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_a_forged_archive_is_refused_and_changes_nothing(
     after = contents(storage)
     assert {path: after.get(path) for path in before} == before
     assert all(path.startswith("spam/small-1a2b3c4d/") for path in after.keys() - before), "no control file, no other place"
-    assert runs.list_runs(storage) == [] and read(storage, "spam/production").target.uri == "/models/good"
+    assert list_runs(storage) == [] and read(storage, "spam/production").target.uri == "/models/good"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(storage)][1:]
 
 
@@ -229,7 +229,7 @@ def test_a_run_is_not_written_over_another_one_and_its_mark_stays(tmp_path: Path
 
 def test_an_export_that_fails_leaves_no_file(front: dict[str, list[Artifact]], storage_uri: str, tmp_path: Path) -> None:
     write_bytes(front["small"][0].file("model.bin"), b"c9")
-    (run,) = runs.list_runs(storage_uri)
+    (run,) = list_runs(storage_uri)
     with pytest.raises(ArchiveError, match="not what its manifest says"):
         export_run(storage_uri, run, str(tmp_path / "run.tar"))
     assert list(tmp_path.glob("*.tar*")) == []

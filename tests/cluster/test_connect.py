@@ -267,6 +267,12 @@ def test_a_cluster_that_does_not_start_shows_its_log(monkeypatch: pytest.MonkeyP
     assert not directory.exists()
 
 
+def test_a_path_to_the_checkout_is_not_passed_on(monkeypatch: pytest.MonkeyPatch, work: Path, tmp_path: Path) -> None:
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(work), str(tmp_path)]))
+    assert embedded._inherited(tmp_path)["PYTHONPATH"] == str(tmp_path)
+
+
 def test_only_what_git_would_keep_is_uploaded(tmp_path: Path) -> None:
     unwanted = (".git/config", ".venv/lib/big.py", "out/model.bin", "package/__pycache__/x.pyc")
     for name in (*unwanted, "code.py", "package/deep.py"):

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from cluster import gc, runs
 from cluster.gc import find_garbage, remove
-from cluster.runs import Run, list_runs, record_run, write_run
 from cluster.store.artifact import MANIFEST, Artifact, Parent, find_artifact, other_place
 from cluster.store.registry import Alias, Target, aliases, move, read, record_verdict, verdicts
+from cluster.store.run_records import Run, list_runs, record_run, write_run
 from cluster.store.storage import delete, exists, join, read_bytes, write_bytes
 from tests.cluster.outputs import LONG_AGO, NOW, put
 

@@ -11,10 +11,10 @@ import pytest
 
 from cluster import gc, runs
 from cluster.gc import find_garbage
-from cluster.runs import Run, find_run, list_runs, record_run
 from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
 from cluster.store.artifact import MANIFEST, Artifact, ArtifactError, find_artifact, publish
 from cluster.store.registry import move
+from cluster.store.run_records import Run, find_run, list_runs, record_run
 from cluster.store.storage import delete, exists, join, write_bytes
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.connection.connect import Cluster, ConnectError, _token_mode, attach
+from cluster.ray_private import JOB_CONFIG
 from cluster.store.redact import HIDDEN, redacted, secret_in
 from cluster.submit import SubmitError, submit
 
@@ -64,7 +65,7 @@ def test_the_dashboard_never_sees_a_secret(ray_cluster: Cluster, tmp_path: Path)
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No mode and no token in the environment; returns where a token would be looked for."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", JOB_CONFIG):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
     return tmp_path / "auth_token"

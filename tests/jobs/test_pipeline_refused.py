@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cluster.connection.connect import Cluster
-from cluster.runs import list_runs
 from cluster.store.artifact import publish
+from cluster.store.run_records import list_runs
 from jobs.core.places import locate
 from jobs.core.recipe import load_recipe
 from jobs.demo import Screen, run_job

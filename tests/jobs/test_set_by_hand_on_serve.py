@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import requests
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.connection.connect import Cluster
 from cluster.connection.embedded import free_ports
+from cluster.ray_private import serve_rest_client
 from cluster.store import registry
 from cluster.store.artifact import Artifact, publish
 from jobs.deploy import DeployConfig
@@ -47,7 +47,7 @@ def serve_deploy(entry: dict[str, Any], *others: dict[str, Any]) -> None:
 
 
 def told(cluster: Cluster, name: str) -> dict[str, Any]:
-    applications = ServeSubmissionClient(cluster.dashboard).get_serve_details()["applications"]
+    applications = serve_rest_client(cluster.dashboard).get_serve_details()["applications"]
     assert applications[name]["status"] in ("RUNNING", "DEPLOYING")
     entry: dict[str, Any] = applications[name]["deployed_app_config"]
     return entry

@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.connection.embedded import free_ports
 from cluster.ingress import ingress_environment
+from cluster.ray_private import serve_controller
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180
@@ -49,12 +50,9 @@ def main(port: int, metrics_port: int, place: str, host: str, applications: str)
 def deploy(applications: list[dict[str, Any]]) -> None:
     """Return when all of them run; RuntimeError with Serve's own message when they cannot."""
     from ray import serve
-    from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    client = _get_global_client()
-    assert client is not None
-    client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
+    serve_controller().deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         time.sleep(0.2)

@@ -17,8 +17,7 @@ from serve.app import build
 from serve.engines.card import EngineError, read_card, write_card
 from serve.engines.engine import Engine, load_engine
 from serve.engines.published import find_model
-from serve.http.schema import MAX_BODY_BYTES
-from serve.settings import Arguments, BulkSettings
+from serve.settings import MAX_BODY_BYTES, Arguments, BulkSettings
 from serve.tasks.classification import Classification
 from tests.serve.generated import ask_generated
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items

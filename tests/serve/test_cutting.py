@@ -6,7 +6,7 @@ import time
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from serve.http.schema import MAX_CHARACTERS
+from serve.settings import MAX_CHARACTERS
 from serve.tasks.shared.cutting import cut_pair
 from tests.serve.tiny_model import CORPUS, train_tokenizer
 

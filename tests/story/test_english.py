@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cluster.connection.connect import Cluster
+from cluster.ray_private import serve_rest_client
 from cluster.store import registry
 from cluster.store.artifact import Artifact
 from jobs.core.places import locate
@@ -223,7 +223,7 @@ def test_a_single_stage_by_the_ray_command_line(story: Story, serving_cluster: C
 
 def _runs(cluster: Cluster) -> tuple[int, str]:
     """The threads that the application was given last, and its state."""
-    application = ServeSubmissionClient(cluster.dashboard).get_serve_details()["applications"]["tiny"]
+    application = serve_rest_client(cluster.dashboard).get_serve_details()["applications"]["tiny"]
     return application["deployed_app_config"]["args"]["threads"], application["status"]
 
 
