@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.compression.heal import Healing
+    from jobs.contracts.objective import Learner
     from jobs.tasks.supervised import Supervised
-    from jobs.training.ray_train import Learner
     from serve.engines.engine import Engine
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.contracts.objective import Learner
     from jobs.tasks.distilled import Distilled
-    from jobs.training.ray_train import Learner
 
 
 class DistillConfig(Mix, TaskConfig):

@@ -26,7 +26,7 @@ from serve.tasks.protocol import Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from jobs.training.ray_train import Learner
+    from jobs.contracts.objective import Learner
 
 
 class FinetuneConfig(TaskConfig):

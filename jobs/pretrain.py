@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.contracts.objective import Learner
     from jobs.objectives.language import LanguageObjective
-    from jobs.training.ray_train import Learner
 
 
 class PretrainStability(Stability):

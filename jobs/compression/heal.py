@@ -21,7 +21,7 @@ from jobs.training.loop import Fitted, fit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from jobs.training.ray_train import Learner
+    from jobs.contracts.objective import Learner
 
 
 class Healing:

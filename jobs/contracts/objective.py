@@ -1,6 +1,7 @@
 """What the training loop is given: an objective (what is learned) and hooks (where its figures and checkpoints go)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -71,6 +72,60 @@ class Objective(Protocol):
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The figures over all workers' parts."""
         ...
+
+
+class Learner(Objective, Protocol):
+    """An objective that also knows how its model is published."""
+
+    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
+        """Write the model's directory; returns figures about it (parameters)."""
+        ...
+
+
+class Wrapping(Learner):
+    """What another objective learns, by a loss of its own: all that it does not say itself is the other's."""
+
+    def __init__(self, inner: Learner) -> None:
+        self.inner = inner
+        self.size, self.lengths, self.validation_size = inner.size, inner.lengths, inner.validation_size
+        self.score, self.mode, self.measures = inner.score, inner.mode, inner.measures
+        self.skips_weights, self.splits = inner.skips_weights, inner.splits
+
+    def begin(self, steps: int) -> None:
+        """The other is told too."""
+        self.inner.begin(steps)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """The other's."""
+        return self.inner.steps_per_epoch(batch_size)
+
+    def epoch(self, number: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+        """The other's."""
+        return self.inner.epoch(number, batch_size, seed)
+
+    def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
+        """The other's rows."""
+        return self.inner.batch(indices, seed, step)
+
+    def count(self, batch: Batch) -> float:
+        """As the other counts."""
+        return self.inner.count(batch)
+
+    def tokens(self, batch: Batch) -> int:
+        """As the other counts."""
+        return self.inner.tokens(batch)
+
+    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
+        """As the other does: its figures compare with those of a model that learned by it alone."""
+        return self.inner.evaluate(model, indices, device)
+
+    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
+        """The other's figures."""
+        return self.inner.measure(parts)
+
+    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
+        """As the other does."""
+        return self.inner.save(model, directory)
 
 
 class Hooks(Protocol):

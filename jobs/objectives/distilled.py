@@ -10,7 +10,6 @@ B batch, T tokens of a row, M targets of a row at most, N targets of a batch, K 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.objective import Batch, Wrapping
 from jobs.core.config import BadInput, Problem
 from jobs.losses.other_answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed
@@ -71,19 +70,17 @@ class SoftTokens:
         return {name: torch.from_numpy(values) for name, values in made.items()}
 
 
-class DistilledLanguage(Objective):
+class DistilledLanguage(Wrapping):
     """loss of a target = alpha · KL over the teacher's likeliest tokens + (1 − alpha) · cross-entropy.
 
     Validation is the objective's own, so that it compares with a student that had no teacher.
     """
 
     def __init__(self, objective: LanguageObjective, soft: Artifact, mix: TokenMix) -> None:
+        super().__init__(objective)
         self.objective, self.mix, self.steps = objective, mix, 1
         self.soft = SoftTokens(soft, objective.size)
         self.temperature, self.seed = float(self.soft.settings["temperature"]), int(self.soft.settings["seed"])
-        self.size, self.validation_size, self.lengths = objective.size, objective.validation_size, objective.lengths
-        self.score, self.mode, self.measures = objective.score, objective.mode, objective.measures
-        self.splits = objective.splits
 
     def begin(self, steps: int) -> None:
         """Alpha ends at the last step."""
@@ -99,14 +96,6 @@ class DistilledLanguage(Objective):
         soft = self.soft.of([row * self.soft.draws + draw for _, row, draw in asked])
         return {**join(made), **soft, "alpha": torch.full((len(indices),), alpha)}
 
-    def count(self, batch: Batch) -> float:
-        """Targets."""
-        return self.objective.count(batch)
-
-    def tokens(self, batch: Batch) -> int:
-        """Tokens of documents."""
-        return self.objective.tokens(batch)
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss, summed over the targets."""
         own = {key: value for key, value in batch.items() if key != "alpha" and not key.startswith("teacher_")}
@@ -117,18 +106,6 @@ class DistilledLanguage(Objective):
         shares_NK, ids_NK = batch["teacher_shares"][there_BM], batch["teacher_ids"][there_BM]
         soft = top_k_kl(logits_NV, shares_NK, ids_NK, self.temperature, batch["teacher_rest"][there_BM])
         return alpha * soft + (1 - alpha) * hard
-
-    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
-        """As the objective does without a teacher."""
-        return self.objective.evaluate(model, indices, device)
-
-    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
-        """As the objective does without a teacher."""
-        return self.objective.measure(parts)
-
-    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
-        """As the objective does without a teacher."""
-        return self.objective.save(model, directory)
 
 
 def check_soft(soft: Artifact, tokens: Artifact, objective: str, masks: dict[str, Any]) -> None:

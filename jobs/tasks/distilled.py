@@ -8,7 +8,6 @@ B batch, C columns of an output, K teachers, T tokens.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import Batch
-from jobs.contracts.objective import Objective
+from jobs.contracts.objective import Wrapping
 from jobs.core.config import BadInput, Problem
 from jobs.losses.settings import Mix, annealed
 from jobs.tasks.soft_labels import SoftLabels
@@ -25,16 +24,14 @@ from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import stacked_targets
 
 
-class Distilled(Objective):
+class Distilled(Wrapping):
     """loss = alpha · loss of the answers + (1 − alpha) · the task's own (Hinton et al. 2015)."""
 
     def __init__(
         self, task: Supervised, teachers: Sequence[Artifact], mix: Mix, weights: Sequence[float] | None = None
     ) -> None:
+        super().__init__(task)
         self.task, self.mix, self.steps = task, mix, 1
-        self.size, self.lengths, self.validation_size = task.size, task.lengths, task.validation_size
-        self.score, self.measures, self.splits = task.score, task.measures, task.splits
-        self.mode: str = task.mode
         weights_K = _shares(weights, len(teachers))
         chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses[0]})
         self.compare = task.learning.soft_criterion(task.spec, chosen, weights_K)
@@ -76,10 +73,6 @@ class Distilled(Objective):
             said.append(torch.from_numpy(rows))
         return torch.stack(said, dim=1)
 
-    def count(self, batch: Batch) -> float:
-        """As the task counts."""
-        return self.task.count(batch)
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss, summed over the batch."""
         return self.of_answers(self.task.forward(model, batch), batch)
@@ -89,18 +82,6 @@ class Distilled(Objective):
         temperature, alpha = batch["temperature"][0], batch["alpha"][0]
         soft = self.compare.loss(outputs, batch, temperature)
         return alpha * soft + (1 - alpha) * self.task.criterion.loss(outputs, batch)
-
-    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
-        """As the task does."""
-        return self.task.evaluate(model, indices, device)
-
-    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
-        """As the task does."""
-        return self.task.measure(parts)
-
-    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
-        """As the task does."""
-        return self.task.save(model, directory)
 
 
 def _shares(weights: Sequence[float] | None, teachers: int) -> Tensor:

@@ -11,7 +11,7 @@ is published.
 B batch, T tokens, D width, M matches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from jobs.architectures.introspection import Inner, is_causal, look_inside, record
 from jobs.contracts.learning import Batch
-from jobs.contracts.objective import Objective
+from jobs.contracts.objective import Wrapping
 from jobs.core.config import BadInput, Problem
 from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.settings import Match, annealed
@@ -55,20 +55,14 @@ class MatchedStudent(nn.Module):
         return output, parts
 
 
-class Matched(Objective):
+class Matched(Wrapping):
     """The loss of distillation, and for each match weight · loss of the states."""
 
     def __init__(self, answers: Distilled, teacher: PreTrainedModel, causal: bool, matches: Mapping[str, Match]) -> None:
+        super().__init__(answers)
         self.answers, self.matches, self.causal = answers, matches, causal
         self.teacher = teacher.eval().requires_grad_(False)
         self.read = inputs_of(teacher, answers.task.spec)
-        self.size, self.lengths, self.validation_size = answers.size, answers.lengths, answers.validation_size
-        self.score, self.measures, self.splits = answers.score, answers.measures, answers.splits
-        self.mode: str = answers.mode
-
-    def begin(self, steps: int) -> None:
-        """As distillation does."""
-        self.answers.begin(steps)
 
     def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The windows as for distillation, and the step's weights of the matches beside each."""
@@ -78,10 +72,6 @@ class Matched(Objective):
         lacking = [name for name in self.read if name not in batch]
         theirs = self.answers.task.train.batch(indices, lacking) if lacking else {}
         return {**theirs, **batch, "match": now_M.expand(len(indices), -1)}
-
-    def count(self, batch: Batch) -> float:
-        """As distillation does."""
-        return self.answers.count(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss and those of the matches, summed over the batch."""
@@ -101,14 +91,6 @@ class Matched(Objective):
         for weight, (name, match) in zip(batch["match"][0], self.matches.items(), strict=True):
             total = total + weight * self._apart(match, parts[name], _look_at(match, inner, match.teacher), mask_BT)
         return total
-
-    def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
-        """As distillation does."""
-        return self.answers.evaluate(model, indices, device)
-
-    def measure(self, parts: Sequence[Any]) -> dict[str, float]:
-        """As distillation does."""
-        return self.answers.measure(parts)
 
     def _apart(self, match: Match, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...], mask_BT: Tensor) -> Tensor:
         """How far one match's two sides are apart, summed over the batch."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
 from jobs.architectures.adapter import merged
-from jobs.contracts.learning import Batch
+from jobs.contracts.learning import Batch, chosen
 from jobs.contracts.objective import Objective
 from jobs.tasks import learning_of
 from jobs.tasks.windows import Windows
@@ -70,9 +70,7 @@ class Supervised(Objective):
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
         """Of the validation items with these numbers, what `measure` needs."""
         order, outputs = self.outputs(model, indices, device)
-        truth = self.validation.truth
-        chosen = truth[order] if isinstance(truth, np.ndarray) else [truth[item] for item in order]
-        return self.learning.part(self.spec, outputs, chosen)
+        return self.learning.part(self.spec, outputs, chosen(self.validation.truth, order))
 
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The task's figures and the mean loss."""
@@ -86,10 +84,10 @@ class Supervised(Objective):
         said: list[Output] = []
         windows = validation.windows_of(order)
         for start in range(0, len(windows), EVALUATION_BATCH):
-            chosen = windows[start : start + EVALUATION_BATCH]
-            batch = {name: one.to(device) for name, one in validation.batch(chosen, self.inputs).items()}
+            together = windows[start : start + EVALUATION_BATCH]
+            batch = {name: one.to(device) for name, one in validation.batch(together, self.inputs).items()}
             arrays = self.learning.arrays(self.forward(model, batch))
-            said += [_cut(arrays, row, validation.lengths[window], spec) for row, window in enumerate(chosen)]
+            said += [_cut(arrays, row, validation.lengths[window], spec) for row, window in enumerate(together)]
         if validation.encodings is None:
             return order, spec.stacked(said)
         joined, place = [], 0
@@ -118,9 +116,7 @@ class Supervised(Objective):
         with torch.inference_mode():
             order, outputs = self.outputs(model, np.arange(self.validation_size), model.device)
         model.train(training)
-        truth = self.validation.truth
-        chosen = truth[order] if isinstance(truth, np.ndarray) else [truth[item] for item in order]
-        return self.learning.fit(self.spec, outputs, chosen)
+        return self.learning.fit(self.spec, outputs, chosen(self.validation.truth, order))
 
 
 def save_model(

@@ -8,7 +8,7 @@ W windows, T tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.learning import MISSING, Batch, Learning
+from jobs.contracts.learning import MISSING, Batch, Learning, Truth, chosen
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
 from serve.tasks.protocol import Item, Task
@@ -45,7 +45,7 @@ class Windows:
         kept = np.flatnonzero(np.ones(table.num_rows, dtype=bool) if unlabelled else learning.known(truth)).tolist()
         self.learning, self.spec = learning, spec
         self.keys: list[str] = [columns["key"][row] for row in kept]
-        self.truth: Any = truth[kept] if isinstance(truth, np.ndarray) else [truth[row] for row in kept]
+        self.truth: Truth = chosen(truth, kept)
         texts = [columns[name] for name in spec.fields]
         self.items = [Item(tuple(column[row] for column in texts)) for row in kept]
         self.pad = int(tokenizer.pad_token_id)
@@ -68,7 +68,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
+    @cached_property
     def item_lengths(self) -> list[int]:
         """The tokens of each item, in all its windows."""
         return np.add.reduceat(self.lengths, self.starts[:-1]).tolist() if self.items else []

@@ -12,14 +12,14 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from cluster.store.artifact import File, upload
 from cluster.store.storage import filesystem, is_local, join
-from jobs.contracts.objective import Leaving, Objective
+from jobs.contracts.objective import Learner, Leaving
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints
@@ -31,14 +31,6 @@ from jobs.training.tracking import Run, Trackers, open_trackers
 
 CHECKPOINTS = "checkpoints"
 CONTROLLER_FAILURES = 3
-
-
-class Learner(Objective, Protocol):
-    """An objective that also knows how its model is published."""
-
-    def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
-        """Write the model's directory; returns figures about it (parameters)."""
-        ...
 
 
 Build = Callable[[Any, Inputs], tuple[nn.Module, Learner]]

@@ -19,8 +19,7 @@ from jobs.tasks.distilled import Distilled
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from jobs.contracts.objective import Batch
-    from jobs.training.ray_train import Learner
+    from jobs.contracts.objective import Batch, Learner
 
 STEP = "inside"
 

@@ -1,6 +1,7 @@
 """Cards of bases: what pretraining writes, who reads it, and bases that have none. `pytest tests/jobs/test_base_cards.py`"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ from tests.jobs.tiny import (
     MESSAGES,
     classification,
     items_of,
+    publish_classifier,
     publish_directory,
     publish_examples,
-    save_classifier,
     tiny_classifier,
 )
 
@@ -50,14 +51,16 @@ def pretrained(root: Path, objective: str) -> Artifact:
     return publish_directory(directory, root / "base", Kind.MODEL, "base", details={"max_length": LENGTH})
 
 
-def without_card(base: Artifact, root: Path) -> Artifact:
-    """The same as older code left it."""
+def older(model: Artifact, root: Path, card: Mapping[str, Any] | None = None) -> Artifact:
+    """The same as older code left it, with its card or, of a base, with none."""
     draft = root / "older-draft"
     draft.mkdir()
-    for path in base.files():
+    for path in model.files():
         if path != CARD:
-            (draft / path).write_bytes((Path(base.uri) / path).read_bytes())
-    return publish_directory(draft, root / "older", Kind.MODEL, "base", details=base.manifest.details)
+            (draft / path).write_bytes((Path(model.uri) / path).read_bytes())
+    if card is not None:
+        (draft / CARD).write_text(json.dumps(card))
+    return publish_directory(draft, root / "older", Kind.MODEL, "base", details=model.manifest.details)
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)
@@ -65,7 +68,7 @@ def bases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """An objective, a base that learned by it, and the same without a card."""
     root = tmp_path_factory.mktemp("bases")
     base = pretrained(root, request.param)
-    return request.param, base, without_card(base, root)
+    return request.param, base, older(base, root)
 
 
 def test_a_base_says_what_it_has_learned_and_how_long_its_rows_were(bases: tuple[str, Artifact, Artifact]) -> None:
@@ -118,29 +121,27 @@ def test_a_base_is_fine_tuned_with_a_head_that_is_new(bases: tuple[str, Artifact
 
 
 def test_what_does_not_write_is_not_asked_to(bases: tuple[str, Artifact, Artifact]) -> None:
-    objective, base, older = bases
+    objective, base, bare = bases
     reason = "written by onnx variants: none" if objective in ("causal", "span_corruption") else "does not write; fine-tune it"
     with pytest.raises(EngineError, match=reason):
         load_generator(base.local())
     with pytest.raises(EngineError, match="a language model, which answers for no task"):
         load_engine(base.local())
     with pytest.raises(EngineError, match="not there, so .* is no published model"):
-        load_generator(older.local())
+        load_generator(bare.local())
 
 
 def test_a_card_of_older_code_still_says_what_the_model_is(tmp_path: Path, tokenizer: Any) -> None:
     """Labels beside the task's name, a temperature beside the file: answered with, compressed, gone on from."""
-    draft = tmp_path / "draft"
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, draft, fitted={"temperature": 2.0})
-    wanted = np.asarray(load_engine(draft).settled(items_of(["see you", "win a prize"])))
-    now = json.loads((draft / CARD).read_text())
+    made = publish_classifier(tmp_path, tokenizer, fitted={"temperature": 2.0})
+    wanted = np.asarray(load_engine(made.local()).settled(items_of(["see you", "win a prize"])))
+    now = json.loads((made.local() / CARD).read_text())
     variants = {
         name: {**{key: value for key, value in variant.items() if key not in ("fitted", "files")}, "temperature": 2.0}
         for name, variant in now["variants"].items()
     }
     kept = {key: now[key] for key in ("max_length", "default", "parameters", "training")}
-    (draft / CARD).write_text(json.dumps({"task": "classification", "labels": list(LABELS), "variants": variants, **kept}))
-    model = publish_directory(draft, tmp_path / "model", Kind.MODEL)
+    model = older(made, tmp_path, {"task": "classification", "labels": list(LABELS), "variants": variants, **kept})
     assert np.array_equal(load_engine(model.local()).settled(items_of(["see you", "win a prize"])), wanted)
     examples = publish_examples(tmp_path, {"train": MESSAGES[:40], "validation": MESSAGES[40:60]})
     assert _task(model, classification()) == classification()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from cluster.store.artifact import Artifact, Kind
+from cluster.store.artifact import Artifact
 from jobs.demo import show
 from jobs.deploy import _ask
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from tests.jobs.pairs import PAIRS, publish_pair_model, publish_pairs
-from tests.jobs.tiny import LABELS, MESSAGES, publish_directory, publish_examples, save_classifier, tiny_classifier
+from tests.jobs.tiny import MESSAGES, publish_classifier, publish_examples
 from tests.serve.faces import local_model, serving
 
 
@@ -34,8 +34,7 @@ def said(model: Artifact, examples: Artifact, count: int, capsys: pytest.Capture
 def test_labels_are_asked_in_turns_with_the_users_own_texts(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, tmp_path / "draft")
-    model = publish_directory(tmp_path / "draft", tmp_path / "model", Kind.MODEL)
+    model = publish_classifier(tmp_path, tokenizer)
     test = [("it's a prize; don't miss", "spam"), *MESSAGES[:10]]
     answers, printed, again = said(model, publish_examples(tmp_path, {"train": MESSAGES, "test": test}), 4, capsys)
     assert [answer["expected"] for answer in answers] == ["ham", "spam", "ham", "spam"]

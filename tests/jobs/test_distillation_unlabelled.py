@@ -32,11 +32,10 @@ from tests.jobs.tiny import (
     MESSAGES,
     classification,
     distilled,
+    publish_classifier,
     publish_directory,
     publish_examples,
-    save_classifier,
     supervised,
-    tiny_classifier,
 )
 
 TASK = classification().model_dump(mode="json")
@@ -62,12 +61,6 @@ def made(stage: Stage, settings: dict[str, Any], inputs: Inputs, root: Path) -> 
     return publish(context.directory, context.output, record, outcome.files), outcome
 
 
-def teacher(root: Path, tokenizer: PreTrainedTokenizerBase) -> Artifact:
-    (root / "model").mkdir()
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, root / "model")
-    return publish_directory(root / "model", root / "teacher", Kind.MODEL)
-
-
 def test_texts_without_a_label_from_the_file_to_the_loss(
     ray_driver: Cluster, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
@@ -82,7 +75,7 @@ def test_texts_without_a_label_from_the_file_to_the_loss(
     assert outcome.metrics["unlabelled_rows"] == 3 and outcome.metrics["train_rows"] == len(train) - 3
     assert outcome.details["labels"]["train"].keys() == set(LABELS)
 
-    model = teacher(tmp_path, tokenizer)
+    model = publish_classifier(tmp_path, tokenizer)
     soft, answered = made(predict.STAGE, {"precision": "fp32"}, Inputs(model=[model], examples=[examples]), tmp_path)
     assert answered.metrics["rows"] == len(train) + len(validation) and 0 < answered.metrics["lost_in_half"] < 1e-3
     assert answered.details == {"task": TASK}
@@ -152,7 +145,7 @@ def test_what_the_model_does_not_answer_for_is_refused_before_anything_runs(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     asked, context = predict.PredictConfig(), Context("", "", "", "", "")
-    model, pairs = teacher(tmp_path, tokenizer), publish_pairs(tmp_path, {"train": PAIRS[:4]})
+    model, pairs = publish_classifier(tmp_path, tokenizer), publish_pairs(tmp_path, {"train": PAIRS[:4]})
     with pytest.raises(BadInput, match=r"inputs.model = 'made': it reads text, and the examples have text and pair"):
         predict.run(asked, Inputs(model=[model], examples=[pairs]), context)
     others = publish_examples(tmp_path, {"train": [("a", "yes"), ("b", "no")]}, ("no", "yes"))
@@ -172,7 +165,7 @@ def test_answers_that_say_for_no_task_are_refused(tokenizer: PreTrainedTokenizer
 def test_a_teacher_in_torch_answers_in_the_precision_that_is_asked_for(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    model = teacher(tmp_path, tokenizer)
+    model = publish_classifier(tmp_path, tokenizer)
     examples = publish_examples(tmp_path, {"train": MESSAGES})
     (file,) = examples.files("train/", ".parquet")
     blocks = predict.blocks_of({examples.file(file): len(MESSAGES)})

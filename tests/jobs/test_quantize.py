@@ -34,6 +34,7 @@ from tests.jobs.tiny import (
     MESSAGES,
     classification,
     items_of,
+    publish_classifier,
     publish_directory,
     publish_examples,
     save_classifier,
@@ -200,9 +201,7 @@ def test_what_a_recipe_may_say() -> None:
 
 
 def test_the_stage_makes_every_variant_and_records_what_it_tried(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    draft = tmp_path / "student-draft"
-    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, draft)
-    model = publish_directory(draft, tmp_path / "student", Kind.MODEL)
+    model = publish_classifier(tmp_path, tokenizer)
     examples = publish_examples(tmp_path, {"train": MESSAGES[:58], "validation": MESSAGES[58:]})
     asked = {"quantize": ["dynamic", "static"], "allowed_loss": 60, "calibration": {"examples": 8, "method": "entropy"}}
     config = CompressConfig.model_validate({**asked, "max_length": MAX_LENGTH, "heal": {"batch_size": 8}})

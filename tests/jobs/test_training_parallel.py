@@ -13,14 +13,13 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
-from jobs.contracts.objective import Batch
+from jobs.contracts.objective import Batch, Learner
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
 from jobs.training.loop import fit
-from jobs.training.ray_train import Learner
 from jobs.training.settings import Training
 from tests.jobs.language_runs import publish_language
 from tests.jobs.tiny import MESSAGES, publish_examples, same_weights, supervised, tiny_tokenizer

@@ -121,6 +121,12 @@ def save_classifier(
     return save_model(model, tokenizer, classification(labels), MAX_LENGTH, directory, READ, **more)
 
 
+def publish_classifier(root: Path, tokenizer: PreTrainedTokenizerBase, **more: Any) -> Artifact:
+    """A tiny MODEL of the messages' task, as fine-tuning publishes it."""
+    save_classifier(tiny_classifier("bert", 2, len(tokenizer)), tokenizer, LABELS, root / "model-draft", **more)
+    return publish_directory(root / "model-draft", root / "model", Kind.MODEL)
+
+
 def load_classifier(
     origin: str | Artifact, labels: Sequence[str] = LABELS, dropout: float | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
