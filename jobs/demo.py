@@ -4,8 +4,8 @@
     python -m jobs.demo jobs/recipes/spam.yaml            keeps serving until Ctrl-C
     python -m jobs.demo jobs/recipes/spam.yaml --exit     shuts down what it started and leaves
 
-The recipe's pipeline is submitted as a Ray job; here its log becomes one live line a step. The very last line on
-standard output is the summary as JSON.
+The recipe's pipeline is submitted as a Ray job; here the events on its log become one live line a step. The very last line
+on standard output is the summary as JSON.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from cluster.connection.connect import attach_or_start
 from cluster.store.storage import absolute
 from cluster.submit import follow, result, stop, stop_children, submit
 from jobs.core.config import BadInput, Problem
-from jobs.core.recipe import Recipe, load_recipe
+from jobs.core.recipe import load_recipe
 from jobs.running.cli import add_recipe_arguments, guarded
+from jobs.running.events import EVENT_MARK, RunEnded, State, StepChanged, StepLog, read_event
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-STEP_LINE = re.compile(r"^\[([a-z0-9_-]+)\] (\w+)\s+(\w+)\s+(\d+) s  (.*)$")
 NOISE = re.compile(r"\sINFO |worker\.py:|Running entrypoint for job|RayDeprecationWarning")
 LONGEST_SHOWN = 200
 """Characters of a text in the line that shows how to ask."""
-MARKS = {
+MARKS: dict[State, str] = {
     "done": "✓",
     "complete": "✓",
     "failed": "✗",
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     began = arguments.began or time.time()
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     storage = absolute(arguments.storage)
-    screen = Screen(recipe, sys.stdout)
+    screen = Screen(sys.stdout)
     print(f"Raystill: {len(recipe.steps)} steps of {recipe.name}; runs are kept in {storage}", flush=True)
     with attach_or_start(arguments.address) as cluster:
         print(
@@ -93,11 +93,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def run_job(
     client: "JobSubmissionClient", command: list[str], metadata: dict[str, str], screen: "Screen"
 ) -> tuple[int, dict[str, Any] | None]:
-    """Submit the pipeline, show its log, return its exit code and its summary, which it has when a step refused, too.
+    """Submit the pipeline, show its events, return its exit code and its summary, which it has when a step refused, too.
 
     Ctrl-C stops it with its steps.
     """
-    job = submit(client, command, metadata=metadata)
+    job = submit(client, [*command, "--log-format", "events"], metadata=metadata)
     try:
         summary = screen.show(follow(client, job))
         ended = result(client, job)
@@ -117,29 +117,33 @@ def run_job(
 class Screen:
     """One line a step: rewritten in place on a terminal, printed as it changes elsewhere."""
 
-    recipe: Recipe
     out: TextIO
     places: dict[str, int] = field(default_factory=dict)
     """The row of the screen on which each step's line stands, counted from the first that was written."""
     rows: int = 0
 
     def show(self, log: Iterable[str]) -> dict[str, Any] | None:
-        """Show a pipeline's log until it ends; returns the summary of its last line."""
+        """Show a pipeline's log of events until it ends; returns the summary that its last one has."""
         summary = None
         for line in log:
-            matched = STEP_LINE.match(line)
-            if matched and matched[1] in self.recipe.steps:
-                self._step(*matched.groups())
-            elif line.startswith('{"recipe"'):
-                summary = json.loads(line)
-            elif not _is_noise(line):
-                self._print(line)
+            # Elsewhere than at a line's start it is what someone else has printed.
+            if not line.startswith(EVENT_MARK):
+                self._others(line)
+                continue
+            match read_event(line.removeprefix(EVENT_MARK)):
+                case StepChanged() as change:
+                    self._step(change)
+                case StepLog() as said:
+                    self._others(f"    {said.text}")
+                case RunEnded() as ended:
+                    summary = ended.summary
         return summary
 
-    def _step(self, step: str, stage: str, state: str, seconds: str, text: str) -> None:
-        line = f"{MARKS.get(state, ' ')} {step:<12} {stage:<9} {state:<9} {seconds:>5} s  {text}"
+    def _step(self, event: StepChanged) -> None:
+        step, mark = event.step, MARKS[event.state]
+        line = f"{mark} {step:<12} {event.stage:<9} {event.state:<9} {event.seconds:5.0f} s  {event.text}"
         if not self.out.isatty():
-            if state != "submitted":
+            if event.state != "submitted":
                 print(line, file=self.out, flush=True)
             return
         size = shutil.get_terminal_size()
@@ -151,6 +155,12 @@ class Screen:
         else:
             self.places[step] = self.rows
             self._print(line)
+
+    def _others(self, text: str) -> None:
+        """Print what is no state of a step, without Ray's own words."""
+        for line in text.split("\n"):
+            if not _is_noise(line):
+                self._print(line)
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)

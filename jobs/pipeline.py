@@ -2,6 +2,7 @@
 
     ray job submit --working-dir . -- python -m jobs.pipeline jobs/recipes/spam.yaml
     python -m jobs.pipeline jobs/recipes/spam.yaml --plan      which steps would run, why, where and for how much; runs nothing
+    python -m jobs.pipeline jobs/recipes/spam.yaml --events events.jsonl      tells scripts what happens, see running/events.py
 
 The log has a line whenever a step's state or figures change; its last line is a JSON summary. A step's job is stopped by
 Ctrl-C and SIGTERM alone, whatever the dashboard answers meanwhile.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cluster.connection.connect import attach_or_start
 from cluster.connection.follow import SECONDS_AWAY, SubmitError, in_a_line, patiently, watch
@@ -31,6 +32,20 @@ from jobs.core.places import Place, locate
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.core.stage import Context
 from jobs.running.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm
+from jobs.running.events import (
+    EVENT_MARK,
+    Event,
+    EventWriter,
+    Figures,
+    LogFormat,
+    RunStarted,
+    RunStep,
+    State,
+    StepChanged,
+    StepLog,
+    finite,
+    print_words,
+)
 from jobs.running.plan import print_plan
 from jobs.running.preflight import preflight
 from jobs.running.progress import Progress
@@ -68,20 +83,46 @@ def main() -> None:
     )
     parser.add_argument("--cluster", help="with --plan: a cluster's file (cluster.yaml) to plan for; none has to run")
     parser.add_argument("--prices", help="with --plan: a price table in place of cluster/prices.yaml")
+    _add_event_arguments(parser)
     arguments = parser.parse_intermixed_args()
-    guarded(lambda: print_plan(arguments) if arguments.plan else _run(arguments))
+    if arguments.plan:
+        if arguments.events is not None:
+            parser.error("--events: a plan runs nothing, so that nothing happens; leave out one of the two")
+        guarded(lambda: print_plan(arguments))
+    else:
+        with EventWriter(arguments.log_format, arguments.events) as events:
+            guarded(lambda: _run(arguments, events))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--events",
+        metavar="FILE",
+        help="write what happens into this local file as it happens, each event as a line of JSON; "
+        "a file that is there is begun anew",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=get_args(LogFormat),
+        default="text",
+        help=f"what the log has: text for people, or in its place the events, each behind '{EVENT_MARK}', "
+        "for programs that follow the log of a job (default: %(default)s)",
+    )
+
+
+def _run(arguments: argparse.Namespace, events: EventWriter) -> int:
+    events.open()
     began, refused = time.monotonic(), None
     recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
+    steps = tuple(RunStep(step=step.name, stage=step.stage.name) for step in recipe.steps.values())
+    events.write(RunStarted(recipe=recipe.name, storage=storage, steps=steps))
     # Ray would end this process a minute after its cluster has gone, and without a word on what becomes of the step.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", f"{2 * SECONDS_AWAY:.0f}")
     with attach_or_start() as cluster:
         connect()
         stop_on_sigterm()
         preflight(recipe, storage)
-        pipeline = Pipeline(recipe, storage, cluster.jobs(), _command(arguments, storage))
+        pipeline = Pipeline(recipe, storage, cluster.jobs(), _command(arguments, storage), events.write)
         try:
             pipeline.run()
         except StepFailed as failure:
@@ -90,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 return failure.exit_code
             print(failure, file=sys.stderr)
             refused = failure.step
-    publish_report(recipe, storage, pipeline.artifacts(), time.monotonic() - began, refused)
+    events.summary = publish_report(recipe, storage, pipeline.artifacts(), time.monotonic() - began, refused)
     return REFUSED if refused else 0
 
 
@@ -116,6 +157,8 @@ class Pipeline:
     storage: str
     client: "JobSubmissionClient"
     command: Callable[[Place], list[str]]
+    tell: Callable[[Event], None] = print_words
+    """Called with what happens."""
 
     def run(self) -> None:
         """Run all steps that are not done."""
@@ -127,7 +170,7 @@ class Pipeline:
                 self._run_step(place, jobs)
             elif place.artifact is not None:
                 self._settle(place, place.artifact)
-                self._line(place, "complete", place.artifact.manifest.seconds, headline(place, place.artifact))
+                self._made(place, "complete", place.artifact.manifest.seconds, place.artifact)
 
     def artifacts(self) -> dict[str, Artifact]:
         """What every step made, of those that are done."""
@@ -155,22 +198,23 @@ class Pipeline:
             raise
         seconds = time.monotonic() - began
         if not ended.succeeded:
-            self._line(place, "failed", seconds, f"job {job.id}")
-            print("\n".join(f"    {line}" for line in tail or [ended.message]), flush=True)
+            self._change(place, "failed", seconds, f"job {job.id}", job.id, exit_code=ended.exit_code)
+            for line in tail or [ended.message]:
+                self.tell(StepLog(step=name, text=line))
             raise StepFailed(name, ended.exit_code if ended.exit_code in (2, REFUSED) else 1)
         artifact = locate(self.recipe, self.storage)[name].artifact
         assert artifact is not None, f"{name} succeeded without an artifact"
-        self._line(place, "done", seconds, headline(place, artifact))
+        self._made(place, "done", seconds, artifact, job.id)
 
     def _job(self, place: Place, jobs: "Sequence[JobDetails]") -> Submitted:
         """The job that makes the step: this pipeline's, or one that another pipeline runs or has left running."""
         metadata = {"recipe": self.recipe.name, "step": place.step.name, "artifact": place.uri or ""}
         job = submit_or_join(self.client, self.command(place), metadata, jobs)
         if job.parent == submitter():
-            self._line(place, "submitted", 0.0, place.reason)
+            self._change(place, "submitted", 0.0, place.reason, job.id)
         else:
             owner = "that an earlier pipeline left" if self._is_orphan(job) else f"of {job.parent}"
-            self._line(place, "joined", 0.0, f"job {job.id} {owner}, which runs already")
+            self._change(place, "joined", 0.0, f"job {job.id} {owner}, which runs already", job.id)
         return job
 
     def _is_orphan(self, job: Submitted, seconds: float | None = None) -> bool:
@@ -187,7 +231,7 @@ class Pipeline:
             elif job.parent == submitter() or self._is_orphan(job, STOP_SECONDS):
                 stop(self.client, job.id, STOP_SECONDS)
                 stop_children(self.client, job.id, STOP_SECONDS)
-                self._line(place, "stopped", time.monotonic() - began, "")
+                self._change(place, "stopped", time.monotonic() - began, "", job.id)
         except SubmitError as error:
             print(f"step {place.step.name}: its job could not be stopped, and may go on ({error})", file=sys.stderr)
 
@@ -207,30 +251,51 @@ class Pipeline:
                     if outcome.succeeded:
                         break
                 elif time.monotonic() - spoken >= PROGRESS_SECONDS:
-                    state, text = self._told(job, progress, waiting)
+                    state, text, figures = self._look(job, progress, waiting)
                     if text != shown:
-                        self._line(place, state, time.monotonic() - began, text)
+                        self._change(place, state, time.monotonic() - began, text, job, figures=figures)
                         shown = text
                     spoken = time.monotonic()
         return outcome or result(self.client, job), tail
 
-    def _told(self, job: str, progress: Progress, waiting: Waiting) -> tuple[str, str]:
-        """What a job does, as a state and in words."""
+    def _look(self, job: str, progress: Progress, waiting: Waiting) -> tuple[State, str, Figures]:
+        """What a job does, as a state, in words and in figures."""
         try:
             if waits := waiting.look():
-                return "waiting", waits
-            return "running", progress.words() or str(self.client.get_job_status(job).value).lower()
+                return "waiting", waits, {}
+            words = progress.words() or str(self.client.get_job_status(job).value).lower()
+            return "running", words, finite(progress.figures)
         # A line less in the log is no reason to leave the job alone.
         except Exception as error:  # noqa: BLE001
-            return "running", f"not known for now ({in_a_line(error)})"
+            return "running", f"not known for now ({in_a_line(error)})", {}
 
-    def _line(self, place: Place, state: str, seconds: float, text: str) -> None:
-        print(step_line(place.step.name, place.step.stage.name, state, seconds, text), flush=True)
+    def _made(self, place: Place, state: State, seconds: float, artifact: Artifact, job: str | None = None) -> None:
+        figures = finite(artifact.manifest.metrics)
+        self._change(place, state, seconds, headline(place, artifact), job, figures=figures, uri=artifact.uri)
 
-
-def step_line(step: str, stage: str, state: str, seconds: float, text: str) -> str:
-    """One line of the pipeline's log; jobs/demo.py reads it back."""
-    return f"[{step}] {stage:<9} {state:<9} {seconds:6.0f} s  {text}"
+    def _change(
+        self,
+        place: Place,
+        state: State,
+        seconds: float,
+        text: str,
+        job: str | None,
+        figures: Figures | None = None,
+        uri: str | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        change = StepChanged(
+            step=place.step.name,
+            stage=place.step.stage.name,
+            state=state,
+            seconds=seconds,
+            text=text,
+            figures=figures or {},
+            job=job,
+            uri=uri,
+            exit_code=exit_code,
+        )
+        self.tell(change)
 
 
 def headline(place: Place, artifact: Artifact) -> str:
@@ -248,10 +313,10 @@ def headline(place: Place, artifact: Artifact) -> str:
 
 def publish_report(
     recipe: Recipe, storage: str, artifacts: dict[str, Artifact], seconds: float, refused: str | None = None
-) -> None:
-    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table and the summary.
+) -> dict[str, Any]:
+    """Write the run's record, summary.json and, where there is an evaluation, report.html; print the table.
 
-    `refused` is the step that said no, where one has.
+    Returns the summary. `refused` is the step that said no, where one has.
     """
     from jobs.report.page import write_page
     from jobs.report.tables import comparison_table
@@ -281,7 +346,7 @@ def publish_report(
     scores = {key: summary[key] for key in SCORES if summary.get(key) is not None}
     record_run(storage, recipe.name, artifacts, seconds, scores)
     write_bytes(join(root, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
-    print(json.dumps(summary, ensure_ascii=False), flush=True)
+    return summary
 
 
 def _figures(report: dict[str, Any], winner: str | None) -> dict[str, Any]:

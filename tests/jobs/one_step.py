@@ -95,7 +95,7 @@ def main(file: str, storage: str, directory: str, seconds: str) -> int:
         stop_on_sigterm()
         pipeline = made(file, storage, cluster.jobs(), speaks(10, float(seconds)), lambda: meet(directory))
         pipeline.run()
-        publish_report(pipeline.recipe, storage, pipeline.artifacts(), 1.0)
+        print(json.dumps(publish_report(pipeline.recipe, storage, pipeline.artifacts(), 1.0)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What people see while a recipe runs: written by the pipeline, read back by the demo.
+"""What people see while a recipe runs: lines of the pipeline's log, and the screen that the demo makes of its events.
 
 pytest tests/jobs/test_pipeline_lines.py
 """
@@ -8,18 +8,15 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from jobs.core.recipe import load_recipe
 from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
-from jobs.demo import STEP_LINE, Screen
-from jobs.pipeline import step_line
+from jobs.demo import MARKS, Screen
+from jobs.running.events import EVENT_MARK, Event, RunEnded, State, StepChanged, StepLog, in_words
 from jobs.running.progress import Progress
 
-RECIPE = load_recipe(str(Path(__file__).parents[2] / "jobs" / "recipes" / "spam.yaml"))
-STATES = ("submitted", "running", "done", "complete", "failed", "stopped")
 SUMMARY = {"recipe": "spam", "seconds": 3.0, "winner": "small:int8"}
 
 
@@ -69,27 +66,61 @@ class Terminal(io.StringIO):
         return [row.rstrip() for row in self.rows]
 
 
+def marked(event: Event) -> str:
+    """An event's line in the log of a pipeline."""
+    return EVENT_MARK + event.line()
+
+
+def step_line(step: str, stage: str, state: State, seconds: float, text: str) -> str:
+    """The line of a step's event."""
+    return marked(StepChanged(step=step, stage=stage, state=state, seconds=seconds, text=text))
+
+
 def shown(log: Iterable[str], columns: int, monkeypatch: pytest.MonkeyPatch, rows: int = 40) -> list[str]:
     """What stands on a terminal of this size after the log."""
     monkeypatch.setattr("shutil.get_terminal_size", lambda **_: os.terminal_size((columns, rows)))
     terminal = Terminal(columns)
-    assert Screen(RECIPE, terminal).show([*log, json.dumps(SUMMARY)]) == SUMMARY
+    assert Screen(terminal).show([*log, marked(RunEnded(exit_code=0, summary=SUMMARY))]) == SUMMARY
     assert terminal.lines()[-1] == "", "the cursor ends below everything"
     return terminal.lines()[:-1]
 
 
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", get_args(State))
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_line_of_the_pipeline_is_read_back(state: str, stage: str) -> None:
+def test_each_event_is_shown_in_the_words_of_the_pipeline_s_log(state: State, stage: str) -> None:
     for seconds, text in ((0.4, "never run"), (59.6, ""), (1_234_567.0, "macro_f1 0.9812  温度 1 → 2")):
-        matched = STEP_LINE.match(step_line("my_step-2", stage, state, seconds, text))
-        assert matched is not None
-        assert matched.groups() == ("my_step-2", stage, state, f"{seconds:.0f}", text)
+        event = StepChanged(step="my_step-2", stage=stage, state=state, seconds=seconds, text=text)
+        assert in_words(event) == f"[my_step-2] {stage:<9} {state:<9} {seconds:6.0f} s  {text}"
+        out = io.StringIO()
+        assert Screen(out).show([marked(event)]) is None
+        line = f"{MARKS[state]} my_step-2    {stage:<9} {state:<9} {f'{seconds:.0f}':>5} s  {text}\n"
+        assert out.getvalue() == ("" if state == "submitted" else line)
 
 
-def test_lines_of_others_are_not_taken_for_steps() -> None:
-    for line in ("[INFO] prepare done 3 s", "(pid=3) [base] pretrain  running       12 s  loss 3", "[base] loss 3", ""):
-        assert STEP_LINE.match(line) is None
+def test_lines_of_others_are_shown_and_not_taken_for_events() -> None:
+    done = step_line("base", "pretrain", "done", 3, "")
+    lines = [f"(pid=3) {done}", "[base] pretrain  running       12 s  loss 3", '{"recipe": "spam"}', "", f"\r{done}"]
+    out = io.StringIO()
+    assert Screen(out).show(lines) is None
+    assert out.getvalue() == "".join(f"{line}\n" for line in lines)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 60])
+def test_an_event_that_cannot_be_read_counts_for_nothing(cut: int) -> None:
+    done = step_line("base", "pretrain", "done", 3, "")
+    ended = marked(RunEnded(exit_code=0, summary=SUMMARY))
+    unknown = done.replace("step_changed", "step_thought_over")
+    out = io.StringIO()
+    assert Screen(out).show([done[:-cut], done[:-cut] + ended, unknown, EVENT_MARK, ended + done]) is None
+    assert out.getvalue() == ""
+
+
+def test_the_last_lines_of_a_failed_step_are_shown_without_noise() -> None:
+    noise = "2026-01-01 10:00:00,000 INFO worker.py:1900 -- Connecting"
+    out = io.StringIO()
+    said = [StepLog(step="base", text=text) for text in ("ValueError: 3", noise, f"exit code 1:\n{noise}\n  last words")]
+    Screen(out).show([marked(event) for event in said])
+    assert out.getvalue().splitlines() == ["    ValueError: 3", "    exit code 1:", "  last words"]
 
 
 def progress(log: Iterable[str]) -> Progress:
@@ -202,11 +233,10 @@ def test_a_line_that_has_scrolled_away_is_written_anew(monkeypatch: pytest.Monke
 def test_elsewhere_lines_are_printed_as_they_come_and_noise_is_left_out() -> None:
     out = io.StringIO()
     noise = "2026-01-01 10:00:00,000 INFO dashboard_sdk.py:355 -- Uploading package"
-    unknown = step_line("stranger", "prepare", "done", 1, "")
-    assert Screen(RECIPE, out).show([noise, LOG[0], LOG[1], unknown, LOG[2]]) is None
+    assert Screen(out).show([noise, LOG[0], LOG[1], "a word", LOG[2]]) is None
     assert out.getvalue().splitlines() == [
         "… corpus       prepare   running       5 s  cleaned  rows 100",
-        unknown,
+        "a word",
         "✓ corpus       prepare   done          9 s  train_rows 90",
     ]
     assert "\x1b" not in out.getvalue()

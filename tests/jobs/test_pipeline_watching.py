@@ -22,6 +22,7 @@ from cluster.connection.follow import Lost
 from cluster.connection.jobs import Jobs
 from cluster.submit import submit
 from jobs import pipeline
+from jobs.running.events import RunEnded, StepChanged, read_event
 from tests.cluster.flaky_dashboard import CLOSED, SILENT, WELL, WRONG, FlakyDashboard
 from tests.jobs.one_step import made, speaks, statuses, write_one_step
 from tests.story.running import ROOT
@@ -156,14 +157,20 @@ def test_what_cannot_be_told_of_a_job_is_said_and_no_more(
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
 def test_a_person_stops_the_job(end: signal.Signals, real: Jobs, file: str, tmp_path: Path) -> None:
     storage = str(tmp_path / "runs")
-    command = [sys.executable, "-m", "jobs.pipeline", file, "--storage", storage]
+    events = tmp_path / "events.jsonl"
+    command = [sys.executable, "-m", "jobs.pipeline", file, "--storage", storage, "--events", str(events)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
         assert process.stdout is not None
         assert next(line for line in process.stdout if "running" in line)
+        *_, running = [read_event(line) for line in events.read_text().splitlines()]
+        assert isinstance(running, StepChanged) and running.state == "running", "the file has it as soon as the log"
         process.send_signal(end)
         assert "stopped" in process.stdout.read()
         assert process.wait(60) == 130
     assert statuses(real, storage) == ["STOPPED"]
+    *_, stopped, ended = [read_event(line) for line in events.read_text().splitlines()]
+    assert isinstance(stopped, StepChanged) and (stopped.state, stopped.job) == ("stopped", running.job)
+    assert isinstance(ended, RunEnded) and (ended.exit_code, ended.summary) == (130, None)
 
 
 def test_ray_job_stop_of_the_pipeline_stops_its_step(real: Jobs, file: str, tmp_path: Path) -> None:

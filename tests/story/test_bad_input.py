@@ -90,7 +90,13 @@ def test_storage_that_cannot_be_written(ray_cluster: Cluster, world: tuple[Path,
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["absent.yaml"], "no such recipe file"), (["jobs/recipes/spam.yaml", "steps.x"], "an override is written key=value")],
+    [
+        (["absent.yaml"], "no such recipe file"),
+        (["jobs/recipes/spam.yaml", "steps.x"], "an override is written key=value"),
+        (["jobs/recipes/spam.yaml", "--events", "/absent/e"], "--events = '/absent/e': it cannot be written (No such file"),
+        (["jobs/recipes/spam.yaml", "--events", "/dev/full"], "--events = '/dev/full': it cannot be written (No space left"),
+        (["jobs/recipes/spam.yaml", "--events", "e", "--plan"], "--events: a plan runs nothing"),
+    ],
 )
 def test_a_wrong_command_line(arguments: list[str], words: str, tmp_path: Path) -> None:
     done = run(arguments[0], str(tmp_path), *arguments[1:])

@@ -20,6 +20,7 @@ from cluster.store import registry
 from cluster.store.artifact import Artifact
 from jobs.core.places import locate
 from jobs.core.recipe import Recipe, load_recipe
+from jobs.running.events import RunEnded, RunStarted, StepChanged, finite, in_words, read_event
 from tests.story.running import ROOT, Ran, run_job
 from tests.story.tiny_world import recipe, write_recipe, write_world
 
@@ -52,7 +53,8 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     paths = write_world(directory)
     file = write_recipe(directory / "tiny.yaml", recipe(paths))
     storage = str(directory / "runs")
-    yield Story(directory, paths, file, storage, run_job(serving_cluster, "jobs.pipeline", file, "--storage", storage))
+    command = ["jobs.pipeline", file, "--storage", storage, "--events", str(directory / "events.jsonl")]
+    yield Story(directory, paths, file, storage, run_job(serving_cluster, *command))
 
 
 def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
@@ -67,6 +69,28 @@ def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
     assert summary["size_ratio"] > 1
     for step in story.recipe.steps:
         assert story.ran.state(step)[-1] == "done", step
+
+
+def test_its_events_say_what_its_log_says(story: Story) -> None:
+    lines = (story.directory / "events.jsonl").read_text().splitlines()
+    started, *changes, ended = [read_event(line) for line in lines]
+    steps = [*story.recipe.steps]
+    assert isinstance(started, RunStarted) and [step.step for step in started.steps] == steps
+    assert isinstance(ended, RunEnded) and (ended.exit_code, ended.summary) == (0, story.ran.summary)
+    changed = [event for event in changes if isinstance(event, StepChanged)]
+    assert [in_words(event) for event in changed] == [
+        line for line in story.ran.lines if line.startswith(tuple(f"[{name}] " for name in steps))
+    ]
+    assert len(changed) == len(changes) and [event.time for event in changed] == sorted(event.time for event in changed)
+    for name in steps:
+        own = [event for event in changed if event.step == name]
+        assert (own[0].state, own[-1].state) == ("submitted", "done"), name
+        assert {event.state for event in own[1:-1]} <= {"waiting", "running"} and len({event.job for event in own}) == 1
+        artifact = story.artifact(name)
+        assert (own[-1].uri, own[-1].figures) == (artifact.uri, finite(artifact.manifest.metrics))
+        assert all(event.uri is None for event in own[:-1])
+    running = [event.figures for event in changed if event.step == "teacher" and event.state == "running"]
+    assert any(figures.get("steps") for figures in running), "how far it is, in numbers"
 
 
 def test_the_winner_answers_over_http(story: Story) -> None:
