@@ -19,7 +19,7 @@ from jobs.architectures.models import beyond_training, card_of, length_of, write
 from jobs.compression.removal import Factorize, Prune
 from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
 from jobs.core.config import BadInput, Problem
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
 from jobs.running.cli import main
@@ -251,9 +251,9 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=5,
-    rules=COMPRESS_RULES,
     metrics=task_metrics,
-    headline=("feed_forward_kept", "export_difference"),
+    preflight=Preflight(rules=COMPRESS_RULES),
+    completion=Completion(headline=("feed_forward_kept", "export_difference")),
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import has_alias, move, read, record_verdict
 from jobs.contracts.learning import chosen
 from jobs.core.config import BadInput, Config, Problem
-from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.deploying.canary import CanaryConfig, try_out
 from jobs.deploying.carry import IDENTITY, carry_over, check_name, tell
 from jobs.deploying.serve_client import HOST, PORT, ServeClient
@@ -178,8 +178,7 @@ STAGE = Stage(
     },
     output=Kind.REPORT,
     version=1,
-    headline=("answered",),
-    effect=True,
+    completion=Completion(headline=("answered",), effect=True),
 )
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jobs.architectures.models import length_of, padding_told
 from jobs.architectures.settings import Shorten
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
-from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.losses.settings import MIX_RULES, Match, Mix
 from jobs.running.cli import main
 from jobs.tasks import spec_of
@@ -153,6 +153,33 @@ def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context, lengt
     length_of(teacher, length)
 
 
+DISTILL_RULES = (
+    *TASK_RULES,
+    *MIX_RULES,
+    Rule(
+        "teacher_weights",
+        (),
+        lambda config, _: len(config.teacher_weights) > 1,
+        "one teacher's answers are all there are, whatever they count",
+        "Leave it out, or give one for each of several teachers.",
+    ),
+    Rule(
+        "match",
+        (),
+        lambda _, inputs: "teacher_model" in inputs,
+        "it looks into the teacher, and there is none",
+        "Name the teacher's step in inputs.teacher_model.",
+    ),
+    Rule(
+        "inputs.teacher_model",
+        ("match",),
+        lambda config, _: bool(config.match),
+        "nothing is to match, so the teacher itself would not be used",
+        "Leave it out, or add match.",
+    ),
+)
+"""What keys need to do something."""
+
 STAGE = Stage(
     name="distill",
     purpose="train a student on the soft labels of teachers",
@@ -167,38 +194,13 @@ STAGE = Stage(
     output=Kind.MODEL,
     version=4,
     metrics=task_metrics,
-    searchable=True,
-    headline=("steps_per_second",),
-    sources=sources,
-    check=check,
-    rules=(
-        *TASK_RULES,
-        *MIX_RULES,
-        Rule(
-            "teacher_weights",
-            (),
-            lambda config, _: len(config.teacher_weights) > 1,
-            "one teacher's answers are all there are, whatever they count",
-            "Leave it out, or give one for each of several teachers.",
-        ),
-        Rule(
-            "match",
-            (),
-            lambda _, inputs: "teacher_model" in inputs,
-            "it looks into the teacher, and there is none",
-            "Name the teacher's step in inputs.teacher_model.",
-        ),
-        Rule(
-            "inputs.teacher_model",
-            ("match",),
-            lambda config, _: bool(config.match),
-            "nothing is to match, so the teacher itself would not be used",
-            "Leave it out, or add match.",
-        ),
+    preflight=Preflight(sources, check, DISTILL_RULES),
+    searchable=Searchable(
+        (*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),
+        shaped_by=("model", "student"),
+        shape=shape,
     ),
-    shaped_by=("model", "student"),
-    shape=shape,
-    changeable=(*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),
+    completion=Completion(headline=("steps_per_second",)),
 )
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import length_of, padding_told
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
-from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.heads import inputs_of
@@ -99,6 +99,18 @@ def _check_labels(config: FinetuneConfig, inputs: Inputs) -> None:
         raise BadInput(problems)
 
 
+FINETUNE_RULES = (
+    *TASK_RULES,
+    Rule(
+        "sampling_temperature",
+        (),
+        lambda _, inputs: "auxiliary" in inputs,
+        "there is one task, which every step belongs to",
+        "Leave it out, or name others in inputs.auxiliary.",
+    ),
+)
+"""What keys need to do something."""
+
 STAGE = Stage(
     name="finetune",
     purpose="fine-tune a model on a task with Ray Train",
@@ -112,23 +124,9 @@ STAGE = Stage(
     output=Kind.MODEL,
     version=4,
     metrics=task_metrics,
-    searchable=True,
-    headline=("steps_per_second",),
-    sources=sources,
-    check=check,
-    rules=(
-        *TASK_RULES,
-        Rule(
-            "sampling_temperature",
-            (),
-            lambda _, inputs: "auxiliary" in inputs,
-            "there is one task, which every step belongs to",
-            "Leave it out, or name others in inputs.auxiliary.",
-        ),
-    ),
-    shaped_by=("model",),
-    shape=shape,
-    changeable=(*CHANGEABLE, "dropout"),
+    preflight=Preflight(sources, check, FINETUNE_RULES),
+    searchable=Searchable((*CHANGEABLE, "dropout"), shaped_by=("model",), shape=shape),
+    completion=Completion(headline=("steps_per_second",)),
 )
 
 if __name__ == "__main__":

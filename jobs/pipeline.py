@@ -178,9 +178,9 @@ class Pipeline:
         return {name: place.artifact for name, place in places.items() if place.artifact is not None}
 
     def _settle(self, place: Place, artifact: Artifact) -> None:
-        if place.step.stage.settle is not None:
+        if (settle := place.step.stage.completion.settle) is not None:
             context = Context(self.storage, self.recipe.name, place.step.name, artifact.uri, "", place.step.resources)
-            place.step.stage.settle(artifact, context)
+            settle(artifact, context)
 
     def _run_step(self, place: Place, jobs: "Sequence[JobDetails]") -> None:
         name, began, job = place.step.name, time.monotonic(), None
@@ -304,7 +304,7 @@ def headline(place: Place, artifact: Artifact) -> str:
     words = [str(manifest.details[key]) for key in ("winner", "url") if key in manifest.details]
     if "trials" in manifest.details:
         words.append(f"best of {len(manifest.details['trials'])} trials")
-    shown = (*(metric.name for metric in place.step.metrics), *place.step.stage.headline)
+    shown = (*(metric.name for metric in place.step.metrics), *place.step.stage.completion.headline)
     words += [f"{key} {value:.5g}" for key in shown if (value := manifest.metrics.get(key)) is not None]
     if not words:
         words = [f"{key} {value:.4f}" for key, value in manifest.metrics.items()]

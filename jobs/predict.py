@@ -26,7 +26,7 @@ from pydantic import Field
 from cluster.store.artifact import Artifact, File, Kind, write_by_content
 from cluster.store.storage import filesystem
 from jobs.core.config import BadInput, Config, Problem
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Stage
 from jobs.running.cli import main
 from jobs.tasks import spec_of
 from serve.tasks.protocol import Task
@@ -287,7 +287,7 @@ STAGE = Stage(
     },
     output=Kind.PREDICTIONS,
     version=5,
-    headline=("rows",),
+    completion=Completion(headline=("rows",)),
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from cluster.store.artifact import File, Kind, write_by_content
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Config, Problem
-from jobs.core.stage import Context, Inputs, Outcome, Stage
+from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
 from jobs.data.clean import Clean
 from jobs.data.dedup import Split
@@ -292,9 +292,8 @@ STAGE = Stage(
     run=run,
     output=output_kind,
     version=4,
-    headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"),
-    sources=sources,
-    check=check,
+    preflight=Preflight(sources, check),
+    completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )
 
 if __name__ == "__main__":

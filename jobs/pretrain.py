@@ -16,7 +16,7 @@ from jobs.architectures.new import FITTING, ObjectiveName, Shape
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
 from jobs.objectives.pretrained import PAIRED
@@ -165,6 +165,36 @@ def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     return replace(outcome, details={**outcome.details, "max_length": length})
 
 
+PRETRAIN_RULES = (
+    *RULES,
+    *(
+        Rule(key, (), lambda _, inputs: "init" not in inputs, "inputs.init names a base already", "Leave out one of them.")
+        for key in ("model", "base")
+    ),
+    Rule(
+        "mask_probability",
+        ("objective",),
+        lambda config, _: config.objective != "causal",
+        "causal hides nothing and predicts every token",
+        "Leave it out, or use another objective.",
+    ),
+    Rule(
+        "mix",
+        (),
+        lambda _, inputs: "teacher" in inputs,
+        "there is no teacher to weigh",
+        "Give inputs.teacher, or leave mix out.",
+    ),
+    Rule(
+        "mix.annealing",
+        ("mix.alpha_end",),
+        lambda config, _: config.mix.alpha_end is not None,
+        "alpha stays over the run",
+        "Give mix.alpha_end, or leave it out.",
+    ),
+)
+"""What keys need to do something."""
+
 STAGE = Stage(
     name="pretrain",
     purpose="pretrain a language model with Ray Train, from scratch or from a base",
@@ -177,39 +207,10 @@ STAGE = Stage(
     },
     output=Kind.MODEL,
     version=3,
-    headline=("steps_per_second",),
-    sources=sources,
-    check=check,
-    rules=(
-        *RULES,
-        *(
-            Rule(key, (), lambda _, inputs: "init" not in inputs, "inputs.init names a base already", "Leave out one of them.")
-            for key in ("model", "base")
-        ),
-        Rule(
-            "mask_probability",
-            ("objective",),
-            lambda config, _: config.objective != "causal",
-            "causal hides nothing and predicts every token",
-            "Leave it out, or use another objective.",
-        ),
-        Rule(
-            "mix",
-            (),
-            lambda _, inputs: "teacher" in inputs,
-            "there is no teacher to weigh",
-            "Give inputs.teacher, or leave mix out.",
-        ),
-        Rule(
-            "mix.annealing",
-            ("mix.alpha_end",),
-            lambda config, _: config.mix.alpha_end is not None,
-            "alpha stays over the run",
-            "Give mix.alpha_end, or leave it out.",
-        ),
-    ),
     metrics=(Metric("validation_loss", mode="min"), Metric("perplexity", mode="min"), Metric("pair_accuracy")),
-    searchable=True,
+    preflight=Preflight(sources, check, PRETRAIN_RULES),
+    searchable=Searchable(),
+    completion=Completion(headline=("steps_per_second",)),
 )
 
 if __name__ == "__main__":

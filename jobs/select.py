@@ -14,7 +14,7 @@ from pydantic import Field
 from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import move, record_verdict, verdicts
 from jobs.core.metric import Metric
-from jobs.core.stage import Context, Input, Inputs, Outcome, Refused, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Gate, doubts
 from jobs.judging.results import read_report, read_verdict
@@ -118,8 +118,7 @@ STAGE = Stage(
     inputs={"report": Input(Kind.REPORT, "the figures from evaluate")},
     output=Kind.REPORT,
     version=2,
-    headline=("kept", "speedup", "size_ratio"),
-    settle=settle,
+    completion=Completion(headline=("kept", "speedup", "size_ratio"), settle=settle),
 )
 
 if __name__ == "__main__":

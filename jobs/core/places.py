@@ -36,7 +36,7 @@ class Place:
     @property
     def runs(self) -> bool:
         """Whether a pipeline would run the step."""
-        return self.artifact is None or self.step.stage.effect
+        return self.artifact is None or self.step.stage.completion.effect
 
 
 def default_storage() -> str:
@@ -73,7 +73,7 @@ def _place(recipe: Recipe, step: Step, storage: str, inputs: Inputs) -> Place:
     uri = join(storage, recipe.name, f"{step.name}-{identity(step, inputs)[:8]}")
     artifact = find_artifact(uri)
     if artifact is not None:
-        reason = "acts on the cluster, so it runs each time" if step.stage.effect else "complete"
+        reason = "acts on the cluster, so it runs each time" if step.stage.completion.effect else "complete"
         return Place(step, uri, artifact, reason, artifact.manifest.seconds)
     before = _latest(recipe, step, storage)
     if before is None:
@@ -97,10 +97,10 @@ def identity(step: Step, inputs: Mapping[str, list[Artifact]]) -> str:
 
 def sources_of(step: Step) -> dict[str, str]:
     """The outside data and models that a step names, by content; with a search over models, each of them."""
-    first, *more = step.named()
-    found = dict(step.stage.sources(first))
-    for number, config in enumerate(more, 2):
-        found |= {f"{key}.{number}": mark for key, mark in step.stage.sources(config).items() if mark != found.get(key)}
+    first, *more = map(step.stage.preflight.sources, step.named())
+    found = dict(first)
+    for number, marks in enumerate(more, 2):
+        found |= {f"{key}.{number}": mark for key, mark in marks.items() if mark != found.get(key)}
     return found
 
 

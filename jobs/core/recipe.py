@@ -85,6 +85,11 @@ class Step:
         """What the step makes."""
         return self.stage.output if isinstance(self.stage.output, Kind) else self.stage.output(self.config)
 
+    @property
+    def shaped_by(self) -> tuple[str, ...]:
+        """The keys that make its model's shape."""
+        return () if self.stage.searchable is None else self.stage.searchable.shaped_by
+
     def resolved(self) -> dict[str, Any]:
         """Every key with its value or search space, as JSON: what replays the step."""
         dumped = self.config.model_dump(mode="json")
@@ -169,17 +174,17 @@ def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Pr
     problems += found
     tracking, found = _parse_tracking(watched, raw, path)
     problems += found
-    if spaces and not stage.searchable:
+    if spaces and stage.searchable is None:
         problems.append(Problem(path, sorted(spaces), f"{stage.name} has no score to search by", "Give single values."))
     if spaces and isinstance(resources, Resources) and resources.workers > 1:
         remedy = "Set workers to 1: trials run side by side instead."
         problems.append(Problem(f"{path}.resources.workers", resources.workers, "each trial trains in one worker", remedy))
     if "tune" in raw and not spaces:
         problems.append(Problem(f"{path}.tune", raw["tune"], "the step has no search space", "Add one, or remove tune."))
-    if not problems and spaces and isinstance(tune, Tune):
+    if not problems and spaces and isinstance(tune, Tune) and (search := stage.searchable) is not None:
         evaluations = Step(name, stage, settings, spaces, inputs, tune, Resources()).config.model_dump().get("evaluations", 1)
-        problems += search_problems(tune, spaces, stage.changeable, evaluations, path)
-        problems += budget_problems(tune, spaces, stage.shaped_by, stage.name, path)
+        problems += search_problems(tune, spaces, search.changeable, evaluations, path)
+        problems += budget_problems(tune, spaces, search.shaped_by, stage.name, path)
     if problems or not isinstance(tune, Tune) or not isinstance(resources, Resources):
         # The step stays in the graph, so that its edges are checked too and all errors come at once.
         return Step(name, stage, {}, {}, inputs, Tune(), Resources()), problems

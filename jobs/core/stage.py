@@ -164,6 +164,42 @@ def _no_check(_: Any) -> list[Problem]:
 
 
 @dataclass(frozen=True)
+class Preflight:
+    """What a config says before anything of it runs."""
+
+    sources: Callable[[Any], Mapping[str, str]] = _no_sources
+    """The fingerprints of outside data and models that a config names; they are part of the step's identity."""
+    check: Callable[[Any], list[Problem]] = _no_check
+    """What would go wrong with a config, found without running it (files, columns, labels)."""
+    rules: tuple[Rule, ...] = ()
+    """What keys need to do something; a recipe that gives one in vain is refused."""
+
+
+@dataclass(frozen=True)
+class Searchable:
+    """How keys of a config may be search spaces; a search improves the stage's score."""
+
+    changeable: tuple[str, ...] = CHANGEABLE
+    """The keys that population-based training may change while the model trains."""
+    shaped_by: tuple[str, ...] = ()
+    """The keys that make the model's shape, where `shape` can build it."""
+    shape: "Callable[[Any, Inputs], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None" = None
+    """The model that a config would train, with random weights, and its tokenizer."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows once a step's artifact is there."""
+
+    headline: tuple[str, ...] = ()
+    """What the pipeline shows besides its metrics when a step of this stage is done."""
+    settle: Callable[[Artifact, Context], None] | None = None
+    """What must hold outside then (an alias); called also when the artifact was found complete."""
+    effect: bool = False
+    """Whether the step acts on the world (a deployment) and so runs even if its artifact is there."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """One kind of step."""
 
@@ -176,29 +212,13 @@ class Stage:
     version: int
     """Raised when the stage's meaning changes, so that what older code made is made again."""
     inputs: Mapping[str, Input] = field(default_factory=dict)
-    sources: Callable[[Any], Mapping[str, str]] = _no_sources
-    """The fingerprints of outside data and models that a config names; they are part of the step's identity."""
-    check: Callable[[Any], list[Problem]] = _no_check
-    """What would go wrong with a config, found without running it (files, columns, labels)."""
-    rules: tuple[Rule, ...] = ()
-    """What keys need to do something; a recipe that gives one in vain is refused."""
     metrics: "tuple[Metric, ...] | Callable[[Any, Mapping[str, Any]], tuple[Metric, ...]]" = ()
     """The figures by which what it makes is compared, the first being the score; a function of the step and the recipe's steps
     where its inputs decide."""
-    searchable: bool = False
-    """Whether keys of its config may be search spaces; a search improves the score."""
-    shaped_by: tuple[str, ...] = ()
-    """The keys that make the model's shape, where `shape` can build it."""
-    shape: "Callable[[Any, Inputs], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None" = None
-    """The model that a config would train, with random weights, and its tokenizer."""
-    changeable: tuple[str, ...] = CHANGEABLE
-    """The keys that population-based training may change while the model trains."""
-    headline: tuple[str, ...] = ()
-    """What the pipeline shows besides its metrics when a step of this stage is done."""
-    effect: bool = False
-    """Whether the step acts on the world (a deployment) and so runs even if its artifact is there."""
-    settle: Callable[[Artifact, Context], None] | None = None
-    """What must hold outside once the artifact is there (an alias); called also when it was found complete."""
+    preflight: Preflight = Preflight()
+    searchable: Searchable | None = None
+    """None where it has no score to search by."""
+    completion: Completion = Completion()
 
 
 def load_stage(name: str) -> Stage:

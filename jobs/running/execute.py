@@ -39,8 +39,8 @@ def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
     context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources, place.step.tracking)
     try:
         artifact = place.artifact if place.artifact is not None and not place.runs else _run(place, inputs, context)
-        if place.step.stage.settle is not None:
-            place.step.stage.settle(artifact, context)
+        if (settle := place.step.stage.completion.settle) is not None:
+            settle(artifact, context)
         return artifact
     finally:
         shutil.rmtree(context.directory, ignore_errors=True)
@@ -75,7 +75,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         "seconds": round(time.monotonic() - began, 2),
         "created": datetime.now(UTC),
     }
-    if step.stage.effect and place.artifact is not None:
+    if step.stage.completion.effect and place.artifact is not None:
         delete(join(context.output, "manifest.json"))
     _publish_others(outcome, record, context)
     artifact = publish(context.directory, context.output, record, outcome.files)

@@ -39,7 +39,7 @@ def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
     """What is wrong with these steps whatever the storage and the cluster are."""
     problems: list[Problem] = []
     for step in steps:
-        problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.check(config)]
+        problems += [_prefixed(step, problem) for config in step.named() for problem in step.stage.preflight.check(config)]
         problems += [_prefixed(step, problem) for problem in _idle(step)]
         problems += [_prefixed(step, problem) for problem in check_tracking(step.tracking)] if step.stage.searchable else []
     return problems
@@ -48,7 +48,7 @@ def recipe_problems(steps: Iterable[Step]) -> list[Problem]:
 def _idle(step: Step) -> list[Problem]:
     """What the step gives in vain."""
     tuned = [replace(problem, path=f"tune.{problem.path}") for problem in idle_problems(step.tune, (), (), TUNE_RULES)]
-    return idle_problems(step.config, step.inputs, step.spaces, step.stage.rules) + tuned
+    return idle_problems(step.config, step.inputs, step.spaces, step.stage.preflight.rules) + tuned
 
 
 def placement_problem(placement: Placement) -> Problem:

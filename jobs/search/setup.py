@@ -112,7 +112,7 @@ def _scheduler(step: Step) -> TrialScheduler | None:
             grace_period=settings.grace_reports,
             reduction_factor=settings.reduction_factor,
         )
-        shapes = shape_spaces(step.spaces, (SHAPE, *step.stage.shaped_by))
+        shapes = shape_spaces(step.spaces, (SHAPE, *step.shaped_by))
         return ShapeWise(asha, shapes) if settings.keep > 1 and shapes else asha()
     if settings.scheduler == "halving":
         return Halving(settings, count_trials(settings, step.spaces)[1], most_evaluations(step), EVALUATION)

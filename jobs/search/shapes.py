@@ -64,7 +64,7 @@ def within_budget(step: Step, inputs: Inputs, context: Context) -> tuple[Step, l
 
 def narrowed(step: Step, shapes: Mapping[str, Mapping[str, Any]]) -> Step:
     """The step with one space over these shapes in the place of those that make a shape."""
-    replaced = shape_spaces(step.spaces, step.stage.shaped_by)
+    replaced = shape_spaces(step.spaces, step.shaped_by)
     if not replaced:
         return step
     kind = next(iter(replaced.values())).kind
@@ -74,7 +74,7 @@ def narrowed(step: Step, shapes: Mapping[str, Mapping[str, Any]]) -> Step:
 
 def shapes_of(step: Step) -> dict[str, dict[str, Any]]:
     """Every distinct shape of the search by a name that says its values."""
-    spaces = shape_spaces(step.spaces, step.stage.shaped_by)
+    spaces = shape_spaces(step.spaces, step.shaped_by)
     combined = itertools.product(*(space.values for space in spaces.values()))
     found = (dict(zip(spaces, values, strict=True)) for values in combined)
     return {name_of(values): values for values in found}
@@ -149,9 +149,9 @@ def _build(
     from serve.engines.card import Variant, read_card, variant_files, write_card
     from serve.engines.engine import load_engine
 
-    assert step.stage.shape is not None
+    assert step.stage.searchable is not None and (shape := step.stage.searchable.shape) is not None
     config: Any = step.configure(values)
-    model, tokenizer = step.stage.shape(config, inputs)
+    model, tokenizer = shape(config, inputs)
     length, spec = length_of(origin(config, inputs), config.max_length), spec_of(inputs.one("examples"))
     save_model(model, tokenizer, spec, length, place, inputs_of(model, spec))
     card = read_card(place)

@@ -79,7 +79,7 @@ def kept_of(step: Step, trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     seen: set[str] = set()
     firsts: list[dict[str, Any]] = []
     for trial in ranked:
-        shape = {path: value for path, value in trial["values"].items() if shape_spaces({path: value}, step.stage.shaped_by)}
+        shape = {path: value for path, value in trial["values"].items() if shape_spaces({path: value}, step.shaped_by)}
         if (name := json.dumps(shape, sort_keys=True)) not in seen:
             seen.add(name)
             firsts.append(trial)

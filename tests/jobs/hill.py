@@ -24,7 +24,7 @@ from jobs.core.config import SPEED_ONLY, Config
 from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import Tune, find_spaces
-from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
+from jobs.core.stage import Context, Inputs, Outcome, Resources, Searchable, Stage
 from jobs.running.cli import connect, guarded
 from jobs.running.execute import execute
 
@@ -93,7 +93,7 @@ def run(config: Hill, inputs: Inputs, context: Context) -> Outcome:
 
 
 METRICS = (Metric("height"),)
-STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=METRICS, searchable=True)
+STAGE = Stage("hill", "climb", Hill, run, Kind.MODEL, 1, metrics=METRICS, searchable=Searchable())
 
 
 # CPUs of its own for each trial: two at once on the tests' cluster.

@@ -1,6 +1,6 @@
 """Where a step's output lies, what makes a step run again, and running one. `pytest tests/jobs/test_execute.py`"""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from jobs.core.config import SPEED_ONLY, BadInput, Config, identifying, nested_c
 from jobs.core.places import Place, identity, locate, output_of, sources_of
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.spaces import Tune
-from jobs.core.stage import STAGES, Context, Input, Inputs, Outcome, Resources, Stage, load_stage
+from jobs.core.stage import STAGES, Completion, Context, Input, Inputs, Outcome, Resources, Stage, load_stage
 from jobs.running.execute import execute
 from jobs.training.settings import Training
 from tests.jobs.tiny import publish_directory
@@ -238,7 +238,7 @@ def publish_text(root: Path, name: str) -> Artifact:
     return publish_directory(draft, root / name, Kind.REPORT, name)
 
 
-def stamped(log: Path, settle: Callable[[Artifact, Context], None] | None = None, **stage_fields: Any) -> Recipe:
+def stamped(log: Path, completion: Completion | None = None, **stage_fields: Any) -> Recipe:
     """`first` writes a text, `copy` one that depends on it; each run is noted in the log, with the directory it had."""
 
     def run(config: Copy, inputs: Inputs, context: Context) -> Outcome:
@@ -258,7 +258,7 @@ def stamped(log: Path, settle: Callable[[Artifact, Context], None] | None = None
         return Step(name, stage, raw, {}, inputs, Tune(), Resources())
 
     config = {"fails": stage_fields.pop("fails", False)}
-    copy = step("copy", config, {"of": ("first",)}, settle=settle, **stage_fields)
+    copy = step("copy", config, {"of": ("first",)}, completion=completion or Completion(), **stage_fields)
     return Recipe("stamped", {"first": step("first", {}, {}), "copy": copy})
 
 
@@ -269,7 +269,7 @@ def runs(log: Path) -> list[str]:
 def test_execute_runs_once_publishes_and_cleans_up(tmp_path: Path) -> None:
     log, storage = tmp_path / "log", str(tmp_path / "runs")
     settled: list[str] = []
-    chosen = stamped(log, lambda artifact, context: settled.append(artifact.uri))
+    chosen = stamped(log, Completion(settle=lambda artifact, context: settled.append(artifact.uri)))
     with pytest.raises(BadInput, match="this step has not been run.*--step first"):
         execute(chosen, "copy", storage)
     first, copy = execute(chosen, "first", storage), execute(chosen, "copy", storage)
@@ -306,7 +306,7 @@ def test_a_damaged_parent_is_refused_before_the_step_runs(tmp_path: Path) -> Non
 
 def test_a_step_that_acts_on_the_world_runs_each_time(tmp_path: Path) -> None:
     log, storage = tmp_path / "log", str(tmp_path / "runs")
-    chosen = stamped(log, effect=True)
+    chosen = stamped(log, Completion(effect=True))
     execute(chosen, "first", storage)
     before = execute(chosen, "copy", storage)
     after = execute(chosen, "copy", storage)

@@ -141,7 +141,7 @@ def test_every_rule_is_tried() -> None:
     keys = {key for _, key in tried} | {f"heal.{key}" for _, key in tried}
     keys |= {f"heal.{key}" for key in ("alpha", "alpha_end")}  # as heal.loss
     for stage in PLAIN:
-        assert {rule.key for rule in load_stage(stage).rules} <= keys
+        assert {rule.key for rule in load_stage(stage).preflight.rules} <= keys
     assert {f"tune.{rule.key}" for rule in TUNE_RULES} <= keys
 
 

@@ -163,11 +163,11 @@ def test_a_base_is_checked_before_anything_runs_and_is_part_of_the_identity(
 ) -> None:
     base = saved("masked", own, tmp_path / "base")
     config = PretrainConfig(base=base)
-    assert check(config) == [] and check(PretrainConfig()) == [] and STAGE.sources(PretrainConfig()) == {}
-    before = STAGE.sources(config)
+    assert check(config) == [] and check(PretrainConfig()) == [] and STAGE.preflight.sources(PretrainConfig()) == {}
+    before = STAGE.preflight.sources(config)
     settings = json.loads((tmp_path / "base" / "config.json").read_text())
     (tmp_path / "base" / "config.json").write_text(json.dumps(settings | {"note": 1}))
-    assert STAGE.sources(config) != before
+    assert STAGE.preflight.sources(config) != before
     (problem,) = check(PretrainConfig(base=str(tmp_path / "none")))
     assert (problem.path, problem.reason) == ("base", "no such directory")
     (problem,) = check(PretrainConfig(base="sample:minilm"))

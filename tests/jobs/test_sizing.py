@@ -15,8 +15,8 @@ from jobs.architectures.new import FITTING, Shape, new_model
 from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs
-from jobs.distill import STAGE as DISTILL
 from jobs.distill import DistillConfig
+from jobs.distill import shape as distill_shape
 from jobs.running.sizing import KNOWN, model_shape, recipe_demands, shape_of_config
 from tests.jobs.small_models import SIZES
 from tests.jobs.tiny import MAX_LENGTH, publish_examples, tiny_tokenizer
@@ -97,10 +97,10 @@ def test_the_plan_sizes_a_student_as_it_is_built(architecture: str, outside: Pat
             return
         assert recipe_demands(recipe)["student"].memory is not None
         planned = model_shape(recipe, recipe.steps["student"])
-        assert planned is not None and DISTILL.shape is not None
+        assert planned is not None
         config = DistillConfig.model_validate({"model": str(outside / architecture), "student": student})
         try:
-            model, _ = DISTILL.shape(config, inputs)
+            model, _ = distill_shape(config, inputs)
         except BadInput:
             return  # ModernBERT's first layer stays; no neurons would go.
         assert planned == shape_of_config(model.config.to_dict())
