@@ -16,8 +16,7 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind, other_place, upload
 from jobs.architectures.models import beyond_training, card_of, length_of, writes_by
-from jobs.compression.removal import Factorize, Prune
-from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
+from jobs.compression.settings import COMPRESS_RULES, Factorize, Heal, Prune, Quantization
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import MADE_FROM

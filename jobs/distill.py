@@ -80,7 +80,7 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
     Those go that the loss would miss least; without a learner, those whose weights are shortest.
     """
     from jobs.compression.prune import Pruner
-    from jobs.compression.removal import Prune
+    from jobs.compression.settings import Prune
     from jobs.data.loader import epoch_batches
 
     assert config.student is not None

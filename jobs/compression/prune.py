@@ -19,7 +19,7 @@ from jobs.architectures.depth import check_layers, remove_layers, removed_layers
 from jobs.architectures.layout import Layout, head_size, key_value_groups, layout_of, queries_per_group, set_config, stacks_of
 from jobs.compression.importance import magnitude, taylor
 from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
-from jobs.compression.removal import ROUNDED_TO, Prune, kept_neurons
+from jobs.compression.settings import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.contracts.objective import Batch, Objective
 from jobs.core.config import BadInput, Problem

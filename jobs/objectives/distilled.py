@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cluster.store.artifact import Artifact
 from jobs.contracts.objective import Batch, Objective
 from jobs.core.config import BadInput, Problem
-from jobs.losses.other_answers import top_k_kl
+from jobs.losses.answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed
 from jobs.objectives.language import LanguageObjective, join
 from jobs.objectives.target_head import IGNORED

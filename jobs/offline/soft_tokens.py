@@ -11,7 +11,7 @@ import torch
 
 from cluster.store.artifact import Artifact
 from jobs.data.tokenizer import tokenizer_of
-from jobs.losses.other_answers import likeliest
+from jobs.losses.answers import likeliest
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.distilled import masked_by
 from jobs.objectives.language import LanguageObjective, join

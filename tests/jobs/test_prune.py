@@ -15,7 +15,7 @@ from jobs.compression import prune
 from jobs.compression.importance import gated, taylor
 from jobs.compression.prune import Pruner
 from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
-from jobs.compression.removal import Prune, kept_neurons
+from jobs.compression.settings import Prune, kept_neurons
 from tests.jobs.small_models import (
     HEAD,
     HIDDEN,
