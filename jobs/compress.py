@@ -85,7 +85,7 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
     """What is to be done, by what kind of model it is; BadInput where that cannot be."""
     model, examples = inputs.one("model"), inputs.maybe("examples")
     if writes_by(model) is not None:
-        from jobs.compression.language import check_language, compress_language
+        from jobs.compression.compress_language import check_language, compress_language
 
         asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
         untouched = "nothing is taken out of a language model here"

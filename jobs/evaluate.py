@@ -74,7 +74,7 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
-    from jobs.judging.threads_and_batches import operating_points
+    from jobs.judging.operating_points import operating_points
 
     candidates = _candidates(config, inputs)
     yardstick = candidates[0]

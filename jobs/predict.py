@@ -209,7 +209,7 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     import ray.data
 
     from jobs.data.loader import TokenRows
-    from jobs.objectives.distilled import SOFT
+    from jobs.objectives.distilled_language import SOFT
     from jobs.offline.soft_tokens import AnswerTokens
 
     model, tokens, asked = inputs.one("model"), inputs.one("tokens"), config.language

@@ -108,7 +108,7 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     teacher = inputs.maybe("teacher")
     if teacher is None:
         return model, objective
-    from jobs.objectives.distilled import DistilledLanguage
+    from jobs.objectives.distilled_language import DistilledLanguage
 
     return model, DistilledLanguage(objective, teacher, config.mix)
 
@@ -142,7 +142,7 @@ def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
 
 def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
     """BadInput where there is no teacher to weigh, or one that says nothing of what the student learns."""
-    from jobs.objectives.distilled import check_soft
+    from jobs.objectives.distilled_language import check_soft
 
     teacher = inputs.maybe("teacher")
     if teacher is not None:

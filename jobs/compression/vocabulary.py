@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.architectures.positions import first_position
-from jobs.compression.tokens import model_kind, needed_tokens, partial_pieces, without_others
+from jobs.compression.tokenizer_pruning import model_kind, needed_tokens, partial_pieces, without_others
 from jobs.core.config import BadInput, Problem
 
 KEY = "vocabulary"

@@ -19,7 +19,7 @@ from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
 from jobs.core.spaces import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 
 RECIPE_KEYS = ("name", "steps", "tracking")
 STEP_KEYS = ("stage", "inputs", "tune", "resources", "tracking")

@@ -13,7 +13,7 @@ from cluster.store.artifact import Artifact
 from jobs.data.tokenizer import tokenizer_of
 from jobs.losses.answers import likeliest
 from jobs.objectives.causal import CausalObjective
-from jobs.objectives.distilled import masked_by
+from jobs.objectives.distilled_language import masked_by
 from jobs.objectives.language import LanguageObjective, join
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.pretrained import load_base

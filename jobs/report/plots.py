@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox
 
 from jobs.core.metric import Metric
 from jobs.judging.pareto import pareto_front
-from jobs.report.labels import Label, place_labels
+from jobs.report.label_placement import Label, place_labels
 from jobs.report.svg import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
 from jobs.report.tables import fraction, megabytes, metric_name, shorten, significant
 

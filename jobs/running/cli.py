@@ -29,7 +29,7 @@ from jobs.core.places import default_storage
 from jobs.core.recipe import Recipe, Step, load_recipe
 from jobs.core.spaces import Tune
 from jobs.core.stage import Refused, Resources, Stage
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 from jobs.running.execute import execute
 from jobs.running.preflight import preflight
 from jobs.training.spike_guard import Diverged

@@ -55,7 +55,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         print(line, flush=True)
     delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
     if step.spaces:
-        from jobs.search.run import search
+        from jobs.search.driver import search
 
         outcome = search(step, inputs, context)
     else:

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
-from jobs.running.lengths import length_problems
+from jobs.running.max_length import length_problems
 from jobs.running.nesting import nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems

@@ -20,7 +20,15 @@ from jobs.compression.settings import kept_neurons
 from jobs.core.config import Config
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import count_trials, shape_spaces
-from jobs.running.memory import CONTEXT_BYTES, FLOAT, PROCESS_BYTES, Load, ModelShape, inference_memory, training_memory
+from jobs.running.training_memory import (
+    CONTEXT_BYTES,
+    FLOAT,
+    PROCESS_BYTES,
+    Load,
+    ModelShape,
+    inference_memory,
+    training_memory,
+)
 from jobs.training.settings import Training
 
 BERT_BASE = ModelShape(12, 768, 12, 3072, 30522)

@@ -28,7 +28,7 @@ from tensorboardX.summary import scalar, text
 from cluster.store.storage import absolute, copy_file, exists, is_local, join, read_bytes, write_bytes
 from jobs.core.config import leaves
 from jobs.core.stage import Context
-from jobs.core.tracking import Mlflow, Wandb
+from jobs.core.tracking_settings import Mlflow, Wandb
 
 COPY_SECONDS = 30.0
 TAG = "raystill.run"

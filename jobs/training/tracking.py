@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 from jobs.training.trackers import MlflowTracker, Run, TensorBoardTracker, Tracker, WandbTracker
 
 QUEUED_POINTS = 10_000

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import length_of, read_base, writes_by
 from jobs.compress import CompressConfig, _checked, _compress, _length
-from jobs.compression.language import compress_language
+from jobs.compression.compress_language import compress_language
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.finetune import FinetuneConfig

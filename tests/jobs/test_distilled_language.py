@@ -18,7 +18,7 @@ from jobs import predict
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.data.tokenizer import tokenizer_of
-from jobs.objectives.distilled import DistilledLanguage, SoftTokens, masked_by
+from jobs.objectives.distilled_language import DistilledLanguage, SoftTokens, masked_by
 from jobs.objectives.language import join
 from jobs.objectives.pretrained import load_base
 from jobs.objectives.target_head import IGNORED, LanguageModel

@@ -23,10 +23,10 @@ from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
 from jobs.offline import input_splits as pieces
+from jobs.offline.answering import run
 from jobs.offline.command import parser, request_of
 from jobs.offline.input_splits import Row, read, scan
 from jobs.offline.request import Request
-from jobs.offline.run import run
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
 from serve.tasks.shared.probabilities import softmax

@@ -15,7 +15,7 @@ import pytest
 
 from cluster.store.storage import copy_file, join, list_files
 from jobs.core.stage import Context, Resources
-from jobs.core.tracking import Mlflow, Tracking, Wandb, check
+from jobs.core.tracking_settings import Mlflow, Tracking, Wandb, check
 from jobs.training import tracking
 from jobs.training.trackers import Mirror
 from jobs.training.tracking import Background, Run, Tracker, Trackers, open_trackers
@@ -290,7 +290,7 @@ sys.modules["mlflow"] = sys.modules["wandb"] = None
 import importlib.util as util
 real = util.find_spec
 util.find_spec = lambda name, *rest: None if name in ("mlflow", "wandb") else real(name, *rest)
-from jobs.core.tracking import Mlflow, Tracking, Wandb, check
+from jobs.core.tracking_settings import Mlflow, Tracking, Wandb, check
 for problem in check(Tracking(mlflow=Mlflow(uri="http://mlflow:5000"), wandb=Wandb(mode="offline"))):
     print(problem)
 assert "torch" not in sys.modules

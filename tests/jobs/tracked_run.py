@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 from jobs.training.trackers import WANDB_FLUSH_SECONDS
 from jobs.training.tracking import Run, Trackers, open_trackers
 

@@ -32,7 +32,7 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     from jobs.search.setup import demand
     from jobs.search.shapes import within_budget
     from jobs.search.trial import trial_function
-    from jobs.search.trials import adopt, kept_of, table
+    from jobs.search.trial_results import adopt, kept_of, table
 
     apply_settings()
     step, timed = within_budget(step, inputs, context)
