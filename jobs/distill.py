@@ -23,7 +23,7 @@ from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.heads import inputs_of, load_head
 from jobs.tasks.resolved import task_metrics
-from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
+from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, sources
 from jobs.training.task_config import shape as shape_of_base
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     examples = inputs.one("examples")
     spec = spec_of(examples)
     model, tokenizer = base_model(config, inputs, spec)
-    length = length_of(origin(config, inputs), config.max_length)
+    length = length_of(base_origin(config, inputs), config.max_length)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=True)
     learner = Distilled(task, inputs["teacher"], config, config.teacher_weights)
     if config.student is not None:
@@ -127,7 +127,7 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
     from jobs.training.ray_train import train
 
-    base = origin(config, inputs)
+    base = base_origin(config, inputs)
     _check_inputs(config, inputs, context, length_of(base, config.max_length))
     padding = padding_told(base)
     outcome = train(build, config, inputs, context)

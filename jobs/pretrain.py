@@ -12,14 +12,13 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import check_model
-from jobs.architectures.new import FITTING, ObjectiveName, Shape
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, PAIR_OBJECTIVES, ObjectiveName, Shape
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
-from jobs.objectives.pretrained import PAIRED
 from jobs.running.cli import main
 from jobs.training.settings import RULES, Stability, Training
 
@@ -62,7 +61,7 @@ class PretrainConfig(Training):
     def _fits(self) -> "PretrainConfig":
         if self.model is not None and self.base is not None:
             raise ValueError("give model (a new one) or base (one to go on from), not both")
-        fitting = FITTING[self.objective]
+        fitting = ARCHITECTURES_BY_OBJECTIVE[self.objective]
         if self.model is not None and self.model.architecture not in fitting:
             raise ValueError(f"a new {self.model.architecture} cannot learn by {self.objective}; use {', '.join(fitting)}")
         if self.masking != "tokens" and not self.objective.startswith("masked"):
@@ -134,7 +133,7 @@ def _objective(
 def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
     """BadInput where the objective needs pairs and the text is packed, or the other way round."""
     has = tokens.manifest.details.get("segments", "packed")
-    needs = "pairs" if config.objective in PAIRED else "packed"
+    needs = "pairs" if config.objective in PAIR_OBJECTIVES else "packed"
     if has != needs:
         reason = f"{config.objective} reads segments: {needs}, and {tokens.manifest.step} was prepared with segments: {has}"
         raise BadInput([Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")])

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
 Architecture = Literal["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"]
 
+PAIR_OBJECTIVES = ("masked_next_sentence", "masked_sentence_order")
+"""The objectives that read two segments in a row."""
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert")
-FITTING: dict[str, tuple[str, ...]] = {
+ARCHITECTURES_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "masked": ENCODERS,
     "masked_next_sentence": ("bert",),
     "masked_sentence_order": ("bert",),

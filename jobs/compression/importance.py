@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from jobs.compression.pruning_units import Site
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 
 
 @contextmanager

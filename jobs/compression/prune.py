@@ -21,7 +21,8 @@ from jobs.compression.importance import magnitude, taylor
 from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
 from jobs.compression.settings import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 from jobs.core.config import BadInput, Problem
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jobs.contracts.learning import Batch
 from jobs.data.loader import epoch_batches, steps_per_epoch
 
 State = dict[str, Any]
-Batch = dict[str, Tensor]
 
 
 class Leaving(Exception):

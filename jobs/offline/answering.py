@@ -1,6 +1,6 @@
 """Answering for files on the whole cluster, going on where a run was killed.
 
-    summary = run(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
+    summary = answer_files(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
 Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
 so no text passes through the driver or the object store.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 
-def run(request: Request, runs: str, report: Report) -> dict[str, Any]:
+def answer_files(request: Request, runs: str, report: Report) -> dict[str, Any]:
     """Answer for all rows, telling `report` how far it is; returns the summary."""
     began = time.time()
     request = request.model_copy(update={"output": storage.absolute(request.output)})
@@ -55,14 +55,14 @@ def run(request: Request, runs: str, report: Report) -> dict[str, Any]:
     done = read_done(request.output, plan)
     if done:
         report(f"going on: {len(done)} of {len(plan.pieces)} pieces are done")
-    progress = Progress(plan, done)
+    progress = RowProgress(plan, done)
     for number, one in _answer(request, plan, [n for n in range(len(plan.pieces)) if n not in done]):
         done[number] = one
         report(progress.line(number, one))
     return _finish(request.output, plan, done, progress, time.time() - began)
 
 
-class Progress:
+class RowProgress:
     """How far a run is, and how fast: over the pieces of this run, from the first one's begin on."""
 
     def __init__(self, plan: Plan, before: Mapping[int, Done]) -> None:
@@ -88,7 +88,7 @@ class Progress:
         return f"{self.rows:,} of {self.total:,} rows ({share:.1%})  {self.rate:,.0f} rows/s  {self.bad:,} bad"
 
 
-class Answerer:
+class AnswerSplits:
     """An actor that holds the model and answers for pieces."""
 
     def __init__(self, request: Request, plan: Plan) -> None:
@@ -148,7 +148,7 @@ def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     answered = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers)).map_batches(
-        Answerer,
+        AnswerSplits,
         fn_constructor_args=(request, plan),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(len(numbers), _workers(request))),
@@ -167,7 +167,7 @@ def _workers(request: Request) -> int:
     return max(1, int(min(there.cpus / request.cpus, by_gpu)))
 
 
-def _finish(output: str, plan: Plan, done: Mapping[int, Done], progress: Progress, seconds: float) -> dict[str, Any]:
+def _finish(output: str, plan: Plan, done: Mapping[int, Done], progress: RowProgress, seconds: float) -> dict[str, Any]:
     """Gather the bad rows in the input's order, write the summary, remove the records."""
     bad = [row for number in sorted(done) for row in done[number].bad]
     if bad:

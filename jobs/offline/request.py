@@ -18,7 +18,7 @@ from serve.engines.card import EngineError
 from serve.engines.published import Published, find_model
 from serve.tasks.protocol import Task
 
-FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
+OUTPUT_FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
 
 
 class Request(Config):
@@ -85,7 +85,7 @@ def make_plan(request: Request, runs: str) -> Plan:
         variant=variant,
         column=columns if len(columns) > 1 else columns[task.fields[0]],
         keep=_kept(request, columns, files, scanned),
-        format=request.format or (FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
+        format=request.format or (OUTPUT_FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
         probabilities=request.probabilities,
         files=tuple((file, *_size_and_time(file)) for file in files),
     )

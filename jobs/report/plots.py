@@ -28,9 +28,9 @@ BUBBLE_POINTS = 50
 SMALLEST_POINTS = 6
 LOG_FROM = 20
 """A searched value whose largest is so many times its smallest is shown on a log axis."""
-FEW = 5
+FEW_VALUES = 5
 """A searched whole number with so few values is shown as a choice between them."""
-NARROW = 600
+NARROW_PIXELS = 600
 """Figures narrower than this, in pixels, name their points more briefly."""
 MANY = 12
 """More bubbles than these could not all be named without names on top of each other."""
@@ -68,7 +68,7 @@ def quality_plot(
             axes.scatter(_latency(row), row["score"], s=_points(row, rows) ** 2, c=colour, zorder=4 if won else 3, **face)
         caption(axes, f"{named}, with its interval")
         axes.set_xlabel("p95 latency, ms (log scale): faster to the left")
-        _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW else 0.13)
+        _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW_PIXELS else 0.13)
         asked = None if minimum_kept is None else metric.keeping(minimum_kept, rows[0]["score"])
         shown = _roomy(axes, rows, asked)
         budget = _budget_line(axes, asked, minimum_kept) if shown and asked and minimum_kept else None
@@ -228,7 +228,7 @@ def _value_axis(axes: Axes, values: Sequence[Any]) -> list[float]:
     """Where the values stand on the x axis: numbers by size (log where they span far), all else one after another."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     distinct = sorted(set(values)) if numbers else []
-    few = len(distinct) == 1 or len(distinct) <= FEW and all(isinstance(value, int) for value in distinct)
+    few = len(distinct) == 1 or len(distinct) <= FEW_VALUES and all(isinstance(value, int) for value in distinct)
     if numbers and not few:
         if min(values) > 0 and max(values) >= LOG_FROM * min(values):
             _logarithmic(axes, values, 0.12)
@@ -261,7 +261,7 @@ def _label_bubbles(
     figure.draw_without_rendering()
     # The layout is final now: drawn again, long labels would move the axes below the places chosen for them.
     figure.set_layout_engine("none")
-    labels, narrow = [], figure.bbox.width < NARROW
+    labels, narrow = [], figure.bbox.width < NARROW_PIXELS
     reserved = [budget.get_window_extent()] if budget else []
     named = [row for row in rows if len(rows) <= MANY or row is rows[0] or row["candidate"] in {*best, winner}]
     for row in sorted(named, key=lambda row: row["candidate"] != winner):

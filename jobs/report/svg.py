@@ -21,7 +21,7 @@ ACCENT, SECOND = "#0b66b2", "#c8500a"
 VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", RULE: "rule", CARD: "card", ACCENT: "accent", SECOND: "second"}
 
 PIXELS_PER_INCH = 72
-SETTINGS: dict[Any, Any] = {
+MATPLOTLIB_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "raystill",
     "font.family": "DejaVu Sans",
@@ -61,7 +61,7 @@ def draw(name: str, title: str, size: tuple[int, int], paint: Callable[[Figure],
     """
     width, height = size
     buffer = io.StringIO()
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(MATPLOTLIB_SETTINGS), warnings.catch_warnings():
         # The browser has the glyphs that the measuring font lacks (Chinese labels): text stays text in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), layout="constrained")

@@ -12,7 +12,7 @@ from jobs.core.stage import Trial
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.tracking import Trackers
 
-PROGRESS_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 
 
 @dataclass
@@ -34,7 +34,7 @@ class RunHooks:
     def progress(self, figures: dict[str, float]) -> None:
         """To the trackers; and a line for people, not too often."""
         self._log(figures)
-        if self.rank == 0 and time.monotonic() - self.spoken >= PROGRESS_SECONDS:
+        if self.rank == 0 and time.monotonic() - self.spoken >= REPORT_SECONDS:
             self.report(**figures)
             self.spoken = time.monotonic()
 

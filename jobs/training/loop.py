@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jobs.contracts.objective import Batch, Hooks, Leaving, Objective, State
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Hooks, Leaving, Objective, State
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import ahead
 from jobs.training.ema import Average
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
-from jobs.training.parallel import Spread, Strategy
+from jobs.training.parallel import Parallelism, Strategy
 from jobs.training.settings import Training
-from jobs.training.spike_guard import Guard
+from jobs.training.spike_guard import SpikeGuard
 from jobs.training.timing import Pace
 
 CURVE_POINTS = 100
@@ -33,7 +34,7 @@ PROGRESS_STEPS = 10
 
 
 @dataclass
-class Fitted:
+class TrainingResult:
     """What a run came to."""
 
     metrics: dict[str, float]
@@ -67,7 +68,9 @@ class _Made:
     tokens: int
 
 
-def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp") -> Fitted:
+def fit(
+    model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp"
+) -> TrainingResult:
     """Train the model in place; it ends with its best or last weights, as the settings say."""
     keep_freed_memory()
     return _Loop(model, objective, settings, hooks, strategy).run()
@@ -79,11 +82,11 @@ class _Loop:
         _check_judged(objective, settings)
         self.score, self.mode = _monitored(objective, settings.monitor)
         self.freezing = Freezing(model, settings.freeze)
-        self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
+        self.spread = Parallelism(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
         _check_whole(objective, settings, self.spread.world)
         self.model, self.optimizer = self.spread.prepare(model, lambda inner: make_optimizer(inner, settings.optimizer))
         self.average = Average(model, settings.average) if settings.average else None
-        self.guard = Guard(settings.stability)
+        self.guard = SpikeGuard(settings.stability)
         self.batch_size = min(settings.batch_size, objective.size)
         if self.batch_size < self.spread.world:
             reason = f"a batch of {self.batch_size} cannot be divided among {self.spread.world} workers"
@@ -101,7 +104,7 @@ class _Loop:
         self.flops: float | None = None
         self.state = _Run()
 
-    def run(self) -> Fitted:
+    def run(self) -> TrainingResult:
         self._restore()
         stopped = self._patience_is_out()
         pace = Pace(self.state.step, self.state.tokens, self.state.seconds)
@@ -270,9 +273,9 @@ class _Loop:
         if self.average is not None:
             self.average.load(self.spread.shard(state["average"]["values"], self.average.values), state["average"]["updates"])
         self.state = _Run(**state["run"])
-        self.guard = Guard(self.settings.stability, **state["guard"])
+        self.guard = SpikeGuard(self.settings.stability, **state["guard"])
 
-    def _finish(self, stopped: bool) -> Fitted:
+    def _finish(self, stopped: bool) -> TrainingResult:
         state = self.state
         self.spread.unwrap(self.model)
         metrics = dict(state.best_metrics if self.settings.keep == "best" and state.best_metrics else {})
@@ -288,7 +291,7 @@ class _Loop:
         metrics["tokens_per_second"] = round(state.tokens / max(state.seconds, 1e-9), 1)
         metrics["waited_for_data"] = round(state.waited / max(state.seconds, 1e-9), 5)
         metrics["steps_skipped"] = len(self.guard.skipped)
-        return Fitted(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
+        return TrainingResult(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
 
 
 def _check_judged(objective: Objective, settings: Training) -> None:

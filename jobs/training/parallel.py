@@ -1,7 +1,7 @@
 """Spreading one model's training over workers: copies that average gradients (DDP), shards of one (FSDP2), or shards
 that compute together (tensor parallel, where transformers has a plan for the architecture).
 
-    spread = Spread("ddp", settings)
+    spread = Parallelism("ddp", settings)
     model, optimizer = spread.prepare(model, make)
     state = spread.gather(model.state_dict())      # whole tensors, whatever the strategy
 
@@ -27,14 +27,14 @@ from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from jobs.architectures.layers import LAYER, layer_modules
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.core.config import BadInput, Problem
 from jobs.training.settings import Training
 
 Strategy = Literal["ddp", "fsdp", "tensor"]
 
 
-class Spread:
+class Parallelism:
     """The workers that train one model, and what they have to agree on."""
 
     def __init__(self, strategy: Strategy, settings: Training, unused: bool) -> None:

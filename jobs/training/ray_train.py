@@ -24,10 +24,11 @@ from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
-from jobs.training.loop import Fitted, fit
+from jobs.training.loop import TrainingResult, fit
 from jobs.training.settings import Training
 from jobs.training.spike_guard import Diverged
-from jobs.training.tracking import Run, Trackers, open_trackers
+from jobs.training.trackers import WatchedRun
+from jobs.training.tracking import Trackers, open_trackers
 
 CHECKPOINTS = "checkpoints"
 CONTROLLER_FAILURES = 3
@@ -67,7 +68,7 @@ def train_here(build: Build, config: Training, inputs: Inputs, context: Context)
 def tracked(context: Context, config: Training) -> Callable[[int], Trackers]:
     """What opens the run's trackers once it is known where it goes on."""
     trial = context.trial.checkpoints.rstrip("/").split("/")[-2] if context.trial is not None else ""
-    run = Run.of(context, config, trial)
+    run = WatchedRun.of(context, config, trial)
     return lambda step: open_trackers(context.tracking, run, step)
 
 
@@ -76,7 +77,7 @@ def _seeded_build(build: Build, config: Training, inputs: Inputs) -> tuple[nn.Mo
     return build(config, inputs)
 
 
-def _outcome(fitted: Fitted, figures: dict[str, float], files: dict[str, File]) -> Outcome:
+def _outcome(fitted: TrainingResult, figures: dict[str, float], files: dict[str, File]) -> Outcome:
     details = {"curve": fitted.curve, "stopped_early": fitted.stopped_early}
     return Outcome(metrics={**fitted.metrics, **figures}, details=details, files=files)
 

@@ -19,7 +19,7 @@ from jobs.tasks.distilled import Distilled
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from jobs.contracts.objective import Batch
+    from jobs.contracts.learning import Batch
     from jobs.training.ray_train import Learner
 
 STEP = "inside"

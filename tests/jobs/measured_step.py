@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from jobs.architectures.new import _NAMES, Shape
 from jobs.training.optim import make_optimizer
-from jobs.training.parallel import Spread
+from jobs.training.parallel import Parallelism
 from jobs.training.settings import Optimizer, Training
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     shape, vocabulary, batch, tokens = Shape(**json.loads(sys.argv[1])), *map(int, sys.argv[2:5])
     checkpointing = len(sys.argv) > 6
     torch.set_num_threads(1)
-    spread = Spread("ddp", Training(precision=sys.argv[5], activation_checkpointing=checkpointing), unused=False)
+    spread = Parallelism("ddp", Training(precision=sys.argv[5], activation_checkpointing=checkpointing), unused=False)
     torch.nn.Linear(8, 8)(torch.zeros(2, 8)).sum().backward()
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()

@@ -17,7 +17,7 @@ from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_finetuned
-from jobs.predict import Language, _objective, _task
+from jobs.predict import SoftTokenSettings, _objective, _task
 from jobs.pretrain import build
 from jobs.tasks.heads import load_head
 from jobs.training.ray_train import train_here
@@ -86,10 +86,10 @@ def test_with_a_card_and_without_one_a_base_is_the_same_to_all_that_read_it(base
         assert writes_by(base) == (objective if objective in ("causal", "span_corruption") else None)
         assert read_base(base).task is None and length_of(base, None) == LENGTH and length_of(base, 16) == 16
         if objective in ("masked", "causal"):
-            assert _objective(base, Language()) == objective
+            assert _objective(base, SoftTokenSettings()) == objective
         else:
             with pytest.raises(BadInput, match="neither fills in hidden tokens nor says the next one"):
-                _objective(base, Language())
+                _objective(base, SoftTokenSettings())
         with pytest.raises(BadInput, match="a language model answers for no task"):
             _task(base, classification())
         writes, asked = Inputs(model=[base]), CompressConfig()

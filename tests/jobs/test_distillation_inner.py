@@ -28,7 +28,7 @@ from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.matched import Matched, MatchedStudent
-from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, packed
 from jobs.tasks.supervised import save_model
 from jobs.training.loop import fit
 from jobs.training.ray_train import train_here
@@ -302,7 +302,7 @@ def test_of_pairs_each_side_reads_what_it_has_learned_to(
     content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS[:40]], np.zeros((40, 2), np.float32))
     (tmp_path / "soft-draft" / DIRECTORY).mkdir(parents=True)
     (tmp_path / "soft-draft" / DIRECTORY / f"all{SUFFIX}").write_bytes(content)
-    details = {TASK: PAIR_TASK.model_dump(mode="json")}
+    details = {TASK_DETAIL: PAIR_TASK.model_dump(mode="json")}
     soft = publish_directory(tmp_path / "soft-draft", tmp_path / "soft", Kind.PREDICTIONS, details=details)
     given = Inputs(examples=[examples], teacher=[soft], teacher_model=[places["teacher"]], init=[places["base"]])
     asked = {**QUICK, "max_length": MAX_LENGTH, "dropout": 0.0, "match": {"last": {"what": "hidden"}}}

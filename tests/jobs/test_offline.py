@@ -23,7 +23,7 @@ from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
 from jobs.offline import input_splits as pieces
-from jobs.offline.answering import run
+from jobs.offline.answering import answer_files
 from jobs.offline.command import parser, request_of
 from jobs.offline.input_splits import Row, read, scan
 from jobs.offline.request import Request
@@ -123,7 +123,9 @@ def request(model: Path, **more: Any) -> Request:
 def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, model: Path, tmp_path: Path) -> None:
     texts, output = write_files(tmp_path / "in", 2), tmp_path / "out"
     said: list[str] = []
-    summary = run(request(model, input=[str(tmp_path / "in")], output=str(output), probabilities=True), "", said.append)
+    summary = answer_files(
+        request(model, input=[str(tmp_path / "in")], output=str(output), probabilities=True), "", said.append
+    )
     parts = sorted(output.glob("part-*.csv"))
     table = pa.concat_tables([arrow_csv.read_csv(part) for part in parts])
     assert table.column("text").to_pylist() == texts
@@ -183,10 +185,10 @@ def test_from_and_to_s3_with_the_types_of_parquet(ray_cluster: Cluster, model: P
     ray.init(ray_cluster.address, log_to_driver=False, runtime_env={"env_vars": s3_environment(s3_server)})
     try:
         asked = request(model, input=[f"{s3_uri}/in/*.parquet"], output=f"{s3_uri}/out")
-        summary = run(asked, "", lambda line: None)
-        assert run(asked, "", lambda line: None) == summary, "a finished run is not done again"
+        summary = answer_files(asked, "", lambda line: None)
+        assert answer_files(asked, "", lambda line: None) == summary, "a finished run is not done again"
         with pytest.raises(BadInput, match="another run is there"):
-            run(asked.model_copy(update={"keep": ("n",)}), "", lambda line: None)
+            answer_files(asked.model_copy(update={"keep": ("n",)}), "", lambda line: None)
     finally:
         ray.shutdown()
     answered = parquet.read_table(pa.BufferReader(storage.read_bytes(f"{s3_uri}/out/part-00000.parquet")))
@@ -208,7 +210,7 @@ def test_two_columns_are_answered_for_together(
     asked = request(
         Path(pairs.uri), input=[str(tmp_path / "rows.jsonl")], output=str(output), columns=columns, keep=["answer"]
     )
-    summary = run(asked, "", lambda line: None)
+    summary = answer_files(asked, "", lambda line: None)
     assert summary["asked"]["column"] == {"text": "question", "pair": "answer"}
     bad = [json.loads(line) for line in (output / "bad_rows.jsonl").read_text().splitlines()]
     assert [(one["row"], one["reason"], one["detail"]) for one in bad] == [
@@ -242,7 +244,7 @@ def test_columns_that_do_not_fit_the_models_texts_are_told(
     (tmp_path / "rows.csv").write_text("question,answer\na,b\n")
     pairs, file = publish_pair_model(tmp_path, tokenizer), str(tmp_path / "rows.csv")
     with pytest.raises(BadInput, match=found):
-        run(request(Path(pairs.uri), input=[file], output=str(tmp_path / "out"), **change), "", lambda line: None)
+        answer_files(request(Path(pairs.uri), input=[file], output=str(tmp_path / "out"), **change), "", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -270,7 +272,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
     asked = request(model, input=[str(tmp_path / "rows.csv")], output=str(tmp_path / "out"))
     with pytest.raises(BadInput, match=found):
-        run(asked.model_copy(update=change), str(tmp_path), lambda line: None)
+        answer_files(asked.model_copy(update=change), str(tmp_path), lambda line: None)
     assert not (tmp_path / "out").exists()
 
 

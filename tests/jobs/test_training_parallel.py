@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build

@@ -18,7 +18,7 @@ from jobs.distill import build as build_student
 from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_classifier
 from jobs.training.loop import fit
-from jobs.training.parallel import Spread, Strategy
+from jobs.training.parallel import Parallelism, Strategy
 from jobs.training.settings import Training
 from tests.jobs.language_runs import language_model, language_objective, publish_language
 from tests.jobs.test_finetuning import saved
@@ -133,7 +133,7 @@ def test_all_workers_have_as_many_parts_and_each_row_is_in_one(
     rows: int, workers: int, parts: int, wanted: list[list[int]]
 ) -> None:
     """Where rows divide, the parts are those that chunks make."""
-    spread = Spread("ddp", Training(precision="fp32"), unused=False)
+    spread = Parallelism("ddp", Training(precision="fp32"), unused=False)
     batch = {"x": torch.arange(rows), "y": torch.ones(rows, 2)}
     spread.world, seen = workers, []
     for spread.rank in range(workers):
