@@ -48,7 +48,7 @@ def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
     return element(
         "section",
         element("h2", "The front"),
-        element("p", _what_is_missing(rows), kind="note"),
+        element("p", _what_is_missing(rows), class_="note"),
         table(header, body, best=names.index(winner) if winner in names else None),
     )
 
@@ -71,7 +71,7 @@ def timed_shapes(artifacts: Mapping[str, Artifact]) -> Html | None:
         if shapes:
             budget = artifact.manifest.config["tune"]["budget"]
             said = f"{name}: built with random weights and timed before any trial trained, p95 at most"
-            parts.append(element("p", f"{said} {budget['maximum_p95_ms']:g} ms ({budget['quantize']}).", kind="note"))
+            parts.append(element("p", f"{said} {budget['maximum_p95_ms']:g} ms ({budget['quantize']}).", class_="note"))
             rows = (
                 [row["name"], count(row["parameters"]), megabytes(row["bytes"]), significant(row["p50_ms"])]
                 + [significant(row["p95_ms"]), "trained" if row["fits"] else "left out"]

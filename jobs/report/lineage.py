@@ -47,7 +47,7 @@ def lineage_graph(
         node: (1 + long / 2 + layer * (long + BETWEEN_LAYERS), lanes[lane]) for node, (layer, lane) in layout.places.items()
     }
     wires = [
-        element("path", kind="wire", d=_curve(points[start], points[end], long, isinstance(end, tuple), down))
+        element("path", class_="wire", d=_curve(points[start], points[end], long, isinstance(end, tuple), down))
         for start, end in _wires(layout, parents)
     ]
     centres = {name: points[name][::-1] if down else points[name] for name in steps}
@@ -109,9 +109,9 @@ def _box(name: str, step: tuple[str, float], centre: tuple[float, float], won: b
     return element(
         "g",
         element("rect", x=f"{x - width / 2:g}", y=f"{y - height / 2:g}", width=width, height=height, rx=6),
-        element("text", shorten(name, 14), kind="name", x=f"{x:g}", y=f"{y - 3:g}"),
-        element("text", shorten(below, 19), kind="below", x=f"{x:g}", y=f"{y + 12:g}"),
-        kind="node won" if won else "node",
+        element("text", shorten(name, 14), class_="name", x=f"{x:g}", y=f"{y - 3:g}"),
+        element("text", shorten(below, 19), class_="below", x=f"{x:g}", y=f"{y + 12:g}"),
+        class_="node won" if won else "node",
     )
 
 

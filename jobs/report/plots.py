@@ -20,7 +20,7 @@ from matplotlib.transforms import Bbox
 from jobs.core.metric import Metric
 from jobs.judging.pareto import pareto_front
 from jobs.report.label_placement import Label, place_labels
-from jobs.report.svg import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
+from jobs.report.svg import ACCENT, CARD, FAINT, INK, MUTED, SECOND_ACCENT, caption, draw_svg
 from jobs.report.tables import fraction, megabytes, metric_name, shorten, significant
 
 BUBBLE_POINTS = 50
@@ -74,7 +74,7 @@ def quality_plot(
         budget = _budget_line(axes, asked, minimum_kept) if shown and asked and minimum_kept else None
         _label_bubbles(axes, rows, best, edge, winner, budget)
 
-    return draw(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
+    return draw_svg(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
 
 
 def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str:
@@ -93,7 +93,7 @@ def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | Non
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    return draw(f"curve-{step}", f"learning curve of {step}", PANEL, paint)
+    return draw_svg(f"curve-{step}", f"learning curve of {step}", PANEL, paint)
 
 
 def trials_plot(
@@ -120,7 +120,7 @@ def trials_plot(
         axes.set_xlabel(path)
         caption(axes, "score")
 
-    return draw(f"trials-{step}-{path}", f"score of the trials of {step} against {path}", (PANEL[0], 220), paint)
+    return draw_svg(f"trials-{step}-{path}", f"score of the trials of {step} against {path}", (PANEL[0], 220), paint)
 
 
 def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -134,7 +134,9 @@ def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[i
         for row, line in enumerate(counts):
             for column, number in enumerate(line):
                 share = number / max(1, sum(line))
-                box = Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, facecolor=ACCENT if row == column else SECOND)
+                box = Rectangle(
+                    (column - 0.5, row - 0.5), 1, 1, linewidth=0, facecolor=ACCENT if row == column else SECOND_ACCENT
+                )
                 box.set_alpha(0.05 + 0.85 * share)
                 axes.add_patch(box)
                 if numbered:
@@ -153,7 +155,7 @@ def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[i
         axes.set_xlabel("predicted")
         caption(axes, "true")
 
-    return draw(f"confusion-{name}", f"confusion matrix of {name}", (side, side), paint)
+    return draw_svg(f"confusion-{name}", f"confusion matrix of {name}", (side, side), paint)
 
 
 def score_key(curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str | None:
@@ -219,9 +221,9 @@ def _points(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
 
 def _budget_line(axes: Axes, score: float, kept: float) -> Annotation:
     text = f"budget: keep {100 * kept:g}% of the teacher"
-    axes.axhline(score, color=SECOND, linewidth=1.1, dashes=(5, 4), zorder=0)
+    axes.axhline(score, color=SECOND_ACCENT, linewidth=1.1, dashes=(5, 4), zorder=0)
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "gid": "budget"}
-    return axes.annotate(text, (1, score), (-3, -4), ha="right", va="top", color=SECOND, fontsize=11.5, **place)
+    return axes.annotate(text, (1, score), (-3, -4), ha="right", va="top", color=SECOND_ACCENT, fontsize=11.5, **place)
 
 
 def _value_axis(axes: Axes, values: Sequence[Any]) -> list[float]:

@@ -48,7 +48,7 @@ CHANGES = (
 
 def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html:
     """The outcome in one sentence and, where there is a winner, its three figures."""
-    kicker = element("p", "Raystill · ", recipe, kind="kicker")
+    kicker = element("p", "Raystill · ", recipe, class_="kicker")
     rows = report["rows"]
     if winner is None:
         sentence = f"{len(rows)} candidate{'s' if len(rows) > 1 else ''} measured, none chosen"
@@ -73,7 +73,7 @@ def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] |
         "header",
         kicker,
         element("h1", element("em", winner["candidate"]), f" {sentence}"),
-        element("div", *figures, kind="figures"),
+        element("div", *figures, class_="figures"),
     )
 
 
@@ -85,7 +85,7 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
     cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
     body = table(header, cells, best=best)
-    return _section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", kind="note"), body)
+    return _section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", class_="note"), body)
 
 
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
@@ -94,7 +94,7 @@ def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str
     wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept)
     narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW_SIZE, "quality-narrow")
     note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
-    return _section("Quality against latency", element("p", note, kind="note"), _both(Html(wide), Html(narrow)))
+    return _section("Quality against latency", element("p", note, class_="note"), _both(Html(wide), Html(narrow)))
 
 
 def verdicts(details: Mapping[str, Any]) -> Html | None:
@@ -106,8 +106,8 @@ def verdicts(details: Mapping[str, Any]) -> Html | None:
         [verdict["candidate"], _mark(verdict["qualifies"], "qualifies", "rejected"), "; ".join(verdict.get("reasons") or [])]
         for verdict in details["verdicts"]
     )
-    note = element("p", f"Asked for: {', '.join(asked)}.", kind="note") if asked else None
-    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, kind="words"))
+    note = element("p", f"Asked for: {', '.join(asked)}.", class_="note") if asked else None
+    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, class_="words"))
 
 
 def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
@@ -115,7 +115,7 @@ def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
     curves = {name: curve for name, artifact in artifacts.items() if (curve := artifact.manifest.details.get("curve"))}
     drawn = {name: Html(plots.curves_plot(name, curve, metric)) for name, curve in curves.items()}
     panels = [element("figure", element("figcaption", name), svg) for name, svg in drawn.items()]
-    return _section("Learning curves", element("div", *panels, kind="panels")) if panels else None
+    return _section("Learning curves", element("div", *panels, class_="panels")) if panels else None
 
 
 def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
@@ -127,7 +127,7 @@ def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
             parts += _search(name, trials, details.get("mode", "max"), details.get("best_trial"))
             parts += _course(details.get("schedule") or [])
     note = "Hollow marks are trials that did not come to their end."
-    return _section("Searches", element("p", note, kind="note"), *parts) if parts else None
+    return _section("Searches", element("p", note, class_="note"), *parts) if parts else None
 
 
 def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
@@ -138,7 +138,7 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
     for row in shown:
         drawn = plots.confusion_plot(row["candidate"], report["labels"], row["confusion"])
         panels.append(element("figure", element("figcaption", row["candidate"]), Html(drawn)))
-    return _section("Where they err", element("div", *panels, kind="panels pair")) if panels else None
+    return _section("Where they err", element("div", *panels, class_="panels pair")) if panels else None
 
 
 def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html | None:
@@ -157,7 +157,7 @@ def steadiness(report: Mapping[str, Any]) -> Html | None:
     cells = ([row["candidate"], *(as_text(row.get(key)) for key, (_, as_text) in shown.items())] for row in rows)
     table_of = table(["candidate", *(head for head, _ in shown.values())], cells)
     title = "How sure, how steady" if sure else "How steady"
-    return _section(title, element("p", f"{CONFIDENCE if sure else ''}{CHANGES}", kind="note"), table_of)
+    return _section(title, element("p", f"{CONFIDENCE if sure else ''}{CHANGES}", class_="note"), table_of)
 
 
 def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Html | None:
@@ -174,9 +174,9 @@ def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Ht
         for row in rows
     )
     note = element(
-        "p", "Asked over HTTP at ", element("code", details.get("url", NO_VALUE)), " after the deployment.", kind="note"
+        "p", "Asked over HTTP at ", element("code", details.get("url", NO_VALUE)), " after the deployment.", class_="note"
     )
-    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, kind="words"))
+    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, class_="words"))
 
 
 def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
@@ -192,7 +192,7 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
     graphs = _both(lineage_graph(steps, parents, winner_step), lineage_graph(steps, parents, winner_step, down=True))
     total = duration(sum(seconds for _, seconds in steps.values()))
     said = f"{len(steps)} steps, {total} of work. Each opens to its record, from which it can be made again."
-    note = element("p", said, kind="note")
+    note = element("p", said, class_="note")
     return _section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
 
 
@@ -205,7 +205,7 @@ def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:
             said = ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in present.items())
             groups.setdefault(said, []).append(name)
     rows = ([", ".join(names), said] for said, names in groups.items())
-    return _section("Hardware", table(["steps", "ran on"], rows, kind="words")) if groups else None
+    return _section("Hardware", table(["steps", "ran on"], rows, class_="words")) if groups else None
 
 
 def _section(title: str, *content: Html | None) -> Html:
@@ -213,11 +213,11 @@ def _section(title: str, *content: Html | None) -> Html:
 
 
 def _both(wide: Html, narrow: Html) -> Html:
-    return element("figure", element("div", wide, kind="wide"), element("div", narrow, kind="narrow"))
+    return element("figure", element("div", wide, class_="wide"), element("div", narrow, class_="narrow"))
 
 
 def _figure(number: str, word: str, small: str) -> Html:
-    return element("div", element("strong", number), element("span", word), element("small", small), kind="figure")
+    return element("div", element("strong", number), element("span", word), element("small", small), class_="figure")
 
 
 def _compared(ratio: float | None, more: str, less: str) -> tuple[str, str] | None:
@@ -233,7 +233,7 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, writt
 
 def _cells(row: Mapping[str, Any], others: Iterable[str], teacher: bool, won: bool) -> list[str]:
     roles = ", ".join(word for word, held in (("teacher", teacher), ("winner", won)) if held)
-    role = element("span", roles, kind="role") if roles else None
+    role = element("span", roles, class_="role") if roles else None
     score = join_html([fraction(row["score"]), element("small", f" {interval_text(row.get('interval'))}")])
     numbers = [percent(row.get("kept")), *(fraction(row.get(name)) for name in others)]
     numbers += [significant(row.get(key)) for key in ("latency_p50_ms", "latency_p95_ms", "texts_per_second")]
@@ -257,9 +257,9 @@ def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str, best: str
     found = best is not None or ranked[0].get("score") is not None
     body = table(["trial", "score", *paths, "status", "evaluations", "time"], rows, best=0 if found else None)
     failed = [trial for trial in trials if trial.get("error")]
-    told = [element("p", f"{trial['name']} failed: {trial['error']}", kind="note") for trial in failed]
+    told = [element("p", f"{trial['name']} failed: {trial['error']}", class_="note") for trial in failed]
     summary = element("summary", f"All {len(trials)} trials of {step}")
-    return [element("h3", step), element("div", *panels, kind="panels"), element("details", summary, body, *told)]
+    return [element("h3", step), element("div", *panels, class_="panels"), element("details", summary, body, *told)]
 
 
 def _trial(trial: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
@@ -285,11 +285,11 @@ def _course(schedule: Sequence[Mapping[str, Any]]) -> list[Html]:
         for stretch in schedule
     )
     said = "The published weights went from trial to trial, under these values between these evaluations:"
-    return [element("p", said, kind="note"), table(["evaluations", "trial", "score after", *paths], rows)]
+    return [element("p", said, class_="note"), table(["evaluations", "trial", "score after", *paths], rows)]
 
 
 def _mark(good: bool, yes: str, no: str) -> Html:
-    return element("span", f"✓ {yes}" if good else f"✗ {no}", kind="yes" if good else "no")
+    return element("span", f"✓ {yes}" if good else f"✗ {no}", class_="yes" if good else "no")
 
 
 def _as_now(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -324,11 +324,11 @@ def _record(name: str, artifact: Artifact, parents: Sequence[str]) -> Html:
     facts |= {"metrics": ", ".join(f"{key} {_plain(value)}" for key, value in manifest.metrics.items())}
     listed = [child for key, value in facts.items() if value for child in (element("dt", key), element("dd", value))]
     config = element("pre", json.dumps(manifest.config, indent=2, ensure_ascii=False, default=str))
-    inside = element("div", element("dl", *listed), element("details", element("summary", "config"), config), kind="record")
+    inside = element("div", element("dl", *listed), element("details", element("summary", "config"), config), class_="record")
     summary = [
         element("b", name),
         element("span", manifest.stage),
         element("span", duration(manifest.seconds)),
         element("span", figures),
     ]
-    return element("details", element("summary", *summary), inside, kind="step")
+    return element("details", element("summary", *summary), inside, class_="step")

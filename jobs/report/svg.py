@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 # Blue and vermilion stay apart for every common colour blindness (Okabe and Ito 2008); all the rest is grey.
 INK, MUTED, FAINT, RULE, CARD = "#1c2530", "#66717e", "#a9b2bc", "#e3e7eb", "#fefefe"
-ACCENT, SECOND = "#0b66b2", "#c8500a"
-VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", RULE: "rule", CARD: "card", ACCENT: "accent", SECOND: "second"}
+ACCENT, SECOND_ACCENT = "#0b66b2", "#c8500a"
+VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", RULE: "rule", CARD: "card", ACCENT: "accent", SECOND_ACCENT: "second"}
 
 PIXELS_PER_INCH = 72
 MATPLOTLIB_SETTINGS: dict[Any, Any] = {
@@ -54,7 +54,7 @@ MATPLOTLIB_SETTINGS: dict[Any, Any] = {
 }
 
 
-def draw(name: str, title: str, size: tuple[int, int], paint: Callable[[Figure], None]) -> str:
+def draw_svg(name: str, title: str, size: tuple[int, int], paint: Callable[[Figure], None]) -> str:
     """The SVG of what `paint` draws.
 
     `name` becomes a prefix that keeps ids apart on a page; `title` is read out by screen readers; size is in CSS pixels.
