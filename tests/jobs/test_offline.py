@@ -1,4 +1,4 @@
-"""Answering for files: what a row and a piece are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
+"""Answering for files: what a row and a split are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
 
 import csv
 import gzip
@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerBase
 from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
-from jobs.offline import input_splits as pieces
+from jobs.offline import input_splits as splits
 from jobs.offline.answering import answer_files
 from jobs.offline.command import parser, request_of
-from jobs.offline.input_splits import Row, read, scan
+from jobs.offline.input_splits import Row, read_split, scan_file
 from jobs.offline.request import Request
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
@@ -51,18 +51,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "SMALLEST_ROWS", 2)
-    monkeypatch.setattr(pieces, "LARGEST_ROWS", 2)
+    monkeypatch.setattr(splits, "SMALLEST_ROWS", 2)
+    monkeypatch.setattr(splits, "LARGEST_ROWS", 2)
 
 
-def rows_by_pieces(file: Path) -> list[Row]:
-    """Each piece read on its own; their numbers are checked on the way."""
-    scanned = scan(str(file))
+def rows_by_splits(file: Path) -> list[Row]:
+    """Each split read on its own; their numbers are checked on the way."""
+    scanned = scan_file(str(file))
     rows: list[Row] = []
-    for piece in scanned.pieces:
-        assert piece.first == len(rows)
-        rows += read(piece)
-        assert len(rows) == piece.first + piece.rows
+    for split in scanned.splits:
+        assert split.first == len(rows)
+        rows += read_split(split)
+        assert len(rows) == split.first + split.rows
     return rows
 
 
@@ -74,7 +74,7 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
     content = line_end.join(lines).encode()
     file = tmp_path / f"rows.{ending}"
     file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
-    rows = rows_by_pieces(file)
+    rows = rows_by_splits(file)
     assert [dict(row.values) for row in rows] == [
         {"text": f'two{line_end}lines, "quoted"', "label": "a"},
         {"text": "这部", "label": "b"},
@@ -88,17 +88,17 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
 def test_jsonl_lines_that_are_no_objects_are_rows_with_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"text": "a"}\n[1]\n\n{"text": \n{"text": "\xff"}\n{"text": "b", "more": [1]}')
-    rows = rows_by_pieces(file)
+    rows = rows_by_splits(file)
     assert [(row.fault or "")[:14] for row in rows] == ["", "no JSON object", "no JSON: Expec", "", ""]
     assert rows[-1].values == {"text": "b", "more": [1]}
-    assert set(scan(str(file)).columns) == {"text", "more"}
+    assert set(scan_file(str(file)).columns) == {"text", "more"}
 
 
 @pytest.mark.usefixtures("cut_small")
 def test_parquet_is_cut_across_row_groups(tmp_path: Path) -> None:
     file, table = tmp_path / "rows.parquet", pa.table({"text": [f"t{n}" for n in range(9)], "n": range(9)})
     parquet.write_table(table, file, row_group_size=3)
-    assert [dict(row.values) for row in rows_by_pieces(file)] == table.to_pylist()
+    assert [dict(row.values) for row in rows_by_splits(file)] == table.to_pylist()
 
 
 def write_files(directory: Path, count: int) -> list[str]:
@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_where_it_was(ray_cluster: Cluster, model: Path, tm
     process = subprocess.Popen([*command, "--output", str(killed)], env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((killed / ".unfinished").glob("0*.json")):
-        assert process.poll() is None and time.monotonic() < deadline, "no piece was done"
+        assert process.poll() is None and time.monotonic() < deadline, "no split was done"
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
