@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from cluster.store.artifact import Kind
 from jobs.architectures.models import length_of, padding_told
-from jobs.architectures.settings import Shorten
+from jobs.architectures.settings import StudentInitialisation
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Context, Input, Inputs, Outcome, Stage
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class DistillConfig(Mix, TaskConfig):
     """How the student learns from the teachers."""
 
-    student: Shorten | None = None
+    student: StudentInitialisation | None = None
     """Take a part of the base: {every: 2} or {layers: [0, 3]}, and with feed_forward: 0.5 half of their neurons."""
     teacher_weights: tuple[float, ...] | None = None
     """With several teachers: what each one's answers count, in the order of inputs.teacher (default: alike)."""
@@ -58,7 +58,7 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distilled import Distilled
     from jobs.tasks.supervised import Supervised
-    from jobs.training.student_initialisation import student_of
+    from jobs.training.student_initialisation import initialise_student
 
     examples = inputs.one("examples")
     spec = spec_of(examples)
@@ -67,7 +67,7 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=True)
     learner = Distilled(task, inputs["teacher"], config, config.teacher_weights)
     if config.student is not None:
-        model = student_of(model, config.student)
+        model = initialise_student(model, config.student)
         _prune(model, config, learner)
     if not config.match:
         return adapted(config, model), learner
@@ -114,11 +114,11 @@ def _matched(
 
 def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The student with random weights; which of its neurons went makes no difference to its speed."""
-    from jobs.training.student_initialisation import student_of
+    from jobs.training.student_initialisation import initialise_student
 
     model, tokenizer = shape_of_base(config, inputs)
     if config.student is not None:
-        model = student_of(model, config.student)
+        model = initialise_student(model, config.student)
         _prune(model, config)
     return model, tokenizer
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import check_model
-from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, PAIR_OBJECTIVES, ObjectiveName, Shape
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, PAIR_OBJECTIVES, NewModelConfig, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
@@ -20,7 +20,7 @@ from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
 from jobs.running.cli import main
-from jobs.training.settings import RULES, Stability, Training
+from jobs.training.settings import RULES, StepSkipping, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.training.ray_train import Learner
 
 
-class PretrainStability(Stability):
+class PretrainStepSkipping(StepSkipping):
     """When a step is thrown away: here spikes too, unless spike is null."""
 
     spike: float | None = Field(3.0, gt=1)
@@ -47,14 +47,14 @@ class PretrainConfig(Training):
     """What the masked objectives hide at once; spans as SpanBERT does."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens to predict; causal predicts all."""
-    model: Shape | None = None
+    model: NewModelConfig | None = None
     """A new model's shape; leave it out to go on from a base."""
     base: str | None = None
     """The model to go on from: sample:NAME, a directory or a hub's name; inputs.init names a step's instead."""
 
     mix: TokenMix = TokenMix()
     """With inputs.teacher: what its answers count beside the text."""
-    stability: PretrainStability = PretrainStability()
+    stability: PretrainStepSkipping = PretrainStepSkipping()
     """When a step is thrown away."""
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ def check(config: PretrainConfig) -> list[Problem]:
     return [] if config.base is None else check_model(config.base, "base")
 
 
-def origin(config: PretrainConfig, inputs: Inputs) -> Shape | str | Artifact:
+def origin(config: PretrainConfig, inputs: Inputs) -> NewModelConfig | str | Artifact:
     """A new model's shape or where the base is; BadInput unless exactly one is given."""
     given = [one for one in (config.model, config.base, inputs.maybe("init")) if one is not None]
     if len(given) != 1:
@@ -99,7 +99,7 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     tokenizer = tokenizer_of(tokens)
     length = int(tokens.manifest.details["max_length"])
     begun = origin(config, inputs)
-    if isinstance(begun, Shape):
+    if isinstance(begun, NewModelConfig):
         model = wrapped(new_model(begun, config.objective, tokenizer, length), config.objective, length)
     else:
         model = load_base(begun, config.objective, tokenizer, length)

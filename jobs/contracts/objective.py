@@ -14,7 +14,7 @@ from jobs.data.loader import epoch_batches, steps_per_epoch
 State = dict[str, Any]
 
 
-class Leaving(Exception):
+class Preempted(Exception):
     """The run ends here because a node of it is about to be taken away; a checkpoint of this very step is there."""
 
 
@@ -92,7 +92,7 @@ class Hooks(Protocol):
         """Keep a checkpoint."""
         ...
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         """Whether a node of this run is about to be taken away."""
         ...
 

@@ -188,11 +188,11 @@ def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape 
     if isinstance(named, Mapping):
         return _new_shape(recipe, step, named)
     if isinstance(named, str):
-        return _shortened(named_shape(named), values.get("student"))
+        return _shape_of_student(named_shape(named), values.get("student"))
     given = [step.inputs[key] for key in ("init", "model", "teacher", "candidates") if key in step.inputs]
     asked = itertools.chain(*(given if step.stage.name == "evaluate" else given[:1]))
     shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked)
-    return _shortened(shape, values.get("student"))
+    return _shape_of_student(shape, values.get("student"))
 
 
 def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelShape | None:
@@ -242,7 +242,7 @@ def named_config(name: str) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
+def _shape_of_student(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
     """What training/shorten.py and prune make of it."""
     if shape is None or not student:
         return shape

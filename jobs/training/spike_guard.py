@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jobs.training.settings import Stability
+from jobs.training.settings import StepSkipping
 
 SHOWN_EXAMPLES = 16
 """Numbers of examples that the error names."""
@@ -22,7 +22,7 @@ class Diverged(Exception):
 class SpikeGuard:
     """What was skipped so far and the running mean of the losses; both are in a checkpoint."""
 
-    settings: Stability
+    settings: StepSkipping
     mean: float = 0.0
     seen: int = 0
     skipped: list[int] = field(default_factory=list)

@@ -20,7 +20,7 @@ from jobs.finetune import build as build_finetuned
 from jobs.predict import SoftTokenSettings, _objective, _task
 from jobs.pretrain import build
 from jobs.tasks.heads import load_head
-from jobs.training.ray_train import train_here
+from jobs.training.ray_train import train_in_process
 from serve.engines.card import CARD, EngineError, read_card
 from serve.engines.engine import load_engine
 from serve.generation import load_generator
@@ -46,7 +46,7 @@ def pretrained(root: Path, objective: str) -> Artifact:
     directory = root / "base-draft"
     directory.mkdir()
     context = Context(str(root), "tiny", "base", str(root / "base"), "1", directory=directory)
-    train_here(build, config, Inputs(tokens=[tokens]), context)
+    train_in_process(build, config, Inputs(tokens=[tokens]), context)
     return publish_directory(directory, root / "base", Kind.MODEL, "base", details={"max_length": LENGTH})
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from jobs.architectures.new import Shape, new_model
+from jobs.architectures.new import NewModelConfig, new_model
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.objectives.masked import MaskedObjective
@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 def wide_model(masked: MaskedObjective, architecture: str) -> PreTrainedModel:
     """Random weights so large that every choice of positions has another loss."""
     torch.manual_seed(0)
-    shape = Shape.model_validate({"architecture": architecture, "layers": 2, "hidden": 32, "heads": 2, "dropout": 0.0})
+    shape = NewModelConfig.model_validate(
+        {"architecture": architecture, "layers": 2, "hidden": 32, "heads": 2, "dropout": 0.0}
+    )
     model = new_model(shape, "masked", masked.tokenizer, 16).eval()
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.2)

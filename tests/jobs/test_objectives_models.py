@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
-from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Architecture, ObjectiveName, Shape, new_model
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Architecture, NewModelConfig, ObjectiveName, new_model
 from jobs.contracts.learning import MISSING
 from jobs.objectives.target_head import LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
@@ -31,7 +31,7 @@ EVERY = [(objective, name) for objective, names in ARCHITECTURES_BY_OBJECTIVE.it
 def test_a_new_model_has_the_asked_shape(
     objective: ObjectiveName, architecture: Architecture, own: PreTrainedTokenizerBase
 ) -> None:
-    shape = Shape(architecture=architecture, layers=3, hidden=48, heads=4, feed_forward=80, dropout=0.25)
+    shape = NewModelConfig(architecture=architecture, layers=3, hidden=48, heads=4, feed_forward=80, dropout=0.25)
     model = new_model(shape, objective, own, 40)
     config = model.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)

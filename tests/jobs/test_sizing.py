@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from cluster.store.artifact import open_artifact
-from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Shape, new_model
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, NewModelConfig, new_model
 from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs
@@ -233,7 +233,7 @@ def test_the_plan_sizes_a_new_model_as_it_is_built(architecture: str, outside: P
     recipe = parse_recipe({"name": "new", "steps": {"corpus": tokens, "base": base}})
     planned = model_shape(recipe, recipe.steps["base"])
     assert planned is not None
-    model = new_model(Shape.model_validate(shape), cast(Any, objective), tokenizer, MAX_LENGTH)
+    model = new_model(NewModelConfig.model_validate(shape), cast(Any, objective), tokenizer, MAX_LENGTH)
     assert planned.parameters == pytest.approx(matrices(model), rel=1e-3), "RoBERTa has two positions more"
 
 

@@ -53,7 +53,7 @@ class Recorded:
         if self.file is not None:
             torch.save(state(), self.file)
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         return bool(self.progressed) and self.progressed[-1]["step"] == self.notice_at
 
     def restore(self) -> State | None:
