@@ -2,7 +2,7 @@
 
 from jobs.core.stage import STAGES, load_stage
 
-OTHERS = {
+OTHER_JOBS = {
     "pipeline": "run a recipe's steps in order, each as a Ray job, skipping what is done (--plan shows them)",
     "demo": "run a recipe on the cluster that is there or one of its own, and show it live",
 }
@@ -13,7 +13,7 @@ def main() -> None:
     print("python -m jobs.<job> RECIPE [key=value …]      each has --help\n")
     for name in STAGES:
         print(f"  {name:<10} {load_stage(name).purpose}")
-    for name, purpose in OTHERS.items():
+    for name, purpose in OTHER_JOBS.items():
         print(f"  {name:<10} {purpose}")
 
 

@@ -16,8 +16,7 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind, other_place, upload
 from jobs.architectures.models import beyond_training, card_of, length_of, writes_by
-from jobs.compression.removal import Factorize, Prune
-from jobs.compression.settings import COMPRESS_RULES, Heal, Quantization
+from jobs.compression.settings import COMPRESS_RULES, Factorize, Heal, Prune, Quantization
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.judging.controls import MADE_FROM
@@ -86,7 +85,7 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
     """What is to be done, by what kind of model it is; BadInput where that cannot be."""
     model, examples = inputs.one("model"), inputs.maybe("examples")
     if writes_by(model) is not None:
-        from jobs.compression.language import check_language, compress_language
+        from jobs.compression.compress_language import check_language, compress_language
 
         asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
         untouched = "nothing is taken out of a language model here"

@@ -20,7 +20,7 @@ from cluster.store.registry import has_alias, move, read, record_verdict
 from jobs.contracts.learning import chosen
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
-from jobs.deploying.canary import CanaryConfig, try_out
+from jobs.deploying.canary_decision import CanaryConfig, try_out
 from jobs.deploying.carry import IDENTITY, carry_over, check_name, tell
 from jobs.deploying.serve_client import HOST, PORT, ServeClient
 from jobs.judging.results import read_verdict
@@ -58,7 +58,7 @@ class DeployConfig(Config):
 
 def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     """Deploy, wait until it runs, ask, move the alias {recipe}/production; Refused where a canary is rolled back."""
-    from jobs.judging.threads_and_batches import fastest_point
+    from jobs.judging.operating_points import fastest_point
     from serve.app import Arguments, deployment_config
 
     verdict = read_verdict(inputs.one("winner"))

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from cluster.store.artifact import Kind
 from jobs.architectures.models import length_of, padding_told
-from jobs.architectures.settings import Shorten
+from jobs.architectures.settings import StudentInitialisation
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
@@ -23,7 +23,7 @@ from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.heads import inputs_of, load_head
 from jobs.tasks.resolved import task_metrics
-from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, sources
+from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, sources
 from jobs.training.task_config import shape as shape_of_base
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class DistillConfig(Mix, TaskConfig):
     """How the student learns from the teachers."""
 
-    student: Shorten | None = None
+    student: StudentInitialisation | None = None
     """Take a part of the base: {every: 2} or {layers: [0, 3]}, and with feed_forward: 0.5 half of their neurons."""
     teacher_weights: tuple[float, ...] | None = None
     """With several teachers: what each one's answers count, in the order of inputs.teacher (default: alike)."""
@@ -58,16 +58,16 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     """The student with a head for the task, and the mixed objective."""
     from jobs.tasks.distilled import Distilled
     from jobs.tasks.supervised import Supervised
-    from jobs.training.student_initialisation import student_of
+    from jobs.training.student_initialisation import initialise_student
 
     examples = inputs.one("examples")
     spec = spec_of(examples)
     model, tokenizer = base_model(config, inputs, spec)
-    length = length_of(origin(config, inputs), config.max_length)
+    length = length_of(base_origin(config, inputs), config.max_length)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=True)
     learner = Distilled(task, inputs["teacher"], config, config.teacher_weights)
     if config.student is not None:
-        model = student_of(model, config.student)
+        model = initialise_student(model, config.student)
         _prune(model, config, learner)
     if not config.match:
         return adapted(config, model), learner
@@ -80,7 +80,7 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
     Those go that the loss would miss least; without a learner, those whose weights are shortest.
     """
     from jobs.compression.prune import Pruner
-    from jobs.compression.removal import Prune
+    from jobs.compression.settings import Prune
     from jobs.data.loader import epoch_batches
 
     assert config.student is not None
@@ -114,11 +114,11 @@ def _matched(
 
 def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The student with random weights; which of its neurons went makes no difference to its speed."""
-    from jobs.training.student_initialisation import student_of
+    from jobs.training.student_initialisation import initialise_student
 
     model, tokenizer = shape_of_base(config, inputs)
     if config.student is not None:
-        model = student_of(model, config.student)
+        model = initialise_student(model, config.student)
         _prune(model, config)
     return model, tokenizer
 
@@ -127,7 +127,7 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
     from jobs.training.ray_train import train
 
-    base = origin(config, inputs)
+    base = base_origin(config, inputs)
     _check_inputs(config, inputs, context, length_of(base, config.max_length))
     padding = padding_told(base)
     outcome = train(build, config, inputs, context)

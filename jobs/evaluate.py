@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from jobs.judging.quality import Candidate, Rows
 
 Count = Annotated[int, Field(ge=1)]
-ROUNDS = 10
 MATE_ROUNDS = 3
 """Times that texts are put into batches with other mates."""
 
@@ -74,7 +73,8 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
-    from jobs.judging.threads_and_batches import operating_points
+    from jobs.judging.operating_points import measure_operating_points
+    from jobs.judging.quality import ROUNDS
 
     candidates = _candidates(config, inputs)
     yardstick = candidates[0]
@@ -85,7 +85,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         context.report(state="measuring threads and batches")
         best = pareto_front(found, mode=metric.mode)
         front = [candidate for candidate in candidates if candidate.name in best]
-        points = operating_points(front, rows.items, config.threads, config.batch_size, config.latency_texts, ROUNDS)
+        points = measure_operating_points(front, rows.items, config.threads, config.batch_size, config.latency_texts, ROUNDS)
         found = [row | ({"points": points[row["candidate"]]} if row["candidate"] in points else {}) for row in found]
     if config.cascade is not None:
         context.report(state="measuring cascades")
@@ -109,7 +109,14 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
 
 def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
     """Quality, steadiness, memory and speed, which the candidates keep."""
-    from jobs.judging.quality import judge_quality, measure_batch_mates, measure_latency, measure_parity, measure_throughput
+    from jobs.judging.quality import (
+        ROUNDS,
+        judge_quality,
+        measure_batch_mates,
+        measure_latency,
+        measure_parity,
+        measure_throughput,
+    )
     from serve.engines.memory import peak_memory
 
     threads, batch_size = config.threads[0], config.batch_size[0]

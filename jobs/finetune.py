@@ -20,7 +20,7 @@ from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.resolved import task_metrics
-from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, check, origin, shape, sources
+from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, shape, sources
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
         spec = spec_of(examples)
         return Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), loss_settings(config, spec))
 
-    examples, length = inputs.one("examples"), length_of(origin(config, inputs), config.max_length)
+    examples, length = inputs.one("examples"), length_of(base_origin(config, inputs), config.max_length)
     model, tokenizer = base_model(config, inputs, spec_of(examples))
     others = inputs.get("auxiliary", [])
     if not others:
@@ -77,7 +77,7 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer and card."""
     from jobs.training.ray_train import train
 
-    base = origin(config, inputs)
+    base = base_origin(config, inputs)
     length_of(base, config.max_length)  # refused here, before any worker starts
     _check_labels(config, inputs)
     padding = padding_told(base)

@@ -40,7 +40,7 @@ TOKEN_ROWS_PER_FILE = 4_000
 BLOCKS_PER_WORKER = 4
 
 
-class Language(Config):
+class SoftTokenSettings(Config):
     """What is asked of a language model, for each row of its training tokens."""
 
     top_k: int = Field(8, ge=1)
@@ -66,7 +66,7 @@ class PredictConfig(Config):
     """Items, or rows of tokens, that go through the model together."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What a model in torch computes in; auto: bf16 where the hardware does, as in training, else fp32."""
-    language: Language = Language()
+    language: SoftTokenSettings = SoftTokenSettings()
     """With inputs.tokens: what is asked of a language model."""
 
 
@@ -95,7 +95,7 @@ def blocks_of(files: Mapping[str, int]) -> list[Block]:
     return [Block(tuple(parts)) for parts in made]
 
 
-class Answer:
+class AnswerBlocks:
     """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
 
     def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int) -> None:
@@ -154,7 +154,7 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
     """Answer for every row of the splits; nothing of it goes through this process."""
     import ray.data
 
-    from jobs.tasks.soft_labels import TASK
+    from jobs.tasks.soft_labels import TASK_DETAIL
 
     examples, model = inputs.one("examples"), inputs.one("model")
     task = _task(model, spec_of(examples))
@@ -165,7 +165,7 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
     numbers = [{"number": number} for number in range(len(blocks))]
     answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
-        Answer,
+        AnswerBlocks,
         fn_constructor_args=(model, blocks, context.output, config, max(1, int(context.resources.cpus))),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(len(blocks), context.resources.workers)),
@@ -178,7 +178,7 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
         written[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         done, lost = done + int(row["rows"]), max(lost, float(row["lost"]))
         context.report(rows=done)
-    details = {TASK: task.model_dump(mode="json")}
+    details = {TASK_DETAIL: task.model_dump(mode="json")}
     return Outcome(metrics={"rows": float(done), "lost_in_half": lost}, files=written, details=details)
 
 
@@ -209,7 +209,7 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     import ray.data
 
     from jobs.data.loader import TokenRows
-    from jobs.objectives.distilled import SOFT
+    from jobs.objectives.distilled_language import SOFT
     from jobs.offline.soft_tokens import AnswerTokens
 
     model, tokens, asked = inputs.one("model"), inputs.one("tokens"), config.language
@@ -241,7 +241,7 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     return Outcome(metrics=figures, files=files, details={"language": settings, "tokens": tokens.fingerprint})
 
 
-def _objective(model: Artifact, asked: Language) -> str:
+def _objective(model: Artifact, asked: SoftTokenSettings) -> str:
     """masked or causal, as the model's card says, or its architecture; BadInput for others."""
     from transformers import AutoConfig
 

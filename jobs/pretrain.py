@@ -12,16 +12,15 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import check_model
-from jobs.architectures.new import FITTING, ObjectiveName, Shape
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, PAIR_OBJECTIVES, NewModelConfig, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
-from jobs.objectives.pretrained import PAIRED
 from jobs.running.cli import main
-from jobs.training.settings import RULES, Stability, Training
+from jobs.training.settings import RULES, StepSkipping, Training
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.objectives.language import LanguageObjective
 
 
-class PretrainStability(Stability):
+class PretrainStepSkipping(StepSkipping):
     """When a step is thrown away: here spikes too, unless spike is null."""
 
     spike: float | None = Field(3.0, gt=1)
@@ -48,21 +47,21 @@ class PretrainConfig(Training):
     """What the masked objectives hide at once; spans as SpanBERT does."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens to predict; causal predicts all."""
-    model: Shape | None = None
+    model: NewModelConfig | None = None
     """A new model's shape; leave it out to go on from a base."""
     base: str | None = None
     """The model to go on from: sample:NAME, a directory or a hub's name; inputs.init names a step's instead."""
 
     mix: TokenMix = TokenMix()
     """With inputs.teacher: what its answers count beside the text."""
-    stability: PretrainStability = PretrainStability()
+    stability: PretrainStepSkipping = PretrainStepSkipping()
     """When a step is thrown away."""
 
     @model_validator(mode="after")
     def _fits(self) -> "PretrainConfig":
         if self.model is not None and self.base is not None:
             raise ValueError("give model (a new one) or base (one to go on from), not both")
-        fitting = FITTING[self.objective]
+        fitting = ARCHITECTURES_BY_OBJECTIVE[self.objective]
         if self.model is not None and self.model.architecture not in fitting:
             raise ValueError(f"a new {self.model.architecture} cannot learn by {self.objective}; use {', '.join(fitting)}")
         if self.masking != "tokens" and not self.objective.startswith("masked"):
@@ -80,7 +79,7 @@ def check(config: PretrainConfig) -> list[Problem]:
     return [] if config.base is None else check_model(config.base, "base")
 
 
-def origin(config: PretrainConfig, inputs: Inputs) -> Shape | str | Artifact:
+def origin(config: PretrainConfig, inputs: Inputs) -> NewModelConfig | str | Artifact:
     """A new model's shape or where the base is; BadInput unless exactly one is given."""
     given = [one for one in (config.model, config.base, inputs.maybe("init")) if one is not None]
     if len(given) != 1:
@@ -100,7 +99,7 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     tokenizer = tokenizer_of(tokens)
     length = int(tokens.manifest.details["max_length"])
     begun = origin(config, inputs)
-    if isinstance(begun, Shape):
+    if isinstance(begun, NewModelConfig):
         model = wrapped(new_model(begun, config.objective, tokenizer, length), config.objective, length)
     else:
         model = load_base(begun, config.objective, tokenizer, length)
@@ -108,7 +107,7 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
     teacher = inputs.maybe("teacher")
     if teacher is None:
         return model, objective
-    from jobs.objectives.distilled import DistilledLanguage
+    from jobs.objectives.distilled_language import DistilledLanguage
 
     return model, DistilledLanguage(objective, teacher, config.mix)
 
@@ -134,7 +133,7 @@ def _objective(
 def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
     """BadInput where the objective needs pairs and the text is packed, or the other way round."""
     has = tokens.manifest.details.get("segments", "packed")
-    needs = "pairs" if config.objective in PAIRED else "packed"
+    needs = "pairs" if config.objective in PAIR_OBJECTIVES else "packed"
     if has != needs:
         reason = f"{config.objective} reads segments: {needs}, and {tokens.manifest.step} was prepared with segments: {has}"
         raise BadInput([Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")])
@@ -142,7 +141,7 @@ def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
 
 def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
     """BadInput where there is no teacher to weigh, or one that says nothing of what the student learns."""
-    from jobs.objectives.distilled import check_soft
+    from jobs.objectives.distilled_language import check_soft
 
     teacher = inputs.maybe("teacher")
     if teacher is not None:

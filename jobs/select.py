@@ -16,12 +16,12 @@ from cluster.store.registry import move, record_verdict, verdicts
 from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.judging.pareto import metric_of, pareto_front
-from jobs.judging.requirements import Gate, doubts
+from jobs.judging.requirements import Requirements, doubts
 from jobs.judging.results import read_report, read_verdict
 from jobs.running.cli import main
 
 
-class SelectConfig(Gate):
+class SelectConfig(Requirements):
     """The budget, and which wins of those within it."""
 
     prefer: Literal["fastest", "smallest", "best"] = "fastest"

@@ -1,7 +1,7 @@
 """What a transformer computes on its way: hidden states, queries, keys and values, whatever the architecture calls them.
 
-    record(model)                                        # once; refuses architectures that cannot be looked into
-    output, inner = look_inside(model, input_ids=ids_BT, attention_mask=mask_BT)
+    record_attention(model)                                        # once; refuses architectures that cannot be looked into
+    output, inner = forward_with_states(model, input_ids=ids_BT, attention_mask=mask_BT)
     inner.hidden[-1], inner.heads[0].query
 
 Attention is transformers' own, called through its registry of attention functions, where a copy of what it is given is kept.
@@ -24,7 +24,7 @@ RECORDED = "recorded"
 """The name of our attention in transformers' registries; `save_pretrained` does not write it."""
 
 
-class Heads(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What one layer's attention reads, its heads side by side, BTD each; shared keys and values are repeated."""
 
     query: Tensor
@@ -33,20 +33,20 @@ class Heads(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Inner:
+class InnerStates:
     """The states of one forward pass; layers from the bottom."""
 
     embedding: Tensor
     """What the first layer reads, BTD."""
     hidden: tuple[Tensor, ...]
     """Each layer's output, BTD; the last one's after the final norm, where there is one."""
-    heads: tuple[Heads, ...]
+    heads: tuple[AttentionInputs, ...]
 
 
-_recording: ContextVar[list[Heads] | None] = ContextVar("recording", default=None)
+_recording: ContextVar[list[AttentionInputs] | None] = ContextVar("recording", default=None)
 
 
-def record(model: PreTrainedModel) -> None:
+def record_attention(model: PreTrainedModel) -> None:
     """Make the model's attention one that can be looked into; it computes what it did. BadInput where it cannot."""
     if not model._can_set_attn_implementation():
         reason = f"{type(model).__name__} does not call its attention through transformers' registry"
@@ -56,15 +56,15 @@ def record(model: PreTrainedModel) -> None:
     model.set_attn_implementation(RECORDED)
 
 
-def look_inside(model: nn.Module, **inputs: Tensor) -> tuple[Any, Inner]:
+def forward_with_states(model: nn.Module, **inputs: Tensor) -> tuple[Any, InnerStates]:
     """A forward pass: the model's output, and what it computed on the way (heads only where it was made to record them)."""
-    heads: list[Heads] = []
+    heads: list[AttentionInputs] = []
     token = _recording.set(heads)
     try:
         output = model(**inputs, output_hidden_states=True)
     finally:
         _recording.reset(token)
-    return output, Inner(output.hidden_states[0], tuple(output.hidden_states[1:]), tuple(heads))
+    return output, InnerStates(output.hidden_states[0], tuple(output.hidden_states[1:]), tuple(heads))
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -77,7 +77,7 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: 
     heads = _recording.get()
     if heads is not None:
         shared = query.shape[1] // key.shape[1]
-        heads.append(Heads(_side_by_side(query, 1), _side_by_side(key, shared), _side_by_side(value, shared)))
+        heads.append(AttentionInputs(_side_by_side(query, 1), _side_by_side(key, shared), _side_by_side(value, shared)))
     return vars(sys.modules[type(module).__module__])["eager_attention_forward"](module, query, key, value, mask, **more)
 
 

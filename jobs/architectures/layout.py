@@ -45,14 +45,14 @@ class Layout:
     """One architecture. Paths are within a layer; a matrix that a model does not have is passed over."""
 
     stacks: tuple[Stack, ...]
-    made: tuple[str, ...]
+    up_projections: tuple[str, ...]
     """The matrices whose outputs are the feed-forward neurons."""
-    read: str
+    down_projection: str
     """The matrix that reads them."""
     width: str
     """The config's key of their number."""
     halves: int = 1
-    """How many runs of neurons stand in one `made` matrix (a gate and what it gates)."""
+    """How many runs of neurons stand in one up-projection (a gate and what it gates)."""
     attention: Attention | None = None
     first_stays: bool = False
     """Whether the first layer is built otherwise than the others, so that none of them can take its place."""

@@ -1,6 +1,6 @@
 """New language models: an architecture and a size from the recipe, under the names that transformers has for them.
 
-    model = new_model(Shape(architecture="gpt2", layers=4), "causal", tokenizer, max_length=128)
+    model = new_model(NewModelConfig(architecture="gpt2", layers=4), "causal", tokenizer, max_length=128)
 
 Importing it needs no torch: it is part of the recipe's types.
 """
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
 Architecture = Literal["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"]
 
+PAIR_OBJECTIVES = ("masked_next_sentence", "masked_sentence_order")
+"""The objectives that read two segments in a row."""
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert")
-FITTING: dict[str, tuple[str, ...]] = {
+ARCHITECTURES_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "masked": ENCODERS,
     "masked_next_sentence": ("bert",),
     "masked_sentence_order": ("bert",),
@@ -43,7 +45,7 @@ ROBERTA_FIRST = 2
 """The number of a text's first token in the published RoBERTa, whose padding id is 1; for higher ones rows are added."""
 
 
-class Shape(Config):
+class NewModelConfig(Config):
     """A new model's architecture and size."""
 
     architecture: Architecture = "bert"
@@ -61,7 +63,7 @@ class Shape(Config):
     """Dropout of hidden states and attention; llama and qwen3 have it in attention alone."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "Shape":
+    def _heads_divide(self) -> "NewModelConfig":
         if self.hidden % self.heads:
             raise ValueError(f"{self.heads} heads do not divide hidden {self.hidden}")
         if self.architecture in ("modernbert", "llama", "qwen3") and self.hidden // self.heads % 2:
@@ -70,7 +72,7 @@ class Shape(Config):
 
 
 def new_model(
-    shape: Shape, objective: ObjectiveName, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    shape: NewModelConfig, objective: ObjectiveName, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> "PreTrainedModel":
     """A model with fresh weights and the objective's head; it can take rows of `max_length` tokens."""
     import transformers
@@ -100,7 +102,7 @@ def _first(*numbers: int | None) -> int | None:
     return next((number for number in numbers if number is not None), None)
 
 
-def _bert(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _bert(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -112,15 +114,15 @@ def _bert(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
     }
 
 
-def _roberta(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _roberta(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return _bert(shape, feed_forward, positions + ROBERTA_FIRST) | {"type_vocab_size": 1}
 
 
-def _electra(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _electra(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return _bert(shape, feed_forward, positions) | {"embedding_size": shape.hidden}
 
 
-def _distilbert(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _distilbert(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "dim": shape.hidden,
         "n_layers": shape.layers,
@@ -132,7 +134,7 @@ def _distilbert(shape: Shape, feed_forward: int, positions: int) -> dict[str, An
     }
 
 
-def _modernbert(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _modernbert(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -145,7 +147,7 @@ def _modernbert(shape: Shape, feed_forward: int, positions: int) -> dict[str, An
     }
 
 
-def _gpt2(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _gpt2(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "n_embd": shape.hidden,
         "n_layer": shape.layers,
@@ -158,7 +160,7 @@ def _gpt2(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
     }
 
 
-def _llama(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _llama(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -172,7 +174,7 @@ def _llama(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
     }
 
 
-def _t5(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
+def _t5(shape: NewModelConfig, feed_forward: int, positions: int) -> dict[str, Any]:
     return {
         "d_model": shape.hidden,
         "num_layers": shape.layers,
@@ -184,7 +186,7 @@ def _t5(shape: Shape, feed_forward: int, positions: int) -> dict[str, Any]:
     }
 
 
-_NAMES: dict[str, Callable[[Shape, int, int], dict[str, Any]]] = {
+_NAMES: dict[str, Callable[[NewModelConfig, int, int], dict[str, Any]]] = {
     "bert": _bert,
     "roberta": _roberta,
     "electra": _electra,

@@ -21,7 +21,7 @@ class Adapter(Config):
     """attention: the projections that are usual for the architecture; all: every linear layer; or names of layers."""
 
 
-class Shorten(Config):
+class StudentInitialisation(Config):
     """What of a base makes the student."""
 
     every: int | None = Field(None, ge=2)
@@ -35,7 +35,7 @@ class Shorten(Config):
     """random: a new model of this shape, the control that shows what the base's pretraining is worth."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> "Shorten":
+    def _one_way(self) -> "StudentInitialisation":
         if self.every is not None and self.layers is not None:
             raise ValueError("give either every or layers")
         if not (self.every or self.layers or self.feed_forward or self.weights == "random"):

@@ -16,7 +16,7 @@ from jobs.compression.settings import Heal
 from jobs.core.stage import Context
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
-from jobs.training.loop import Fitted, fit
+from jobs.training.loop import TrainingResult, fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,7 +44,7 @@ class Healing:
         with fake_quantized(model):
             self._fit(model)
 
-    def _fit(self, model: "PreTrainedModel") -> Fitted:
+    def _fit(self, model: "PreTrainedModel") -> TrainingResult:
         self.trainings += 1
         place = join(self.context.scratch, "healing", str(self.trainings))
         with closing(Checkpoints(place, print)) as checkpoints:

@@ -1,8 +1,8 @@
 """What the loss would lose with a unit or a layer: first-order Taylor importance through gates, or the weights' length.
 
-    units, layers = taylor(model, objective, batches, sites, layers)
+    units, layers = taylor(model, objective, batches, groups, layers)
 
-B batch, T tokens, D hidden, U units of a site, L layers.
+B batch, T tokens, D hidden, U units of a group, L layers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.compression.pruning_units import Site
-from jobs.contracts.objective import Batch, Objective
+from jobs.compression.pruning_units import UnitGroup
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 
 
 @contextmanager
-def gated(sites: Sequence[Site], gates: Sequence[Tensor], layers: Sequence[nn.Module], gate_L: Tensor) -> Any:
+def gated(groups: Sequence[UnitGroup], gates: Sequence[Tensor], layers: Sequence[nn.Module], gate_L: Tensor) -> Any:
     """While it holds, each unit is multiplied by its gate, and what a layer adds to its input by the layer's.
 
     All gates at 1 change nothing; a gate at 0 is the model without what it stands for.
     """
     with ExitStack() as hooks:
-        for site, gate_U in zip(sites, gates, strict=True):
-            for matrix in site.read:
-                hooks.callback(matrix.register_forward_pre_hook(_unit_gate(gate_U, site.each)).remove)
+        for group, gate_U in zip(groups, gates, strict=True):
+            for matrix in group.consumers:
+                hooks.callback(matrix.register_forward_pre_hook(_unit_gate(gate_U, group.each)).remove)
         for number, layer in enumerate(layers):
             hooks.callback(layer.register_forward_hook(_layer_gate(gate_L, number), with_kwargs=True).remove)
         yield
@@ -46,28 +47,32 @@ def _layer_gate(gate_L: Tensor, number: int) -> Any:
 
 
 def taylor(
-    model: nn.Module, objective: Objective, batches: Iterable[Batch], sites: Sequence[Site], layers: Sequence[nn.Module] = ()
+    model: nn.Module,
+    objective: Objective,
+    batches: Iterable[Batch],
+    groups: Sequence[UnitGroup],
+    layers: Sequence[nn.Module] = (),
 ) -> tuple[list[Tensor], Tensor]:
-    """(importance_U of each site, importance_L of the layers): |gradient of the gate|, summed over the batches.
+    """(importance_U of each group, importance_L of the layers): |gradient of the gate|, summed over the batches.
 
     It estimates how much the loss would change without what stands behind the gate (Molchanov et al. 2017).
     """
     device = next(model.parameters()).device
-    gates = [torch.ones(site.units, requires_grad=True, device=device) for site in sites]
+    gates = [torch.ones(group.units, requires_grad=True, device=device) for group in groups]
     gate_L = torch.ones(len(layers), requires_grad=True, device=device)
     asked = [*gates, *([gate_L] if layers else [])]
     totals = [torch.zeros_like(gate) for gate in asked]
     model.eval()
-    with gated(sites, gates, layers, gate_L):
+    with gated(groups, gates, layers, gate_L):
         for batch in batches:
             loss = objective.loss(model, {key: value.to(device) for key, value in batch.items()})
             for total, gradient in zip(totals, torch.autograd.grad(loss, asked), strict=True):
                 total += gradient.abs()
     found = [total.detach().cpu() for total in totals]
-    return found[: len(sites)], found[-1] if layers else torch.zeros(0)
+    return found[: len(groups)], found[-1] if layers else torch.zeros(0)
 
 
-def magnitude(sites: Sequence[Site], layers: Sequence[nn.Module] = ()) -> tuple[list[Tensor], Tensor]:
+def magnitude(groups: Sequence[UnitGroup], layers: Sequence[nn.Module] = ()) -> tuple[list[Tensor], Tensor]:
     """The same by the length of the weights that would go (Li et al. 2017)."""
     lengths = [sum(float(weight.detach().float().square().sum()) for weight in layer.parameters()) ** 0.5 for layer in layers]
-    return [site.magnitude() for site in sites], torch.tensor(lengths)
+    return [group.magnitude() for group in groups], torch.tensor(lengths)

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jobs.contracts.learning import MISSING
 from jobs.objectives.documents import PADDING
 from jobs.objectives.language import LanguageObjective
-from jobs.objectives.target_head import IGNORED
 from serve.engines.decoder import OnnxDecoder
 
 DOCUMENTS = 256
@@ -29,7 +29,7 @@ def perplexity(decoder: OnnxDecoder, objective: LanguageObjective, longest: int 
         made = objective.make(ids_1T[:, :longest], np.random.default_rng([number, 2]))
         batch = {key: value.numpy() for key, value in made.items()}
         labels_T = batch["labels"][0]
-        asked = np.flatnonzero(labels_T != IGNORED)
+        asked = np.flatnonzero(labels_T != MISSING)
         if not len(asked):
             continue
         read, written = batch["input_ids"], batch.get("decoder_input_ids", batch["input_ids"])

@@ -18,10 +18,11 @@ from transformers import PreTrainedModel
 from jobs.architectures.depth import check_layers, remove_layers, removed_layers
 from jobs.architectures.layout import Layout, head_size, key_value_groups, layout_of, queries_per_group, set_config, stacks_of
 from jobs.compression.importance import magnitude, taylor
-from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
-from jobs.compression.removal import ROUNDED_TO, Prune, kept_neurons
+from jobs.compression.pruning_units import UnitGroup, feed_forward_groups, head_groups
+from jobs.compression.settings import ROUNDED_TO, Prune, kept_neurons
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 from jobs.core.config import BadInput, Problem
 
 
@@ -83,7 +84,7 @@ class Pruner:
         if self.layout is None:
             return problems
         if settings.feed_forward:
-            width = feed_forward_sites(self.model, self.layout)[0].units
+            width = feed_forward_groups(self.model, self.layout)[0].units
             if kept_neurons(width, settings.feed_forward) == width:
                 reason = f"{kind} has {width} neurons in a layer, and keeps a multiple of {ROUNDED_TO}: none would go"
                 problems.append(Problem("prune.feed_forward", settings.feed_forward, reason, "Raise it, or leave it out."))
@@ -126,7 +127,7 @@ class Pruner:
         depths: tuple[int, ...] = ()
         if layout is not None:
             depths = tuple(len(layers) for _, layers in stacks_of(self.model, layout))
-            neurons = feed_forward_sites(self.model, layout)[0].units if settings.feed_forward else None
+            neurons = feed_forward_groups(self.model, layout)[0].units if settings.feed_forward else None
             groups = key_value_groups(self.model, layout.attention) if settings.heads and layout.attention else None
         return Goal(neurons, groups, depths)
 
@@ -139,8 +140,8 @@ class Pruner:
             self.sparsity.raise_to(goal.zeros)
 
     def _remove_units(self, layout: Layout, goal: Goal, objective: Objective | None, batches: Iterable[Batch]) -> None:
-        neurons = feed_forward_sites(self.model, layout) if goal.neurons is not None else []
-        heads = head_sites(self.model, layout) if goal.groups is not None else []
+        neurons = feed_forward_groups(self.model, layout) if goal.neurons is not None else []
+        heads = head_groups(self.model, layout) if goal.groups is not None else []
         stacks = [layers for _, layers in stacks_of(self.model, layout)]
         flat = [layer for layers in stacks for layer in layers] if self.settings.layers else []
         if self.settings.importance == "taylor":
@@ -148,10 +149,10 @@ class Pruner:
             units, score_L = taylor(self.model, objective, batches, [*neurons, *heads], flat)
         else:
             units, score_L = magnitude([*neurons, *heads], flat)
-        for site, score_U in zip(neurons, units[: len(neurons)], strict=True):
-            _keep_best(site, score_U, goal.neurons)
-        for site, score_U in zip(heads, units[len(neurons) :], strict=True):
-            _keep_best(site, score_U, goal.groups)
+        for group, score_U in zip(neurons, units[: len(neurons)], strict=True):
+            _keep_best(group, score_U, goal.neurons)
+        for group, score_U in zip(heads, units[len(neurons) :], strict=True):
+            _keep_best(group, score_U, goal.groups)
         self._tell_config(layout, goal)
         if flat:
             removed = [len(layers) - depth for layers, depth in zip(stacks, goal.depths, strict=True)]
@@ -190,6 +191,6 @@ class Pruner:
         return self.sizes() | self.sparsity.metrics()
 
 
-def _keep_best(site: Site, score_U: Tensor, count: int | None) -> None:
-    if count is not None and count < site.units:
-        site.keep(score_U.topk(count).indices.sort().values)
+def _keep_best(group: UnitGroup, score_U: Tensor, count: int | None) -> None:
+    if count is not None and count < group.units:
+        group.keep(score_U.topk(count).indices.sort().values)

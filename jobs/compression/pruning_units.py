@@ -1,9 +1,9 @@
 """Neurons and heads: which rows and columns of which matrices are one unit, and taking units out.
 
-    for site in feed_forward_sites(model, layout):
-        site.keep(chosen)                     # the matrices really shrink
+    for group in feed_forward_groups(model, layout):
+        group.keep(chosen)                     # the matrices really shrink
 
-U units of a site, F rows or columns of a matrix.
+U units of a group, F rows or columns of a matrix.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ MATRICES = (nn.Linear, Conv1D)
 
 
 @dataclass(frozen=True)
-class Made:
+class UnitOutputs:
     """A matrix whose outputs are the units': so many outputs each, in so many runs through all units."""
 
     matrix: nn.Module
@@ -29,12 +29,12 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Site:
+class UnitGroup:
     """Units among which some are chosen to stay."""
 
     units: int
-    made: tuple[Made, ...]
-    read: tuple[nn.Module, ...]
+    producers: tuple[UnitOutputs, ...]
+    consumers: tuple[nn.Module, ...]
     """The matrices whose inputs the units are."""
     each: int = 1
     """Inputs that each unit is there."""
@@ -43,9 +43,9 @@ class Site:
 
     def keep(self, chosen_U: Tensor) -> None:
         """Take out all other units, in place."""
-        for made in self.made:
-            _keep_outputs(made.matrix, _places(chosen_U, made.each, made.runs, self.units))
-        for matrix in self.read:
+        for outputs in self.producers:
+            _keep_outputs(outputs.matrix, _places(chosen_U, outputs.each, outputs.runs, self.units))
+        for matrix in self.consumers:
             _keep_inputs(matrix, _places(chosen_U, self.each, 1, self.units))
         for module in self.counted:
             module.n_heads, module.inner_dim = len(chosen_U), len(chosen_U) * self.each  # type: ignore[assignment]
@@ -53,28 +53,30 @@ class Site:
     def magnitude(self) -> Tensor:
         """length_U: the length of all weights that would go with each unit."""
         squares_U = torch.zeros(self.units)
-        for made in self.made:
-            weight, bias = made.matrix.weight, getattr(made.matrix, "bias", None)
-            own = [_squares(weight, output_dimension(made.matrix)), *([] if bias is None else [_squares(bias, 0)])]
-            squares_U += sum(squares_F.view(made.runs, self.units, made.each).sum((0, 2)) for squares_F in own)
-        for matrix in self.read:
+        for outputs in self.producers:
+            weight, bias = outputs.matrix.weight, getattr(outputs.matrix, "bias", None)
+            own = [_squares(weight, output_dimension(outputs.matrix)), *([] if bias is None else [_squares(bias, 0)])]
+            squares_U += sum(squares_F.view(outputs.runs, self.units, outputs.each).sum((0, 2)) for squares_F in own)
+        for matrix in self.consumers:
             squares_U += _squares(matrix.weight, 1 - output_dimension(matrix)).view(self.units, self.each).sum(1)
         return squares_U.sqrt()
 
 
-def feed_forward_sites(model: PreTrainedModel, layout: Layout) -> list[Site]:
+def feed_forward_groups(model: PreTrainedModel, layout: Layout) -> list[UnitGroup]:
     """Each layer's neurons."""
-    sites = []
+    groups = []
     for _, layers in stacks_of(model, layout):
         for layer in layers:
-            made = [part(layer, path) for path in layout.made]
-            read = part(layer, layout.read)
+            made = [part(layer, path) for path in layout.up_projections]
+            read = part(layer, layout.down_projection)
             width = read.weight.shape[1 - output_dimension(read)]
-            sites.append(Site(width, tuple(Made(one, runs=layout.halves) for one in made if one is not None), (read,)))
-    return sites
+            groups.append(
+                UnitGroup(width, tuple(UnitOutputs(one, runs=layout.halves) for one in made if one is not None), (read,))
+            )
+    return groups
 
 
-def head_sites(model: PreTrainedModel, layout: Layout) -> list[Site]:
+def head_groups(model: PreTrainedModel, layout: Layout) -> list[UnitGroup]:
     """Each attention's groups of heads that share keys and values; T5's stacks choose once for all their layers.
 
     T5 computes a position bias for each head in a stack's first layer and hands it to the others: head 3 must be the same
@@ -82,25 +84,25 @@ def head_sites(model: PreTrainedModel, layout: Layout) -> list[Site]:
     """
     attention = layout.attention
     assert attention is not None
-    sites = []
+    groups = []
     for _, layers in stacks_of(model, layout):
         for path in attention.modules:
             modules = [module for layer in layers if (module := part(layer, path)) is not None]
             tables = [table for one in modules if attention.shared_bias and (table := part(one, attention.shared_bias))]
             for chosen_once in [modules] if tables else [[module] for module in modules]:
-                sites.append(_head_site(chosen_once, tables, model, attention))
-    return sites
+                groups.append(_head_group(chosen_once, tables, model, attention))
+    return groups
 
 
-def _head_site(modules: list[nn.Module], tables: list[nn.Module], model: PreTrainedModel, attention: Attention) -> Site:
+def _head_group(modules: list[nn.Module], tables: list[nn.Module], model: PreTrainedModel, attention: Attention) -> UnitGroup:
     size, queries = head_size(model, attention), queries_per_group(model, attention)
-    made = [Made(table) for table in tables]
+    made = [UnitOutputs(table) for table in tables]
     for module in modules:
-        made.append(Made(part(module, attention.query), size * queries))
-        made += [Made(part(module, path), size) for path in (attention.key, attention.value)]
+        made.append(UnitOutputs(part(module, attention.query), size * queries))
+        made += [UnitOutputs(part(module, path), size) for path in (attention.key, attention.value)]
     read = tuple(part(module, attention.output) for module in modules)
     counted = tuple(module for module in modules if hasattr(module, "inner_dim"))
-    return Site(key_value_groups(model, attention), tuple(made), read, size * queries, counted)
+    return UnitGroup(key_value_groups(model, attention), tuple(made), read, size * queries, counted)
 
 
 def output_dimension(matrix: nn.Module) -> int:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.architectures.positions import first_position
-from jobs.compression.tokens import model_kind, needed_tokens, partial_pieces, without_others
+from jobs.compression.tokenizer_pruning import model_kind, needed_tokens, partial_pieces, without_others
 from jobs.core.config import BadInput, Problem
 
-KEY = "vocabulary"
-REMEDY = "Leave it out for this model."
+VOCABULARY_KEY = "vocabulary"
+LEAVE_IT_OUT = "Leave it out for this model."
 
 
 def prune_vocabulary(
@@ -34,7 +34,7 @@ def prune_vocabulary(
     smaller, places = reduced_tokenizer(tokenizer, texts, least)
     if least == 1 and (changed := changed_texts(tokenizer, smaller, places, texts)):
         reason = f"{len(changed)} texts would be cut otherwise than before, the first is {changed[0][:80]!r}"
-        raise BadInput([Problem(KEY, "used", reason, REMEDY)])
+        raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
     before, bytes_before = len(tokenizer), _bytes(model)
     cut_tables(model, places)
     figures = {"vocabulary_before": float(before), "vocabulary_kept": float(len(places))}
@@ -48,7 +48,7 @@ def reduced_tokenizer(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         reason = f"{type(tokenizer).__name__} has no tokenizer.json to rebuild"
-        raise BadInput([Problem(KEY, "used", reason, REMEDY)])
+        raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
     description = json.loads(backend.to_str())
     # Called as people call it: what the backend remembers of an earlier call might cut long texts off.
     encodings = tokenizer(list(texts), verbose=False).encodings or []
@@ -71,7 +71,7 @@ def reduced_tokenizer(
     ids, known = tokenizer.get_vocab(), smaller.get_vocab()
     if known != {token: places[number] for token, number in ids.items() if token in kept}:
         reason = f"{type(tokenizer).__name__} does not number its tokens as tokenizer.json does"
-        raise BadInput([Problem(KEY, "used", reason, REMEDY)])
+        raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
     return smaller, places
 
 
@@ -118,7 +118,7 @@ def cut_tables(model: PreTrainedModel, places: Mapping[int, int]) -> None:
     assert isinstance(inputs, nn.Embedding)
     if int(kept_N.max()) >= inputs.num_embeddings:
         reason = f"the model has {inputs.num_embeddings} embeddings, and its tokenizer token {int(kept_N.max())}"
-        raise BadInput([Problem(KEY, "used", reason, REMEDY)])
+        raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
     # Rows that stay go first; then transformers' own shortening keeps tied tables tied.
     _to_front(inputs.weight, kept_N)
     if outputs is not None:
@@ -140,7 +140,7 @@ def _check_padding(model: PreTrainedModel, places: Mapping[int, int]) -> None:
     padding = first_position(model) - 1
     if padding >= 0 and places.get(padding) != padding:
         reason = f"{model.config.model_type} counts positions from its padding token's id, {padding}, which would change"
-        raise BadInput([Problem(KEY, "used", reason, REMEDY)])
+        raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
 
 
 def _to_front(table: Tensor, kept_N: Tensor) -> None:

@@ -37,6 +37,7 @@ Columns = Mapping[str, Sequence[Any]]
 Statistics = Mapping[str, Mapping[str, float]]
 """By split, and then by name: sums over its rows."""
 Batch = dict[str, "Tensor"]
+"""Tensors by name, the rows of a batch along their first axis."""
 Call = Callable[..., Any]
 """A model: token tensors by name → what transformers' model gives."""
 MISSING = -100

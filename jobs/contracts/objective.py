@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jobs.contracts.learning import Batch
 from jobs.data.loader import epoch_batches, steps_per_epoch
 
 State = dict[str, Any]
-Batch = dict[str, Tensor]
 
 
-class Leaving(Exception):
+class Preempted(Exception):
     """The run ends here because a node of it is about to be taken away; a checkpoint of this very step is there."""
 
 
@@ -147,7 +147,7 @@ class Hooks(Protocol):
         """Keep a checkpoint."""
         ...
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         """Whether a node of this run is about to be taken away."""
         ...
 

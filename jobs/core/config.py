@@ -152,7 +152,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
+def describe_config(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str, str]]:
     """Every key of a config, nested ones dotted, with NAME for names of one's own: (key, type, default, meaning)."""
     rows = []
     for name, field in config.model_fields.items():
@@ -163,10 +163,10 @@ def describe(config: type[BaseModel], prefix: str = "") -> list[tuple[str, str, 
                 (prefix + name, "section", "" if default.startswith(nested.__name__) else default, field.description or "")
             )
             for each in tagged_configs(field.annotation).values() or [nested]:
-                rows += describe(each, f"{prefix}{name}.")
+                rows += describe_config(each, f"{prefix}{name}.")
         elif (named := named_configs(field.annotation)) is not None:
             rows.append((prefix + name, "sections", default, field.description or ""))
-            rows += describe(named, f"{prefix}{name}.NAME.")
+            rows += describe_config(named, f"{prefix}{name}.NAME.")
         else:
             bounds = "".join(f" {note}" for note in map(_bound, field.metadata) if note)
             rows.append((prefix + name, _type_name(field.annotation) + bounds, default, field.description or ""))

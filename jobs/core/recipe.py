@@ -19,11 +19,11 @@ from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
 from jobs.core.spaces import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 
 RECIPE_KEYS = ("name", "steps", "tracking")
 STEP_KEYS = ("stage", "inputs", "tune", "resources", "tracking")
-NAME = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+NAME_PATTERN = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 NAME_RULE = "lower-case letters, digits, - and _, and does not begin with -"
 
 
@@ -151,7 +151,7 @@ def _judged(step: Step, steps: Mapping[str, Step]) -> Step:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
+    return isinstance(value, str) and NAME_PATTERN.fullmatch(value) is not None
 
 
 def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Problem]]:

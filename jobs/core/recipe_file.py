@@ -14,7 +14,7 @@ import yaml
 
 from cluster.store.redact import REMEDY, secret_in
 from jobs.core.config import BadInput, Problem
-from jobs.core.spaces import KINDS, fill, find_spaces
+from jobs.core.spaces import SPACE_KINDS, fill, find_spaces
 
 EXTENDS = "extends"
 
@@ -61,7 +61,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _is_space(value: Mapping[str, Any]) -> bool:
-    return len(value) == 1 and next(iter(value)) in KINDS
+    return len(value) == 1 and next(iter(value)) in SPACE_KINDS
 
 
 def _read(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:

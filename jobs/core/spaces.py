@@ -21,7 +21,7 @@ SHAPE = "shape"
 """The space that stands for several, once the shapes that are too slow are gone."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """What lies so far between two whole numbers is no whole number."""
-KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
+SPACE_KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
 QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
 """What quantises a file; jobs/compression/settings.py says what each is."""
 
@@ -234,7 +234,7 @@ def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, tupl
         path = f"{prefix}{key}"
         if not isinstance(value, Mapping):
             continue
-        if len(value) == 1 and next(iter(value)) in KINDS:
+        if len(value) == 1 and next(iter(value)) in SPACE_KINDS:
             kind, values = next(iter(value.items()))
             yield path, kind, tuple(values) if isinstance(values, list | tuple) else (values,)
         else:

@@ -18,7 +18,7 @@ from cluster.store.storage import join
 from jobs.core.config import Config, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

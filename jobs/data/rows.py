@@ -14,7 +14,7 @@ from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.augment import Augment, augmenting
 from jobs.data.clean import Clean, clean_text, item_key, value_name
 from jobs.data.dedup import SPLITS, Split, deduplicate, divided, split_of
-from jobs.data.sources import Sources, each, read, resolve, tables
+from jobs.data.sources import Sources, each, read_source, resolve, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
 
 
-class Labelling(Protocol):
+class TargetMaker(Protocol):
     """What makes targets of rows: a kind of task with the settings that a recipe gives it (jobs/tasks/labelling.py)."""
 
     @property
@@ -69,7 +69,7 @@ class Reading:
     """The column of each text."""
     clean: Clean
     split: Split
-    labelling: Labelling | None = None
+    labelling: TargetMaker | None = None
     slices: Sequence[str] = ()
     """Columns that are kept for slices."""
 
@@ -79,7 +79,7 @@ def load_rows(source: Sources, reading: Reading, augment: Augment | None = None)
     parts: list[Dataset] = []
     read_count = 0
     for named, one in each(source).items():
-        raw = read(one).materialize()
+        raw = read_source(one).materialize()
         read_count += raw.count()
         parts.append(raw.map_batches(keyed(reading, named, set(each(source))), batch_format="pandas"))
     rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()

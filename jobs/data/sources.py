@@ -132,7 +132,7 @@ def model_directory(model: str) -> str:
     return str(fetch_sample(model.removeprefix("sample:"))) if model.startswith("sample:") else model
 
 
-def read(source: str) -> "Dataset":
+def read_source(source: str) -> "Dataset":
     """A source as a Ray Dataset of rows."""
     import ray.data as data
 

@@ -17,7 +17,7 @@ CANDIDATE = "candidate"
 """The name of a new version that is tried."""
 IDENTITY = frozenset({"name", "model", "fingerprint", "variant"})
 """Which model answers."""
-STEP_KEYS = IDENTITY | {
+STEP_ARGUMENTS = IDENTITY | {
     "route_prefix",
     "threads",
     "cpus",
@@ -28,11 +28,11 @@ STEP_KEYS = IDENTITY | {
 }
 """What a deployment step may name, besides `cascade` with its model."""
 AROUND = ("route_prefix", "runtime_env", "deployments", "logging_config", "autoscaling_policy", "external_scaler_enabled")
-MARK = "by_step"
+BY_STEP = "by_step"
 CODE_PACKAGE = "gcs://"
 """Where Ray keeps the code that a job came with."""
 Entry = dict[str, Any]
-Part = Entry | None
+EntryPart = Entry | None
 
 
 def carry_over(
@@ -49,12 +49,12 @@ def carry_over(
     """
     mark = _mark(wanted)
     if told is None:
-        return {**wanted, "args": {**wanted["args"], MARK: mark}}, ()
+        return {**wanted, "args": {**wanted["args"], BY_STEP: mark}}, ()
     told = without_candidate(told)
-    put = told["args"].get(MARK) or (_mark(recorded) if recorded else {})
+    put = told["args"].get(BY_STEP) or (_mark(recorded) if recorded else {})
     entry, carried = _around(wanted, told, put, named, drop)
     arguments, more = _arguments(wanted["args"], told["args"], put, named, drop)
-    entry["args"] = {**arguments, MARK: mark}
+    entry["args"] = {**arguments, BY_STEP: mark}
     if "deployments" in entry:
         entry["deployments"] = _of_those_there(entry["deployments"], arguments)
     return entry, (*more, *carried)
@@ -69,7 +69,7 @@ def tell(carried: Collection[str]) -> None:
 def check_name(name: str) -> str:
     """A dotted name for `drop`; ValueError where nothing has this name."""
     first, _, part = name.partition(".")
-    known = {*Arguments.model_fields, *AROUND} - IDENTITY - {MARK}
+    known = {*Arguments.model_fields, *AROUND} - IDENTITY - {BY_STEP}
     if first not in known or (part and first not in ("others", "cascade", "runtime_env")):
         raise ValueError(f"{name} is nothing that can be set by hand; name one of {', '.join(sorted(known))}")
     return name
@@ -93,10 +93,10 @@ def runs(version: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
     told = without_candidate(told)
     now, then = told["args"], version["args"]
     keys = named_by(version)
-    if MARK in now:
-        same = bool(now[MARK] == _mark(version))
+    if BY_STEP in now:
+        same = bool(now[BY_STEP] == _mark(version))
     else:
-        keys, same = STEP_KEYS, _model_of(now.get("cascade")) == _model_of(then.get("cascade"))
+        keys, same = STEP_ARGUMENTS, _model_of(now.get("cascade")) == _model_of(then.get("cascade"))
     if told.get("route_prefix", "/") != version.get("route_prefix", "/") and "route_prefix" in keys:
         return False
     return same and all(_value(now, key) == _value(then, key) for key in keys - {"route_prefix"})
@@ -105,7 +105,7 @@ def runs(version: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
 def named_by(version: Mapping[str, Any]) -> frozenset[str]:
     """The keys of a version, as the registry keeps it, that hold whatever was set by hand: those beyond the defaults."""
     # So many requests for each text of a batch is the step's default, which no recipe names.
-    return frozenset(IDENTITY | {key for key in _mark(version) if key in STEP_KEYS - {"max_ongoing_requests"}})
+    return frozenset(IDENTITY | {key for key in _mark(version) if key in STEP_ARGUMENTS - {"max_ongoing_requests"}})
 
 
 def _value(arguments: Mapping[str, Any], key: str) -> Any:
@@ -118,7 +118,7 @@ def _model_of(part: Mapping[str, Any] | None) -> Any:
 
 def _mark(entry: Mapping[str, Any]) -> Entry:
     """What an entry of a step puts into a service, without what is a default anyway."""
-    arguments = {key: value for key, value in entry["args"].items() if key != MARK and value != _default(Arguments, key)}
+    arguments = {key: value for key, value in entry["args"].items() if key != BY_STEP and value != _default(Arguments, key)}
     route = entry.get("route_prefix", "/")
     return arguments if route == "/" else {"route_prefix": route, **arguments}
 
@@ -159,7 +159,7 @@ def _of_those_there(options: list[Entry], arguments: Mapping[str, Any]) -> list[
 def _arguments(
     wanted: Mapping[str, Any], told: Mapping[str, Any], put: Entry, named: Collection[str], drop: Collection[str]
 ) -> tuple[Entry, list[str]]:
-    plain = set(Arguments.model_fields) - {"others", "cascade", MARK}
+    plain = set(Arguments.model_fields) - {"others", "cascade", BY_STEP}
     arguments, carried = _by_hand(Arguments, plain - set(named) - set(drop), wanted, told, put)
     if "bulk" in carried and any(wanted.get(key) != told.get(key) for key in ("model", "fingerprint")):
         # It is the default model on other hardware, so it follows that to its next version.

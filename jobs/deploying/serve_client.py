@@ -17,9 +17,9 @@ from cluster.submit import inherited_working_dir
 from jobs.deploying.carry import CODE_PACKAGE
 
 HOST, PORT = "127.0.0.1", 8000
-START_SECONDS = 180.0
-RUNNING = "RUNNING"
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+APPLICATION_START_SECONDS = 180.0
+RUNNING_STATE = "RUNNING"
+FAILED_STATES = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 class DeployError(Exception):
@@ -69,17 +69,19 @@ class ServeClient:
     def apply(self, config: dict[str, Any], name: str, report: Callable[[str], object]) -> None:
         """Give Serve the config and wait until the application runs; `report` is told its state meanwhile."""
         self._client.deploy_applications(config)
-        limit = time.monotonic() + START_SECONDS
+        limit = time.monotonic() + APPLICATION_START_SECONDS
         while time.monotonic() < limit:
             application = self._applications().get(name, {})
             status = application.get("status")
-            if status == RUNNING:
+            if status == RUNNING_STATE:
                 return
-            if status in FAILED:
+            if status in FAILED_STATES:
                 raise DeployError(f"Serve could not start {name}: {application.get('message', status)}")
             report(f"serve: {status}")
             time.sleep(0.5)
-        raise DeployError(f"{name} was not running after {START_SECONDS:.0f} s; see the Serve page of the dashboard")
+        raise DeployError(
+            f"{name} was not running after {APPLICATION_START_SECONDS:.0f} s; see the Serve page of the dashboard"
+        )
 
     def _applications(self) -> dict[str, Any]:
         found: dict[str, Any] = self._client.get_serve_details().get("applications", {})

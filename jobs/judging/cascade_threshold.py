@@ -1,8 +1,8 @@
 """What a cascade brings: quality and cost over thresholds, and the threshold that reaches a wanted quality at the least cost.
 
     small, large = Answers(outputs, confidence_N, p50_ms), Answers(of_teacher, its_confidence_N, teacher_ms)
-    found = fit(small, large, worth, metric, kept=0.99)                # on validation
-    curve(small, large, worth, [found["threshold"]])                   # what it is worth on test
+    found = fit_threshold(small, large, worth, metric, kept=0.99)                # on validation
+    threshold_curve(small, large, worth, [found["threshold"]])                   # what it is worth on test
 
 The small model answers; items of which it is less sure than the threshold go on to the teacher. N items.
 """
@@ -23,7 +23,7 @@ from serve.tasks.protocol import Outputs, Task
 POINTS = 25
 """Thresholds of a curve: each passes about the same number of items more to the teacher than the one before."""
 
-Point = dict[str, float]
+ThresholdPoint = dict[str, float]
 """threshold, asked (share of the items that the teacher answers), score, ms (of one item: the small model's median, and the
 teacher's for the share that it is asked)."""
 Worth = Callable[[Outputs], float]
@@ -53,14 +53,14 @@ def cascades_of(
     found = []
     for other in others:
         small = [_answers(other, outputs, teacher.task) for outputs in _outputs(other, validation, teacher.task)]
-        fitted = fit(small[0], large[0], worths[0], metric, kept)
-        (reached,) = curve(small[1], large[1], worths[1], [fitted["threshold"]])
-        over = curve(small[1], large[1], worths[1], thresholds_of(small[1].confidence_N))
+        fitted = fit_threshold(small[0], large[0], worths[0], metric, kept)
+        (reached,) = threshold_curve(small[1], large[1], worths[1], [fitted["threshold"]])
+        over = threshold_curve(small[1], large[1], worths[1], thresholds_of(small[1].confidence_N))
         found.append({"kept": kept, "threshold": fitted["threshold"], "validation": fitted, "judged": reached, "curve": over})
     return found
 
 
-def curve(small: Answers, large: Answers, worth: Worth, thresholds: Sequence[float]) -> list[Point]:
+def threshold_curve(small: Answers, large: Answers, worth: Worth, thresholds: Sequence[float]) -> list[ThresholdPoint]:
     """The point of each threshold."""
     points = []
     for threshold in thresholds:
@@ -76,9 +76,9 @@ def thresholds_of(confidence_N: np.ndarray, count: int = POINTS) -> list[float]:
     return [0.0, *sorted({float(value) for value in quantiles}), 1.01]
 
 
-def fit(small: Answers, large: Answers, worth: Worth, metric: Metric, kept: float) -> Point:
+def fit_threshold(small: Answers, large: Answers, worth: Worth, metric: Metric, kept: float) -> ThresholdPoint:
     """The lowest threshold with at least this share of the teacher's score; asking the teacher for all has it for certain."""
-    points = curve(small, large, worth, thresholds_of(small.confidence_N))
+    points = threshold_curve(small, large, worth, thresholds_of(small.confidence_N))
     reference = points[-1]["score"]
     return next((point for point in points if metric.kept(point["score"], reference) >= kept), points[-1])
 

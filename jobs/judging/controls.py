@@ -10,7 +10,7 @@ from typing import Any
 from cluster.store.artifact import Artifact, open_artifact, sibling
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.core.spaces import KINDS, fill
+from jobs.core.spaces import SPACE_KINDS, fill
 
 REMOVED = ("feed_forward", "heads", "layers", "weights")
 BASES = ("model", "init")
@@ -88,6 +88,6 @@ def _listens(config: Mapping[str, Any]) -> bool:
 
 def _values(node: Any) -> list[Any]:
     """The values that a key has or, where it is searched, may have."""
-    if isinstance(node, Mapping) and len(node) == 1 and next(iter(node)) in KINDS:
+    if isinstance(node, Mapping) and len(node) == 1 and next(iter(node)) in SPACE_KINDS:
         return list(next(iter(node.values())))
     return [node]

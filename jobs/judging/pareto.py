@@ -11,7 +11,7 @@ from jobs.core.metric import Metric, Mode
 
 LOWER = ("latency_p95_ms", "bytes")
 """The figures that are to be low, besides the score: that is to be high or low, by the metric's mode."""
-SHOWN = (
+FRONT_KEYS = (
     "candidate",
     "step",
     "variant",
@@ -63,7 +63,7 @@ def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "examples": report["examples"],
         "conditions": report["conditions"],
         "axes": {"score": "higher" if mode == "max" else "lower", **dict.fromkeys(LOWER, "lower")},
-        "front": [{key: row[key] for key in SHOWN if key in row} for row in best],
+        "front": [{key: row[key] for key in FRONT_KEYS if key in row} for row in best],
         "beaten": beaten,
         "controls": {name: [row["candidate"] for row in controls(rows, name)] for name in ("distilled", "pruned")},
     }

@@ -25,10 +25,13 @@ from jobs.data.loader import read_examples
 from jobs.data.rows import SLICE
 from jobs.judging.slices import goodness, slices_of
 from jobs.tasks import learning_of
-from jobs.tasks.figures import bootstrap, interval
+from jobs.tasks.figures import bootstrap, bootstrap_interval
 from serve.engines.card import Card, read_card, variant_files
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item, Outputs, Task
+
+ROUNDS = 10
+"""In so many parts candidates take their turns where speed is measured."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +144,13 @@ def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric
     slices = slices_of([item.characters for item in rows.items], learning.slices(task, rows.truth), rows.columns)
     candidate.figures = {
         "score": score,
-        "interval": interval(candidate.drawn_R, score, highest=metric.highest),
+        "interval": bootstrap_interval(candidate.drawn_R, score, highest=metric.highest),
         **figures,
         "agreement": float(task.same(candidate.settled, yardstick.settled).mean()),
         "slices": goodness(slices, candidate.judged.goodness_N),
         **learning.further(task, candidate.raw, candidate.settled, rows.truth),
         "kept": kept,
-        "kept_interval": interval(kept_R, kept),
+        "kept_interval": bootstrap_interval(kept_R, kept),
     }
 
 
@@ -181,21 +184,21 @@ def measure_parity(candidates: Sequence[Candidate]) -> None:
         }
 
 
-class Timed(Protocol):
+class LatencySubject(Protocol):
     """What takes its turns when latency is measured."""
 
     engine: Engine
     seconds: list[float]
 
 
-class Rated(Protocol):
+class ThroughputSubject(Protocol):
     """The same for throughput."""
 
     engine: Engine
     rates: list[float]
 
 
-def measure_latency(candidates: Sequence[Timed], items: Sequence[Item], count: int, rounds: int) -> None:
+def measure_latency(candidates: Sequence[LatencySubject], items: Sequence[Item], count: int, rounds: int) -> None:
     """Seconds of single items, the candidates taking turns."""
     chosen = np.random.default_rng(0).choice(len(items), size=min(count, len(items)), replace=False)
     for part in np.array_split(chosen, min(rounds, len(chosen))):
@@ -207,7 +210,7 @@ def measure_latency(candidates: Sequence[Timed], items: Sequence[Item], count: i
                 candidate.seconds.append(time.perf_counter() - began)
 
 
-def measure_throughput(candidates: Sequence[Rated], items: Sequence[Item], batch_size: int, rounds: int) -> None:
+def measure_throughput(candidates: Sequence[ThroughputSubject], items: Sequence[Item], batch_size: int, rounds: int) -> None:
     """Items a second in batches of this size, the candidates taking turns."""
     generator = np.random.default_rng(1)
     for _ in range(rounds):

@@ -14,7 +14,7 @@ from jobs.core.config import Config
 from jobs.judging.slices import falls
 
 
-class Gate(Config):
+class Requirements(Config):
     """Conditions on a winner; those left out are not looked at."""
 
     minimum_kept_low: float | None = Field(None, ge=0, le=2)
@@ -35,12 +35,12 @@ class Gate(Config):
     """Bytes of memory that a process which serves the model may hold."""
 
 
-def doubts(row: dict[str, Any], teacher: dict[str, Any], gate: Gate) -> list[str]:
+def doubts(row: dict[str, Any], teacher: dict[str, Any], gate: Requirements) -> list[str]:
     """What keeps a candidate out, each with by how much; empty where nothing does."""
     return [*_answers(row, gate), *_slices(row, teacher, gate), *_limits(row, gate)]
 
 
-def _limits(row: dict[str, Any], gate: Gate) -> list[str]:
+def _limits(row: dict[str, Any], gate: Requirements) -> list[str]:
     """Figures that are above what is allowed."""
     found = []
     most = gate.maximum_calibration_error
@@ -65,7 +65,7 @@ def _trained(row: dict[str, Any]) -> str:
     return f"{row['parity_reference']}, the model as it was trained"
 
 
-def _answers(row: dict[str, Any], gate: Gate) -> list[str]:
+def _answers(row: dict[str, Any], gate: Requirements) -> list[str]:
     """Whether the score may be luck, and whether the answers are the teacher's."""
     found = []
     if gate.minimum_kept_low is not None and row["kept_interval"][0] < gate.minimum_kept_low:
@@ -81,7 +81,7 @@ def _answers(row: dict[str, Any], gate: Gate) -> list[str]:
     return found
 
 
-def _slices(row: dict[str, Any], teacher: dict[str, Any], gate: Gate) -> list[str]:
+def _slices(row: dict[str, Any], teacher: dict[str, Any], gate: Requirements) -> list[str]:
     most = gate.maximum_slice_loss
     if most is None:
         return []

@@ -20,7 +20,7 @@ What = Literal["hidden", "embedding", "attention", "query_key", "value_relation"
 Compared = Literal["mse", "cosine", "kl"]
 Annealing = Literal["linear", "cosine"]
 
-FITTING: dict[str, tuple[Compared, ...]] = {
+STATE_COMPARISONS: dict[str, tuple[Compared, ...]] = {
     "hidden": ("mse", "cosine"),
     "embedding": ("mse", "cosine"),
     "attention": ("mse", "kl"),
@@ -118,8 +118,8 @@ class Match(Config):
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Match":
-        if self.compared not in FITTING[self.what]:
-            raise ValueError(f"{self.what} is compared by {' or '.join(FITTING[self.what])}, not by {self.compared}")
+        if self.compared not in STATE_COMPARISONS[self.what]:
+            raise ValueError(f"{self.what} is compared by {' or '.join(STATE_COMPARISONS[self.what])}, not by {self.compared}")
         if self.relation_heads is not None and self.what not in ("query_key", "value_relation"):
             raise ValueError(f"relation_heads is for query_key and value_relation; {self.what} has none")
         if self.what == "embedding" and (self.student, self.teacher) != (-1, -1):
@@ -129,7 +129,7 @@ class Match(Config):
     @property
     def compared(self) -> Compared:
         """The loss that is meant."""
-        return self.loss or FITTING[self.what][0]
+        return self.loss or STATE_COMPARISONS[self.what][0]
 
 
 def annealed(start: float, end: float | None, how: Annealing, progress: float) -> float:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import MISSING, Batch
 from jobs.objectives.language import LanguageObjective
-from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 
@@ -26,9 +25,9 @@ class CausalObjective(LanguageObjective):
     def make(self, ids_BT: np.ndarray, generator: np.random.Generator) -> Batch:
         """Rows and their next tokens."""
         documents_BT = self.documents(ids_BT)
-        labels_BT = np.full_like(ids_BT, IGNORED)
+        labels_BT = np.full_like(ids_BT, MISSING)
         inside_BT = (documents_BT[:, 1:] == documents_BT[:, :-1]) & (documents_BT[:, 1:] != 0)
-        labels_BT[:, :-1] = np.where(inside_BT, ids_BT[:, 1:], IGNORED)
+        labels_BT[:, :-1] = np.where(inside_BT, ids_BT[:, 1:], MISSING)
         found = {"input_ids": ids_BT, "documents": documents_BT, "labels": labels_BT}
         return {key: torch.from_numpy(value) for key, value in found.items()}
 

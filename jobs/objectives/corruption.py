@@ -15,12 +15,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import MISSING, Batch
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import SENTINEL
 from jobs.objectives.documents import PADDING
 from jobs.objectives.language import LanguageObjective
-from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 MEAN_SPAN = 3.0
@@ -55,7 +54,7 @@ class SpanCorruption(LanguageObjective):
         documents_BT = self.documents(ids_BT)
         rows = [self._row(ids_T, of_T, generator) for ids_T, of_T in zip(ids_BT, documents_BT, strict=True)]
         names = ("input_ids", "documents", "decoder_input_ids", "decoder_documents", "labels")
-        fills = (PADDING, PADDING, self.start, PADDING, IGNORED)
+        fills = (PADDING, PADDING, self.start, PADDING, MISSING)
         columns = zip(*rows, strict=True)
         return {name: _filled(values, fill) for name, values, fill in zip(names, columns, fills, strict=True)}
 

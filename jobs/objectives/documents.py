@@ -22,7 +22,7 @@ from jobs.data.pack import Bounds
 
 PADDING = 0
 """The number of no document: padding attends to padding, so that no token is left without any."""
-TOLERANCE = 1e-4
+ISOLATION_TOLERANCE = 1e-4
 
 
 def document_numbers(ids_BT: np.ndarray, bounds: Bounds | None) -> np.ndarray:
@@ -60,7 +60,7 @@ def positions_of(documents_BT: Tensor, first: int = 0) -> Tensor:
     return places_T - starts_BT + first
 
 
-class Reader:
+class DocumentReader:
     """How one model is told of documents: the form of its masks, whether it takes positions, which one is the first."""
 
     def __init__(self, model: PreTrainedModel, is_causal: bool) -> None:
@@ -110,7 +110,7 @@ class Reader:
         return distance_TT < window if self.causal else distance_TT.abs() <= window
 
 
-def check_documents_part(model: PreTrainedModel, reader: Reader, max_length: int, named: str) -> None:
+def check_documents_part(model: PreTrainedModel, reader: DocumentReader, max_length: int, named: str) -> None:
     """BadInput for a model that is not known to keep packed documents apart: it is tried with two.
 
     Some models take no 4-D mask, or take it and do otherwise; then tokens would silently attend across documents.
@@ -131,7 +131,7 @@ def check_documents_part(model: PreTrainedModel, reader: Reader, max_length: int
             alone_BTD = base(input_ids=ids_BT[:, 3:]).last_hidden_state
             packed_BTD = base(input_ids=ids_BT, **reader.inputs(documents_BT)).last_hidden_state[:, 3:]
         apart = float((alone_BTD - packed_BTD).abs().max()) / max(1.0, float(alone_BTD.abs().max()))
-        reason = "" if apart < TOLERANCE else "it does not read a document in packed rows as it does alone"
+        reason = "" if apart < ISOLATION_TOLERANCE else "it does not read a document in packed rows as it does alone"
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         reason = f"it takes no mask of documents ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
     finally:

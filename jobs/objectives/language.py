@@ -17,14 +17,15 @@ from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.learning import MISSING, Batch
+from jobs.contracts.objective import Objective
 from jobs.data.loader import TokenRows
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
-from jobs.objectives.target_head import IGNORED, HeadAtTargets
+from jobs.objectives.target_head import HeadAtTargets
 from serve.engines.card import Card, Language, Variant, write_card
 
-EVALUATION_BATCH = 32
+EVALUATION_BATCH_ROWS = 32
 EVALUATION_ROWS = 512
 
 
@@ -70,7 +71,7 @@ class LanguageObjective(Objective):
 
     def count(self, batch: Batch) -> float:
         """Targets."""
-        return int((batch["labels"] != IGNORED).sum())
+        return int((batch["labels"] != MISSING).sum())
 
     def tokens(self, batch: Batch) -> int:
         """Tokens of documents."""
@@ -93,7 +94,9 @@ class LanguageObjective(Objective):
         rows = self.validation.rows(indices) if len(indices) else ()
         # Each row has a generator of its own, so that nothing depends on how rows are divided among workers.
         made = [self.make(row[None], np.random.default_rng([int(i), 2])) for i, row in zip(indices, rows, strict=True)]
-        return [join(made[start : start + EVALUATION_BATCH]) for start in range(0, len(made), EVALUATION_BATCH)]
+        return [
+            join_batches(made[start : start + EVALUATION_BATCH_ROWS]) for start in range(0, len(made), EVALUATION_BATCH_ROWS)
+        ]
 
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The mean loss of a target and its perplexity."""
@@ -121,14 +124,14 @@ class LanguageObjective(Objective):
         return self.tokenizer
 
 
-def join(batches: Sequence[Batch]) -> Batch:
+def join_batches(batches: Sequence[Batch]) -> Batch:
     """One batch of several; shorter rows are filled up at their ends with what is not read and no target."""
     joined: Batch = {}
     for key in batches[0]:
         values = [batch[key] for batch in batches]
         if values[0].ndim > 1:
             width = max(value.shape[1] for value in values)
-            fill = IGNORED if key == "labels" else PADDING
+            fill = MISSING if key == "labels" else PADDING
             values = [functional.pad(value, (0, width - value.shape[1]), value=fill) for value in values]
         joined[key] = torch.cat(values)
     return joined

@@ -10,11 +10,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import MISSING, Batch
 from jobs.core.config import BadInput, Problem
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
-from jobs.objectives.target_head import IGNORED
 from serve.engines.card import Language
 
 Masking = Literal["tokens", "whole_words", "spans"]
@@ -55,7 +54,7 @@ class MaskedObjective(LanguageObjective):
         """(shown_BT, labels_BT): rows with tokens hidden, and what was hidden where."""
         units_BT = self._units(ids_BT, documents_BT, generator)
         shown_BT = hide(ids_BT, units_BT, int(self.tokenizer.mask_token_id), self.ordinary, generator)
-        return shown_BT, np.where(units_BT != NONE, ids_BT, IGNORED)
+        return shown_BT, np.where(units_BT != NONE, ids_BT, MISSING)
 
     def _units(self, ids_BT: np.ndarray, documents_BT: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         free_BT = self.free(ids_BT)

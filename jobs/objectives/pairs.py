@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.data.loader import TokenRows
 from jobs.data.segments import FRAME, Frame, pair_frame
-from jobs.objectives.language import EVALUATION_BATCH, join, mean_loss
+from jobs.objectives.language import EVALUATION_BATCH_ROWS, join_batches, mean_loss
 from jobs.objectives.masked import MaskedObjective, Masking
 from serve.engines.card import Language
 
@@ -54,7 +54,9 @@ class PairObjective(MaskedObjective):
     def validation_batches(self, indices: np.ndarray) -> Sequence[Batch]:
         """Validation rows, each with its own generator; a false B comes from another validation row."""
         made = [self._pairs(self.validation, row, np.random.default_rng([int(row[0]), 2])) for row in indices[:, None]]
-        return [join(made[start : start + EVALUATION_BATCH]) for start in range(0, len(made), EVALUATION_BATCH)]
+        return [
+            join_batches(made[start : start + EVALUATION_BATCH_ROWS]) for start in range(0, len(made), EVALUATION_BATCH_ROWS)
+        ]
 
     def _pairs(self, rows: TokenRows, indices: np.ndarray, generator: np.random.Generator) -> Batch:
         ids_BT = rows.rows(indices)

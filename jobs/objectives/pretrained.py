@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
 from jobs.architectures.models import training_attention
-from jobs.architectures.new import AUTO_CLASSES, ObjectiveName
+from jobs.architectures.new import AUTO_CLASSES, PAIR_OBJECTIVES, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.objectives.target_head import HeadAtTargets
-
-PAIRED = ("masked_next_sentence", "masked_sentence_order")
 
 
 def load_base(
@@ -37,7 +35,7 @@ def load_base(
         output_loading_info=True,
         **_without_padding(config),
     )
-    if objective in PAIRED and not _answers_pairs(model):
+    if objective in PAIR_OBJECTIVES and not _answers_pairs(model):
         reason = f"{type(model).__name__} has no head that tells two segments' relation"
         raise BadInput([Problem("base", named, reason, "Take a bert or albert model, or objective: masked.")])
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -54,7 +52,7 @@ def wrapped(
     from jobs.objectives.documents import check_documents_part
     from jobs.objectives.target_head import HeadAtTargets, LanguageModel, PairModel, SpanModel
 
-    if objective in PAIRED:
+    if objective in PAIR_OBJECTIVES:
         made: HeadAtTargets = PairModel(model, new_parameters=new)
     elif objective == "span_corruption":
         made = SpanModel(model, new_parameters=new)
@@ -64,7 +62,7 @@ def wrapped(
     if named is not None and positions is not None and max_length > positions:
         reason = f"it has {positions} positions, and the rows of tokens are {max_length} long"
         raise BadInput([Problem("base", named, reason, f"Prepare tokens with max_length {positions} at most.")])
-    if named is not None and objective not in PAIRED:
+    if named is not None and objective not in PAIR_OBJECTIVES:
         check_documents_part(model, made.reader, max_length, named)
     return made
 

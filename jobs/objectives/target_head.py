@@ -17,10 +17,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from jobs.objectives.documents import PADDING, Reader, causal, same_document
-
-IGNORED = -100
-"""The label of a token that is no target."""
+from jobs.contracts.learning import MISSING
+from jobs.objectives.documents import PADDING, DocumentReader, causal, same_document
 
 
 class HeadAtTargets(nn.Module):
@@ -32,7 +30,7 @@ class HeadAtTargets(nn.Module):
     def __init__(self, model: PreTrainedModel, is_causal: bool = False, new_parameters: int = 0) -> None:
         super().__init__()
         self.model, self.new_parameters = model, new_parameters
-        self.reader = Reader(model, is_causal)
+        self.reader = DocumentReader(model, is_causal)
         self.targets: Tensor | None = None
         body = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
         body.register_forward_hook(self._keep_targets)
@@ -46,7 +44,7 @@ class HeadAtTargets(nn.Module):
 
     def run(self, labels: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
         """The summed cross-entropy of the targets, in float32, and all of the model's output."""
-        chosen_BT = labels != IGNORED
+        chosen_BT = labels != MISSING
         self.targets = chosen_BT
         try:
             output = self.model(**inputs, return_dict=True)

@@ -58,10 +58,10 @@ def _run(parsed: argparse.Namespace) -> int:
     request = request_of(parsed)
     connect()
     # Here and not above: with the model's and Ray Data's libraries it takes seconds, and wrong options should be told at once.
-    from jobs.offline.run import run
+    from jobs.offline.answering import answer_files
 
     show = _rewrite if sys.stdout.isatty() else _print
-    summary = run(request, absolute(parsed.storage), show)
+    summary = answer_files(request, absolute(parsed.storage), show)
     if sys.stdout.isatty():
         print()
     del summary["asked"]

@@ -1,10 +1,10 @@
-"""Files cut into pieces of rows that any worker can read on its own, and the rows of a piece.
+"""Files cut into splits of rows that any worker can read on its own, and the rows of a split.
 
-    scanned = scan("s3://bucket/reviews.csv")          # one pass: its columns, its rows, where each piece begins
-    for row in read(scanned.pieces[3]): row.values, row.fault
+    scanned = scan_file("s3://bucket/reviews.csv")          # one pass: its columns, its rows, where each split begins
+    for row in read_split(scanned.splits[3]): row.values, row.fault
 
 CSV and JSONL are cut after records, never inside a quoted line break. A .gz file is cut at places of what it unpacks to, so
-a worker unpacks what lies before its piece. Parquet is cut by row numbers.
+a worker unpacks what lies before its split. Parquet is cut by row numbers.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import file_format
 
-SMALLEST_ROWS, LARGEST_ROWS, PIECES_PER_FILE = 2_048, 65_536, 128
-"""A piece is done whole or again, and is one file of the output: neither too many of them nor too much to lose."""
+SMALLEST_ROWS, LARGEST_ROWS, SPLITS_PER_FILE = 2_048, 65_536, 128
+"""A split is done whole or again, and is one file of the output: neither too many of them nor too much to lose."""
 LARGEST_FIELD = 2**31 - 1
 BUFFER_BYTES = 1 << 20
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -32,7 +32,7 @@ UNREAD = "line"
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputSplit:
     """Rows of a file that follow each other."""
 
     file: str
@@ -47,11 +47,11 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Scanned:
+class ScannedFile:
     """A file's columns in their order (of JSONL: all that any row has), and what it is cut into."""
 
     columns: tuple[str, ...]
-    pieces: tuple[Piece, ...]
+    splits: tuple[InputSplit, ...]
     types: str = ""
     """The schema of a Parquet file."""
 
@@ -64,7 +64,7 @@ class Row:
     fault: str | None = None
 
 
-def scan(file: str) -> Scanned:
+def scan_file(file: str) -> ScannedFile:
     """One pass over a file; BadInput where it cannot be cut into rows."""
     kind = file_format(file)
     with _named(file):
@@ -77,24 +77,26 @@ def scan(file: str) -> Scanned:
             for row in _rows(lines, kind, header):
                 columns.update(dict.fromkeys(() if row.fault else row.values))
                 bounds.append(lines.offset)
-    pieces = [Piece(file, first, rows, header, bounds[first], bounds[first + rows]) for first, rows in _cuts(len(bounds) - 1)]
-    return Scanned(tuple(columns), tuple(pieces))
+    splits = [
+        InputSplit(file, first, rows, header, bounds[first], bounds[first + rows]) for first, rows in _cuts(len(bounds) - 1)
+    ]
+    return ScannedFile(tuple(columns), tuple(splits))
 
 
-def read(piece: Piece) -> list[Row]:
-    """The rows of a piece, those too that cannot be read."""
-    kind = file_format(piece.file)
-    with _named(piece.file):
+def read_split(split: InputSplit) -> list[Row]:
+    """The rows of a split, those too that cannot be read."""
+    kind = file_format(split.file)
+    with _named(split.file):
         if kind == "parquet":
-            return _read_parquet(piece)
-        with _opened(piece.file) as stream:
-            stream.seek(piece.start)
-            return list(_rows(_Lines(stream, piece.start, piece.end), kind, piece.header))
+            return _read_parquet(split)
+        with _opened(split.file) as stream:
+            stream.seek(split.start)
+            return list(_rows(_Lines(stream, split.start, split.end), kind, split.header))
 
 
 def _cuts(rows: int) -> list[tuple[int, int]]:
-    """(first row, number of rows) of each piece."""
-    size = min(LARGEST_ROWS, max(SMALLEST_ROWS, -(-rows // PIECES_PER_FILE)))
+    """(first row, number of rows) of each split."""
+    size = min(LARGEST_ROWS, max(SMALLEST_ROWS, -(-rows // SPLITS_PER_FILE)))
     return [(first, min(size, rows - first)) for first in range(0, rows, size)]
 
 
@@ -152,31 +154,31 @@ def _header(file: str, lines: _Lines, delimiter: str) -> tuple[str, ...]:
     return names
 
 
-def _scan_parquet(file: str) -> Scanned:
+def _scan_parquet(file: str) -> ScannedFile:
     from pyarrow import parquet
 
     system, path = storage.filesystem(file)
     with parquet.ParquetFile(path, filesystem=system) as opened:
         schema = opened.schema_arrow
-        pieces = [Piece(file, first, rows, tuple(schema.names)) for first, rows in _cuts(opened.metadata.num_rows)]
-    return Scanned(tuple(schema.names), tuple(pieces), schema.remove_metadata().to_string())
+        splits = [InputSplit(file, first, rows, tuple(schema.names)) for first, rows in _cuts(opened.metadata.num_rows)]
+    return ScannedFile(tuple(schema.names), tuple(splits), schema.remove_metadata().to_string())
 
 
-def _read_parquet(piece: Piece) -> list[Row]:
-    """The row groups that the piece lies in, cut to it."""
+def _read_parquet(split: InputSplit) -> list[Row]:
+    """The row groups that the split lies in, cut to it."""
     from pyarrow import parquet
 
-    system, path = storage.filesystem(piece.file)
+    system, path = storage.filesystem(split.file)
     with parquet.ParquetFile(path, filesystem=system) as opened:
         groups, before, first = [], 0, 0
         for group in range(opened.num_row_groups):
             rows = opened.metadata.row_group(group).num_rows
-            if before + rows <= piece.first:
+            if before + rows <= split.first:
                 first = before + rows
-            elif before < piece.first + piece.rows:
+            elif before < split.first + split.rows:
                 groups.append(group)
             before += rows
-        table = opened.read_row_groups(groups).slice(piece.first - first, piece.rows)
+        table = opened.read_row_groups(groups).slice(split.first - first, split.rows)
     return [Row(values) for values in table.to_pylist()]
 
 

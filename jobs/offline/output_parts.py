@@ -1,8 +1,8 @@
-"""What answering a piece leaves behind: a part of the output, and a record of it that says that it is done.
+"""What answering a split leaves behind: a part of the output, and a record of it that says that it is done.
 
 OUTPUT/part-00007.csv              the rows with their answers, in the order of the input
 OUTPUT/.unfinished/asked.json      what was asked: a run that was killed goes on only by the same
-OUTPUT/.unfinished/00007.json      the piece is done: how many rows, its bad rows
+OUTPUT/.unfinished/00007.json      the split is done: how many rows, its bad rows
 OUTPUT/bad_rows.jsonl              at the end: every bad row with its file, its number and what is wrong with it
 OUTPUT/summary.json                written last
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
-from jobs.offline.input_splits import Piece, Row
+from jobs.offline.input_splits import InputSplit, Row
 from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["parquet", "csv", "jsonl"]
-UNFINISHED, ASKED, BAD_ROWS, SUMMARY = ".unfinished", "asked.json", "bad_rows.jsonl", "summary.json"
+UNFINISHED, IDENTITY_FILE, BAD_ROWS, SUMMARY = ".unfinished", "asked.json", "bad_rows.jsonl", "summary.json"
 
 
-class Asked(BaseModel):
+class RunIdentity(BaseModel):
     """What a run is: the same is gone on with, another one is refused in the same place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,29 +46,29 @@ class Asked(BaseModel):
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with the pieces that it is done in."""
+    """A run with the splits that it is done in."""
 
-    asked: Asked
+    identity: RunIdentity
     task: Task
     """What the model answers for."""
     typed: bool
     """Whether all input is Parquet of one schema, whose types Parquet output then has."""
-    pieces: tuple[Piece, ...]
+    splits: tuple[InputSplit, ...]
 
     @property
     def texts(self) -> list[str]:
         """The columns of an item's texts, in their order."""
-        column = self.asked.column
+        column = self.identity.column
         return [column] if isinstance(column, str) else [column[name] for name in self.task.fields]
 
     @property
     def answer_columns(self) -> dict[str, type]:
         """The columns that answers add, with their types."""
-        return self.task.columns(self.asked.probabilities)
+        return self.task.columns(self.identity.probabilities)
 
 
-class Done(BaseModel):
-    """The record of a piece that is done."""
+class SplitRecord(BaseModel):
+    """The record of a split that is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rows: int
@@ -107,20 +107,20 @@ def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
     return None
 
 
-def bad_row(piece: Piece, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
+def bad_row(split: InputSplit, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
     """A bad row's entry; rows are numbered from 1."""
     shown = {name: json.loads(json.dumps(value, default=str)) for name, value in row.values.items()}
-    return {"file": piece.file, "row": piece.first + place + 1, "reason": fault[0], "detail": fault[1], "content": shown}
+    return {"file": split.file, "row": split.first + place + 1, "reason": fault[0], "detail": fault[1], "content": shown}
 
 
 def part_name(number: int, kind: Format) -> str:
-    """The file of a piece's answers."""
+    """The file of a split's answers."""
     return f"part-{number:05}.{kind}"
 
 
 def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema | None") -> None:
     """Write rows with their answers, whole or not at all."""
-    kind, columns = plan.asked.format, [*plan.asked.keep, *plan.answer_columns]
+    kind, columns = plan.identity.format, [*plan.identity.keep, *plan.answer_columns]
     if kind == "jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         storage.write_bytes(place, text.encode())
@@ -140,12 +140,12 @@ def _parquet(rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema |
     import pyarrow as pa
     from pyarrow import parquet
 
-    kept = [schema.field(name) if schema is not None else pa.field(name, pa.string()) for name in plan.asked.keep]
+    kept = [schema.field(name) if schema is not None else pa.field(name, pa.string()) for name in plan.identity.keep]
     types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
     answers = plan.answer_columns
     given = [pa.field(name, types.get(kind, pa.string())) for name, kind in answers.items()]
     as_text = [name for name, kind in answers.items() if kind not in types] + (
-        [] if schema is not None else [*plan.asked.keep]
+        [] if schema is not None else [*plan.identity.keep]
     )
     rows = [{**row, **{name: _as_text(row.get(name)) for name in as_text}} for row in rows]
     buffer = io.BytesIO()
@@ -157,22 +157,22 @@ def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def done_place(output: str, number: int) -> str:
-    """Where the record of a piece lies."""
+def record_place(output: str, number: int) -> str:
+    """Where the record of a split lies."""
     return storage.join(output, UNFINISHED, f"{number:05}.json")
 
 
-def read_asked(output: str) -> Asked | None:
+def read_identity(output: str) -> RunIdentity | None:
     """What the run asked for that is there, finished or not; None where none is."""
-    finished, begun = storage.join(output, SUMMARY), storage.join(output, UNFINISHED, ASKED)
+    finished, begun = storage.join(output, SUMMARY), storage.join(output, UNFINISHED, IDENTITY_FILE)
     if storage.exists(finished):
-        return Asked.model_validate(read_summary(output)["asked"])
-    return Asked.model_validate_json(storage.read_bytes(begun)) if storage.exists(begun) else None
+        return RunIdentity.model_validate(read_summary(output)["asked"])
+    return RunIdentity.model_validate_json(storage.read_bytes(begun)) if storage.exists(begun) else None
 
 
-def write_asked(output: str, asked: Asked) -> None:
+def write_identity(output: str, identity: RunIdentity) -> None:
     """Keep what is asked, before anything is answered."""
-    storage.write_bytes(storage.join(output, UNFINISHED, ASKED), asked.model_dump_json().encode())
+    storage.write_bytes(storage.join(output, UNFINISHED, IDENTITY_FILE), identity.model_dump_json().encode())
 
 
 def read_summary(output: str) -> dict[str, Any]:
@@ -180,8 +180,8 @@ def read_summary(output: str) -> dict[str, Any]:
     return json.loads(storage.read_bytes(storage.join(output, SUMMARY)))
 
 
-def read_done(output: str, plan: Plan) -> dict[int, Done]:
-    """The records of the pieces that are done, by number."""
+def read_records(output: str, plan: Plan) -> dict[int, SplitRecord]:
+    """The records of the splits that are done, by number."""
     there = {stat.path for stat in storage.list_files(storage.join(output, UNFINISHED))}
-    numbers = [number for number in range(len(plan.pieces)) if f"{number:05}.json" in there]
-    return {number: Done.model_validate_json(storage.read_bytes(done_place(output, number))) for number in numbers}
+    numbers = [number for number in range(len(plan.splits)) if f"{number:05}.json" in there]
+    return {number: SplitRecord.model_validate_json(storage.read_bytes(record_place(output, number))) for number in numbers}

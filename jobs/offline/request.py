@@ -1,4 +1,4 @@
-"""What a run over files will do, checked before a model is loaded: which model, which files, which columns, in which pieces.
+"""What a run over files will do, checked before a model is loaded: which model, which files, which columns, in which splits.
 
 plan = make_plan(Request(model="spam/production", input=("data/*.csv",), output="out"), storage)
 """
@@ -12,13 +12,13 @@ from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.sources import file_format, resolve
-from jobs.offline.input_splits import Scanned, scan
-from jobs.offline.output_parts import Asked, Format, Plan, read_asked
+from jobs.offline.input_splits import ScannedFile, scan_file
+from jobs.offline.output_parts import Format, Plan, RunIdentity, read_identity
 from serve.engines.card import EngineError
 from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
 
-FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
+OUTPUT_FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
 
 
 class Request(Config):
@@ -79,22 +79,22 @@ def make_plan(request: Request, runs: str) -> Plan:
         raise BadInput(problems)
     scanned = _scan(files)
     kinds = {file_format(file) for file in files}
-    asked = Asked(
+    identity = RunIdentity(
         model=published.uri,
         fingerprint=published.fingerprint,
         variant=variant,
         column=columns if len(columns) > 1 else columns[task.fields[0]],
         keep=_kept(request, columns, files, scanned),
-        format=request.format or (FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
+        format=request.format or (OUTPUT_FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
         probabilities=request.probabilities,
         files=tuple((file, *_size_and_time(file)) for file in files),
     )
     typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
-    plan = Plan(asked, task, typed, tuple(piece for one in scanned for piece in one.pieces))
-    if clash := sorted(set(asked.keep) & set(plan.answer_columns)):
+    plan = Plan(identity, task, typed, tuple(split for one in scanned for split in one.splits))
+    if clash := sorted(set(identity.keep) & set(plan.answer_columns)):
         reason = "the answer has a column of this name too"
         raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
-    if read_asked(request.output) not in (None, asked):
+    if read_identity(request.output) not in (None, identity):
         reason = "the output of another run is there (other files, model or options)"
         raise BadInput([Problem("--output", request.output, reason, "Give another place, or remove what is there.")])
     return plan
@@ -139,21 +139,21 @@ def _columns(request: Request, task: Task) -> dict[str, str]:
     return usual | request.columns
 
 
-def _scan(files: list[str]) -> list[Scanned]:
+def _scan(files: list[str]) -> list[ScannedFile]:
     """All files at once, each by a task: on a cluster the inputs may be many and far."""
     import ray
 
-    return ray.get([ray.remote(scan).options(num_cpus=0.5).remote(file) for file in files])
+    return ray.get([ray.remote(scan_file).options(num_cpus=0.5).remote(file) for file in files])
 
 
-def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned: list[Scanned]) -> tuple[str, ...]:
+def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned: list[ScannedFile]) -> tuple[str, ...]:
     """The columns of the output that come from the input, in its order; BadInput where a text or one of them is nowhere."""
     option = "--column" if len(texts) == 1 and not request.columns else "--columns"
     problems = [
         Problem(option, column, f"{file} has no such column", nearest(column, one.columns))
         for file, one in zip(files, scanned, strict=True)
         for column in texts.values()
-        if one.pieces and column not in one.columns
+        if one.splits and column not in one.columns
     ]
     columns = tuple(dict.fromkeys(name for one in scanned for name in one.columns))
     problems += [
@@ -161,7 +161,7 @@ def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned:
         for name in request.keep or ()
         if name not in columns
     ]
-    if not any(one.pieces for one in scanned):
+    if not any(one.splits for one in scanned):
         problems.append(Problem("--input", list(request.input), "there are no rows in it", "Give files with data."))
     if problems:
         raise BadInput(problems)

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from cluster.store.artifact import Artifact
+from jobs.contracts.learning import MISSING
 from jobs.data.tokenizer import tokenizer_of
-from jobs.losses.other_answers import likeliest
+from jobs.losses.answers import likeliest
 from jobs.objectives.causal import CausalObjective
-from jobs.objectives.distilled import masked_by
-from jobs.objectives.language import LanguageObjective, join
+from jobs.objectives.distilled_language import masked_by
+from jobs.objectives.language import LanguageObjective, join_batches
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.pretrained import load_base
-from jobs.objectives.target_head import IGNORED
 from jobs.training.parallel import computing_in
 
 LEAST = 1e-7
@@ -53,14 +53,14 @@ class AnswerTokens:
             masked_by(self.objective, row_T, seed, int(number) // draws, int(number) % draws)
             for row_T, number in zip(rows, numbers, strict=True)
         ]
-        batch = join(made)
+        batch = join_batches(made)
         on_device = {key: value.to(self.device) for key, value in batch.items()}
         with torch.inference_mode():
             with computing_in(self.precision):
                 _, logits_NV = self.model(**on_device, answers=True)
             shares_NK, ids_NK = likeliest(logits_NV.float(), self.settings["top_k"], self.settings["temperature"])
             rest_N = (1 - shares_NK.double().exp().sum(-1)).clamp(min=LEAST).log()
-        ends = (batch["labels"] != IGNORED).sum(1).cumsum(0).tolist()
+        ends = (batch["labels"] != MISSING).sum(1).cumsum(0).tolist()
         cuts = list(zip([0, *ends[:-1]], ends, strict=True))
         ids, shares, rest = (value.cpu().numpy() for value in (ids_NK.int(), shares_NK.half(), rest_N.half()))
         return {

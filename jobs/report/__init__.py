@@ -3,12 +3,13 @@
     print(comparison_table(report, winner="small:int8"))              # jobs.report.tables
     write_page("spam", artifacts, Path("report.html"))                # jobs.report.page
 
-tables.py    numbers as text, the terminal table
-canvas.py    palette and type of the figures, matplotlib → themed inline SVG
-plots.py     quality against latency, learning curves, trials, confusion matrices
-lineage.py   the steps and what each was made from, as a drawn graph
-markup.py    HTML elements whose text is escaped unless it says that it is HTML
-sections.py  one function a section of the page (front.py: those about the front)
-page.py      finds the parts in the artifacts, writes the page
-page.css     how the page looks, in light, dark and print
+tables.py            numbers as text, the terminal table
+svg.py               palette and type of the figures, matplotlib → themed inline SVG
+plots.py             quality against latency, learning curves, trials, confusion matrices
+label_placement.py   labels beside the points of a figure
+lineage.py           the steps and what each was made from, as a drawn graph
+html.py              HTML elements whose text is escaped unless it says that it is HTML
+sections.py          one function a section of the page; front_sections.py, cascade_section.py: about the front, a cascade
+page.py              finds the parts in the artifacts, writes the page
+page.css             how the page looks, in light, dark and print
 """

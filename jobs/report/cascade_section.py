@@ -5,8 +5,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jobs.report.html import Html, table, tag
-from jobs.report.svg import ACCENT, MUTED, caption, draw
+from jobs.report.html import Html, element, table
+from jobs.report.svg import ACCENT, MUTED, caption, draw_svg
 from jobs.report.tables import fraction, metric_name, percent, significant
 
 SIZE = (560, 300)
@@ -31,7 +31,7 @@ def section(report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html
     )
     drawn = Html(plot(found, report["metric"]))
     numbers = table(header, body, best=points.index(found["judged"]))
-    return tag("section", tag("h2", "A cascade"), tag("p", said, kind="note"), drawn, numbers)
+    return element("section", element("h2", "A cascade"), element("p", said, class_="note"), drawn, numbers)
 
 
 def plot(cascade: Mapping[str, Any], metric: str) -> str:
@@ -50,4 +50,4 @@ def plot(cascade: Mapping[str, Any], metric: str) -> str:
         axes.margins(x=0.06, y=0.25)
         caption(axes, metric_name(metric))
 
-    return draw("cascade", "quality of the cascade against its cost, over thresholds", SIZE, paint)
+    return draw_svg("cascade", "quality of the cascade against its cost, over thresholds", SIZE, paint)

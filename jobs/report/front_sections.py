@@ -6,8 +6,8 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import beaten_by, controls, metric_of
-from jobs.report.html import Html, table, tag
-from jobs.report.tables import MISSING, count, fraction, megabytes, metric_name, percent, significant, times
+from jobs.report.html import Html, element, table
+from jobs.report.tables import NO_VALUE, count, fraction, megabytes, metric_name, percent, significant, times
 
 PLAIN = {"distilled": "without distillation", "pruned": "nothing pruned"}
 
@@ -33,7 +33,7 @@ def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
     body = (
         [
             row["candidate"],
-            row.get("shape", MISSING),
+            row.get("shape", NO_VALUE),
             fraction(row["score"]),
             percent(row.get("kept")),
             significant(row["latency_p95_ms"]),
@@ -45,10 +45,10 @@ def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
         ]
         for row in ordered
     )
-    return tag(
+    return element(
         "section",
-        tag("h2", "The front"),
-        tag("p", _what_is_missing(rows), kind="note"),
+        element("h2", "The front"),
+        element("p", _what_is_missing(rows), class_="note"),
         table(header, body, best=names.index(winner) if winner in names else None),
     )
 
@@ -71,14 +71,14 @@ def timed_shapes(artifacts: Mapping[str, Artifact]) -> Html | None:
         if shapes:
             budget = artifact.manifest.config["tune"]["budget"]
             said = f"{name}: built with random weights and timed before any trial trained, p95 at most"
-            parts.append(tag("p", f"{said} {budget['maximum_p95_ms']:g} ms ({budget['quantize']}).", kind="note"))
+            parts.append(element("p", f"{said} {budget['maximum_p95_ms']:g} ms ({budget['quantize']}).", class_="note"))
             rows = (
                 [row["name"], count(row["parameters"]), megabytes(row["bytes"]), significant(row["p50_ms"])]
                 + [significant(row["p95_ms"]), "trained" if row["fits"] else "left out"]
                 for row in shapes
             )
             parts.append(table(["shape", "parameters", "MB", "p50 ms", "p95 ms", ""], rows))
-    return tag("section", tag("h2", "Shapes timed beforehand"), *parts) if parts else None
+    return element("section", element("h2", "Shapes timed beforehand"), *parts) if parts else None
 
 
 def operating_points(report: Mapping[str, Any]) -> Html | None:
@@ -93,4 +93,4 @@ def operating_points(report: Mapping[str, Any]) -> Html | None:
         + [significant(point["texts_per_second"][size]) for size in sizes]
         for name, point in rows
     )
-    return tag("section", tag("h2", "Threads and batches"), table(header, body))
+    return element("section", element("h2", "Threads and batches"), table(header, body))

@@ -1,6 +1,6 @@
 """HTML elements whose text is escaped: only what is Html already goes through as it is.
 
-tag("p", "a < b, ", tag("b", "bold"), kind="note")     # <p class="note">a &lt; b, <b>bold</b></p>
+element("p", "a < b, ", element("b", "bold"), class_="note")     # <p class="note">a &lt; b, <b>bold</b></p>
 """
 
 import html
@@ -13,29 +13,31 @@ class Html(str):
     """Text that is HTML and safe to put into a page as it is."""
 
 
-def tag(name: str, *children: str | None, kind: str = "", **attributes: str | int | bool) -> Html:
-    """An element; `kind` is its class, `_` in attribute names becomes `-`, a child that is None is left out."""
-    pairs: dict[str, str | int | bool] = {"class": kind} if kind else {}
+def element(name: str, *children: str | None, class_: str = "", **attributes: str | int | bool) -> Html:
+    """An element; `class_` is its class, `_` in attribute names becomes `-`, a child that is None is left out."""
+    pairs: dict[str, str | int | bool] = {"class": class_} if class_ else {}
     pairs |= {key.strip("_").replace("_", "-"): value for key, value in attributes.items()}
     written = "".join(_attribute(key, value) for key, value in pairs.items() if value is not False)
     if name in VOID:
         return Html(f"<{name}{written}>")
-    return Html(f"<{name}{written}>{join(children)}</{name}>")
+    return Html(f"<{name}{written}>{join_html(children)}</{name}>")
 
 
-def join(children: Iterable[str | None]) -> Html:
+def join_html(children: Iterable[str | None]) -> Html:
     """The children one after another, those that are not Html escaped."""
     return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children if child is not None))
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]], kind: str = "", best: int | None = None) -> Html:
+def table(header: Iterable[str], rows: Iterable[Iterable[str]], class_: str = "", best: int | None = None) -> Html:
     """A table in a box that scrolls sideways on a narrow screen; the first cell of each row names it."""
-    head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
+    head = element("tr", *(element("th", cell, scope="col") for cell in header))
     lines = []
     for position, (first, *rest) in enumerate(rows):
-        cells = [tag("th", first, scope="row"), *(tag("td", cell) for cell in rest)]
-        lines.append(tag("tr", *cells, kind="best" if position == best else ""))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *lines), kind=kind), kind="scroll", tabindex=0)
+        cells = [element("th", first, scope="row"), *(element("td", cell) for cell in rest)]
+        lines.append(element("tr", *cells, class_="best" if position == best else ""))
+    return element(
+        "div", element("table", element("thead", head), element("tbody", *lines), class_=class_), class_="scroll", tabindex=0
+    )
 
 
 def _attribute(key: str, value: str | int | bool) -> str:

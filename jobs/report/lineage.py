@@ -6,7 +6,7 @@ lineage_graph({"teacher": ("finetune", 61.0), "small": ("compress", 9.0)}, {"sma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.report.html import Html, tag
+from jobs.report.html import Html, element
 from jobs.report.tables import shorten
 
 BOX = (108, 40)
@@ -17,15 +17,15 @@ WIRE_LANE = 8
 """How wide a lane is that holds no box, only wires that pass by."""
 
 
-Node = str | tuple[str, int]
+GraphNode = str | tuple[str, int]
 """A step by its name, or the wire of a step where it passes a layer: (step, layer)."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Where every node stands: (layer, lane)."""
 
-    places: Mapping[Node, tuple[int, int]]
+    places: Mapping[GraphNode, tuple[int, int]]
     layers: int
     lanes: int
 
@@ -47,7 +47,7 @@ def lineage_graph(
         node: (1 + long / 2 + layer * (long + BETWEEN_LAYERS), lanes[lane]) for node, (layer, lane) in layout.places.items()
     }
     wires = [
-        tag("path", kind="wire", d=_curve(points[start], points[end], long, isinstance(end, tuple), down))
+        element("path", class_="wire", d=_curve(points[start], points[end], long, isinstance(end, tuple), down))
         for start, end in _wires(layout, parents)
     ]
     centres = {name: points[name][::-1] if down else points[name] for name in steps}
@@ -56,20 +56,20 @@ def lineage_graph(
     said = "; ".join(f"{name} from {', '.join(parents[name])}" if parents.get(name) else name for name in steps)
     frame = {"viewBox": f"0 0 {width:g} {height:g}", "xmlns": "http://www.w3.org/2000/svg", "role": "img"}
     look = f"width: 100%; max-width: {width:g}px; height: auto"
-    return tag("svg", *wires, *boxes, aria_label=f"what each step was made from: {said}", style=look, **frame)
+    return element("svg", *wires, *boxes, aria_label=f"what each step was made from: {said}", style=look, **frame)
 
 
-def arrange(parents: Mapping[str, Sequence[str]], order: Sequence[str]) -> Layout:
+def arrange(parents: Mapping[str, Sequence[str]], order: Sequence[str]) -> GraphLayout:
     """Layers by depth; in each, wires keep their lane, then steps take their deepest parent's, then new wires start."""
     depth: dict[str, int] = {}
     for name in order:
         depth[name] = 1 + max((depth[parent] for parent in parents.get(name, ())), default=-1)
     reach = {name: max((depth[child] for child in order if name in parents.get(child, ())), default=0) for name in order}
     layers = 1 + max(depth.values())
-    places: dict[Node, tuple[int, int]] = {}
+    places: dict[GraphNode, tuple[int, int]] = {}
     for layer in range(layers):
         passing = [name for name in order if depth[name] < layer < reach[name]]
-        nodes: list[tuple[Node, int]] = []
+        nodes: list[tuple[GraphNode, int]] = []
         nodes += [((name, layer), places[name, layer - 1][1]) for name in passing if depth[name] < layer - 1]
         for name in (name for name in order if depth[name] == layer):
             deepest = max(parents.get(name, ()), key=depth.__getitem__, default=None)
@@ -80,16 +80,16 @@ def arrange(parents: Mapping[str, Sequence[str]], order: Sequence[str]) -> Layou
             lane = min((lane for lane in range(len(used) + wish + 1) if lane not in used), key=lambda lane: abs(lane - wish))
             used.add(lane)
             places[node] = (layer, lane)
-    return Layout(places, layers, 1 + max(lane for _, lane in places.values()))
+    return GraphLayout(places, layers, 1 + max(lane for _, lane in places.values()))
 
 
-def _wires(layout: Layout, parents: Mapping[str, Sequence[str]]) -> list[tuple[Node, Node]]:
+def _wires(layout: GraphLayout, parents: Mapping[str, Sequence[str]]) -> list[tuple[GraphNode, GraphNode]]:
     """Every piece of wire between neighbouring layers; children of one step share its wire as far as they can."""
-    pieces: dict[tuple[Node, Node], None] = {}
+    pieces: dict[tuple[GraphNode, GraphNode], None] = {}
     for child, names in parents.items():
         for parent in names:
             first, last = layout.places[parent][0], layout.places[child][0]
-            chain: list[Node] = [parent, *((parent, layer) for layer in range(first + 1, last)), child]
+            chain: list[GraphNode] = [parent, *((parent, layer) for layer in range(first + 1, last)), child]
             pieces |= dict.fromkeys(zip(chain, chain[1:], strict=False))
     return list(pieces)
 
@@ -106,12 +106,12 @@ def _curve(start: tuple[float, float], end: tuple[float, float], long: float, pa
 def _box(name: str, step: tuple[str, float], centre: tuple[float, float], won: bool) -> Html:
     (x, y), (width, height), (stage, seconds) = centre, BOX, step
     below = f"{stage}, {duration(seconds)}" if stage != name else duration(seconds)
-    return tag(
+    return element(
         "g",
-        tag("rect", x=f"{x - width / 2:g}", y=f"{y - height / 2:g}", width=width, height=height, rx=6),
-        tag("text", shorten(name, 14), kind="name", x=f"{x:g}", y=f"{y - 3:g}"),
-        tag("text", shorten(below, 19), kind="below", x=f"{x:g}", y=f"{y + 12:g}"),
-        kind="node won" if won else "node",
+        element("rect", x=f"{x - width / 2:g}", y=f"{y - height / 2:g}", width=width, height=height, rx=6),
+        element("text", shorten(name, 14), class_="name", x=f"{x:g}", y=f"{y - 3:g}"),
+        element("text", shorten(below, 19), class_="below", x=f"{x:g}", y=f"{y + 12:g}"),
+        class_="node won" if won else "node",
     )
 
 

@@ -16,7 +16,7 @@ from cluster.store.storage import read_bytes
 from jobs.report import cascade_section as cascade
 from jobs.report import front_sections as front
 from jobs.report import sections
-from jobs.report.html import Html, tag
+from jobs.report.html import Html, element
 from jobs.tasks import learning_of, usual_kind
 
 REPORT_FILE = "report.json"
@@ -35,7 +35,7 @@ def write_page(recipe: str, artifacts: Mapping[str, Artifact], target: Path, cho
 
 def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[str, Any] | None = None) -> str:
     """The page as text."""
-    report = read_report(recipe, artifacts)
+    report = read_evaluation(recipe, artifacts)
     choice, deployment = choice or _details(artifacts, "select"), _details(artifacts, "deploy")
     winner = next((row for row in report["rows"] if row["candidate"] == choice.get("winner")), None)
     name = None if winner is None else winner["candidate"]
@@ -56,10 +56,10 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         sections.lineage(artifacts, None if winner is None else winner.get("step")),
         sections.hardware(artifacts),
     ]
-    return _document(f"{recipe}: report", tag("main", *content))
+    return _document(f"{recipe}: report", element("main", *content))
 
 
-def read_report(recipe: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def read_evaluation(recipe: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
     """What the recipe's last evaluate step published; ArtifactError where there is no such step."""
     judged = _last(artifacts, "evaluate")
     if judged is None:
@@ -82,13 +82,13 @@ def _details(artifacts: Mapping[str, Artifact], stage: str) -> Mapping[str, Any]
 
 def _document(title: str, body: Html) -> str:
     style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
-    head = tag(
+    head = element(
         "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=NOTHING_FROM_OUTSIDE),
-        tag("title", title),
-        tag("style", style),
+        element("meta", charset="utf-8"),
+        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name_="color-scheme", content="light dark"),
+        element("meta", http_equiv="Content-Security-Policy", content=NOTHING_FROM_OUTSIDE),
+        element("title", title),
+        element("style", style),
     )
-    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+    return "<!doctype html>\n" + element("html", head, element("body", body), lang="en") + "\n"

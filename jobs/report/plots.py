@@ -19,8 +19,8 @@ from matplotlib.transforms import Bbox
 
 from jobs.core.metric import Metric
 from jobs.judging.pareto import pareto_front
-from jobs.report.labels import Label, place_labels
-from jobs.report.svg import ACCENT, CARD, FAINT, INK, MUTED, SECOND, caption, draw
+from jobs.report.label_placement import Label, place_labels
+from jobs.report.svg import ACCENT, CARD, FAINT, INK, MUTED, SECOND_ACCENT, caption, draw_svg
 from jobs.report.tables import fraction, megabytes, metric_name, shorten, significant
 
 BUBBLE_POINTS = 50
@@ -28,9 +28,9 @@ BUBBLE_POINTS = 50
 SMALLEST_POINTS = 6
 LOG_FROM = 20
 """A searched value whose largest is so many times its smallest is shown on a log axis."""
-FEW = 5
+FEW_VALUES = 5
 """A searched whole number with so few values is shown as a choice between them."""
-NARROW = 600
+NARROW_PIXELS = 600
 """Figures narrower than this, in pixels, name their points more briefly."""
 MANY = 12
 """More bubbles than these could not all be named without names on top of each other."""
@@ -68,13 +68,13 @@ def quality_plot(
             axes.scatter(_latency(row), row["score"], s=_points(row, rows) ** 2, c=colour, zorder=4 if won else 3, **face)
         caption(axes, f"{named}, with its interval")
         axes.set_xlabel("p95 latency, ms (log scale): faster to the left")
-        _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW else 0.13)
+        _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW_PIXELS else 0.13)
         asked = None if minimum_kept is None else metric.keeping(minimum_kept, rows[0]["score"])
         shown = _roomy(axes, rows, asked)
         budget = _budget_line(axes, asked, minimum_kept) if shown and asked and minimum_kept else None
         _label_bubbles(axes, rows, best, edge, winner, budget)
 
-    return draw(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
+    return draw_svg(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
 
 
 def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str:
@@ -93,7 +93,7 @@ def curves_plot(step: str, curve: Sequence[Mapping[str, Any]], metric: str | Non
         panels[-1].set_xlabel("step")
         panels[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    return draw(f"curve-{step}", f"learning curve of {step}", PANEL, paint)
+    return draw_svg(f"curve-{step}", f"learning curve of {step}", PANEL, paint)
 
 
 def trials_plot(
@@ -120,7 +120,7 @@ def trials_plot(
         axes.set_xlabel(path)
         caption(axes, "score")
 
-    return draw(f"trials-{step}-{path}", f"score of the trials of {step} against {path}", (PANEL[0], 220), paint)
+    return draw_svg(f"trials-{step}-{path}", f"score of the trials of {step} against {path}", (PANEL[0], 220), paint)
 
 
 def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
@@ -134,7 +134,9 @@ def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[i
         for row, line in enumerate(counts):
             for column, number in enumerate(line):
                 share = number / max(1, sum(line))
-                box = Rectangle((column - 0.5, row - 0.5), 1, 1, linewidth=0, facecolor=ACCENT if row == column else SECOND)
+                box = Rectangle(
+                    (column - 0.5, row - 0.5), 1, 1, linewidth=0, facecolor=ACCENT if row == column else SECOND_ACCENT
+                )
                 box.set_alpha(0.05 + 0.85 * share)
                 axes.add_patch(box)
                 if numbered:
@@ -153,7 +155,7 @@ def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[i
         axes.set_xlabel("predicted")
         caption(axes, "true")
 
-    return draw(f"confusion-{name}", f"confusion matrix of {name}", (side, side), paint)
+    return draw_svg(f"confusion-{name}", f"confusion matrix of {name}", (side, side), paint)
 
 
 def score_key(curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str | None:
@@ -219,16 +221,16 @@ def _points(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
 
 def _budget_line(axes: Axes, score: float, kept: float) -> Annotation:
     text = f"budget: keep {100 * kept:g}% of the teacher"
-    axes.axhline(score, color=SECOND, linewidth=1.1, dashes=(5, 4), zorder=0)
+    axes.axhline(score, color=SECOND_ACCENT, linewidth=1.1, dashes=(5, 4), zorder=0)
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "gid": "budget"}
-    return axes.annotate(text, (1, score), (-3, -4), ha="right", va="top", color=SECOND, fontsize=11.5, **place)
+    return axes.annotate(text, (1, score), (-3, -4), ha="right", va="top", color=SECOND_ACCENT, fontsize=11.5, **place)
 
 
 def _value_axis(axes: Axes, values: Sequence[Any]) -> list[float]:
     """Where the values stand on the x axis: numbers by size (log where they span far), all else one after another."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     distinct = sorted(set(values)) if numbers else []
-    few = len(distinct) == 1 or len(distinct) <= FEW and all(isinstance(value, int) for value in distinct)
+    few = len(distinct) == 1 or len(distinct) <= FEW_VALUES and all(isinstance(value, int) for value in distinct)
     if numbers and not few:
         if min(values) > 0 and max(values) >= LOG_FROM * min(values):
             _logarithmic(axes, values, 0.12)
@@ -261,7 +263,7 @@ def _label_bubbles(
     figure.draw_without_rendering()
     # The layout is final now: drawn again, long labels would move the axes below the places chosen for them.
     figure.set_layout_engine("none")
-    labels, narrow = [], figure.bbox.width < NARROW
+    labels, narrow = [], figure.bbox.width < NARROW_PIXELS
     reserved = [budget.get_window_extent()] if budget else []
     named = [row for row in rows if len(rows) <= MANY or row is rows[0] or row["candidate"] in {*best, winner}]
     for row in sorted(named, key=lambda row: row["candidate"] != winner):

@@ -8,14 +8,14 @@ from typing import Any
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import metric_of
 from jobs.report import plots
-from jobs.report.html import Html, join, table, tag
+from jobs.report.html import Html, element, join_html, table
 from jobs.report.lineage import duration, lineage_graph
 from jobs.report.tables import (
-    MISSING,
+    NO_VALUE,
     conditions_sentence,
     count,
     fraction,
-    interval,
+    interval_text,
     megabytes,
     metric_name,
     other_figures,
@@ -24,7 +24,7 @@ from jobs.report.tables import (
     times,
 )
 
-NARROW = (360, 430)
+NARROW_SIZE = (360, 430)
 COLUMNS = ("p50 ms", "p95 ms", "texts/s", "MB", "parameters", "agreement", "faster", "smaller")
 
 
@@ -48,14 +48,14 @@ CHANGES = (
 
 def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html:
     """The outcome in one sentence and, where there is a winner, its three figures."""
-    kicker = tag("p", "Raystill · ", recipe, kind="kicker")
+    kicker = element("p", "Raystill · ", recipe, class_="kicker")
     rows = report["rows"]
     if winner is None:
         sentence = f"{len(rows)} candidate{'s' if len(rows) > 1 else ''} measured, none chosen"
-        return tag("header", kicker, tag("h1", sentence))
+        return element("header", kicker, element("h1", sentence))
     if winner["candidate"] == rows[0]["candidate"]:
         sentence = ", the teacher itself, is the winner: no smaller candidate was chosen"
-        return tag("header", kicker, tag("h1", tag("em", winner["candidate"]), sentence))
+        return element("header", kicker, element("h1", element("em", winner["candidate"]), sentence))
     metric, kept = metric_name(report["metric"]), winner.get("kept")
     speed = _compared(winner.get("speedup"), "faster", "slower")
     size = _compared(winner.get("size_ratio"), "smaller", "larger")
@@ -63,14 +63,17 @@ def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] |
     parts += [f"answers {speed[0]} times {speed[1]}" if speed else None, f"is {size[0]} times {size[1]}" if size else None]
     said = [part for part in parts if part]
     sentence = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
-    bounds = f"{fraction(winner['score'])} ({interval(winner.get('interval'))})".replace(" ()", "")
+    bounds = f"{fraction(winner['score'])} ({interval_text(winner.get('interval'))})".replace(" ()", "")
     figures = [
         _figure(percent(kept), f"of the teacher’s {metric}", f"{bounds} against {fraction(rows[0]['score'])}"),
         speed and _figure(f"{speed[0]}×", speed[1], _change(rows[0], winner, "latency_p50_ms", significant, "ms, median")),
         size and _figure(f"{size[0]}×", size[1], _change(rows[0], winner, "bytes", megabytes, "MB on disk")),
     ]
-    return tag(
-        "header", kicker, tag("h1", tag("em", winner["candidate"]), f" {sentence}"), tag("div", *figures, kind="figures")
+    return element(
+        "header",
+        kicker,
+        element("h1", element("em", winner["candidate"]), f" {sentence}"),
+        element("div", *figures, class_="figures"),
     )
 
 
@@ -82,16 +85,16 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
     cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
     body = table(header, cells, best=best)
-    return _section("Candidates", tag("p", f"Measured: {conditions_sentence(report)}.", kind="note"), body)
+    return _section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", class_="note"), body)
 
 
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
     """Quality against latency, once for a wide screen and once for a narrow one."""
     kept = budget.get("minimum_kept")
     wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept)
-    narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW, "quality-narrow")
+    narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW_SIZE, "quality-narrow")
     note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
-    return _section("Quality against latency", tag("p", note, kind="note"), _both(Html(wide), Html(narrow)))
+    return _section("Quality against latency", element("p", note, class_="note"), _both(Html(wide), Html(narrow)))
 
 
 def verdicts(details: Mapping[str, Any]) -> Html | None:
@@ -103,16 +106,16 @@ def verdicts(details: Mapping[str, Any]) -> Html | None:
         [verdict["candidate"], _mark(verdict["qualifies"], "qualifies", "rejected"), "; ".join(verdict.get("reasons") or [])]
         for verdict in details["verdicts"]
     )
-    note = tag("p", f"Asked for: {', '.join(asked)}.", kind="note") if asked else None
-    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, kind="words"))
+    note = element("p", f"Asked for: {', '.join(asked)}.", class_="note") if asked else None
+    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, class_="words"))
 
 
 def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
     """The learning curve of each step that trained."""
     curves = {name: curve for name, artifact in artifacts.items() if (curve := artifact.manifest.details.get("curve"))}
     drawn = {name: Html(plots.curves_plot(name, curve, metric)) for name, curve in curves.items()}
-    panels = [tag("figure", tag("figcaption", name), svg) for name, svg in drawn.items()]
-    return _section("Learning curves", tag("div", *panels, kind="panels")) if panels else None
+    panels = [element("figure", element("figcaption", name), svg) for name, svg in drawn.items()]
+    return _section("Learning curves", element("div", *panels, class_="panels")) if panels else None
 
 
 def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
@@ -124,7 +127,7 @@ def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
             parts += _search(name, trials, details.get("mode", "max"), details.get("best_trial"))
             parts += _course(details.get("schedule") or [])
     note = "Hollow marks are trials that did not come to their end."
-    return _section("Searches", tag("p", note, kind="note"), *parts) if parts else None
+    return _section("Searches", element("p", note, class_="note"), *parts) if parts else None
 
 
 def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
@@ -134,8 +137,8 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
     panels = []
     for row in shown:
         drawn = plots.confusion_plot(row["candidate"], report["labels"], row["confusion"])
-        panels.append(tag("figure", tag("figcaption", row["candidate"]), Html(drawn)))
-    return _section("Where they err", tag("div", *panels, kind="panels pair")) if panels else None
+        panels.append(element("figure", element("figcaption", row["candidate"]), Html(drawn)))
+    return _section("Where they err", element("div", *panels, class_="panels pair")) if panels else None
 
 
 def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html | None:
@@ -154,7 +157,7 @@ def steadiness(report: Mapping[str, Any]) -> Html | None:
     cells = ([row["candidate"], *(as_text(row.get(key)) for key, (_, as_text) in shown.items())] for row in rows)
     table_of = table(["candidate", *(head for head, _ in shown.values())], cells)
     title = "How sure, how steady" if sure else "How steady"
-    return _section(title, tag("p", f"{CONFIDENCE if sure else ''}{CHANGES}", kind="note"), table_of)
+    return _section(title, element("p", f"{CONFIDENCE if sure else ''}{CHANGES}", class_="note"), table_of)
 
 
 def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Html | None:
@@ -165,13 +168,15 @@ def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Ht
     outside = {*fields, "asked", "said", "expected", "right"}
     more = dict.fromkeys(key for row in rows for key, value in row.items() if key not in outside and value != row["said"])
     cells = (
-        [*(tag("q", str(row.get(name, MISSING))) for name in fields), row["said"]]
+        [*(element("q", str(row.get(name, NO_VALUE))) for name in fields), row["said"]]
         + [_brief(key, row.get(key)) for key in more]
         + ["" if row.get("expected") is None else _mark(row["right"], "as expected", f"expected {row['expected']}")]
         for row in rows
     )
-    note = tag("p", "Asked over HTTP at ", tag("code", details.get("url", MISSING)), " after the deployment.", kind="note")
-    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, kind="words"))
+    note = element(
+        "p", "Asked over HTTP at ", element("code", details.get("url", NO_VALUE)), " after the deployment.", class_="note"
+    )
+    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, class_="words"))
 
 
 def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
@@ -187,7 +192,7 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
     graphs = _both(lineage_graph(steps, parents, winner_step), lineage_graph(steps, parents, winner_step, down=True))
     total = duration(sum(seconds for _, seconds in steps.values()))
     said = f"{len(steps)} steps, {total} of work. Each opens to its record, from which it can be made again."
-    note = tag("p", said, kind="note")
+    note = element("p", said, class_="note")
     return _section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
 
 
@@ -200,19 +205,19 @@ def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:
             said = ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in present.items())
             groups.setdefault(said, []).append(name)
     rows = ([", ".join(names), said] for said, names in groups.items())
-    return _section("Hardware", table(["steps", "ran on"], rows, kind="words")) if groups else None
+    return _section("Hardware", table(["steps", "ran on"], rows, class_="words")) if groups else None
 
 
 def _section(title: str, *content: Html | None) -> Html:
-    return tag("section", tag("h2", title), *content)
+    return element("section", element("h2", title), *content)
 
 
 def _both(wide: Html, narrow: Html) -> Html:
-    return tag("figure", tag("div", wide, kind="wide"), tag("div", narrow, kind="narrow"))
+    return element("figure", element("div", wide, class_="wide"), element("div", narrow, class_="narrow"))
 
 
 def _figure(number: str, word: str, small: str) -> Html:
-    return tag("div", tag("strong", number), tag("span", word), tag("small", small), kind="figure")
+    return element("div", element("strong", number), element("span", word), element("small", small), class_="figure")
 
 
 def _compared(ratio: float | None, more: str, less: str) -> tuple[str, str] | None:
@@ -228,19 +233,19 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, writt
 
 def _cells(row: Mapping[str, Any], others: Iterable[str], teacher: bool, won: bool) -> list[str]:
     roles = ", ".join(word for word, held in (("teacher", teacher), ("winner", won)) if held)
-    role = tag("span", roles, kind="role") if roles else None
-    score = join([fraction(row["score"]), tag("small", f" {interval(row.get('interval'))}")])
+    role = element("span", roles, class_="role") if roles else None
+    score = join_html([fraction(row["score"]), element("small", f" {interval_text(row.get('interval'))}")])
     numbers = [percent(row.get("kept")), *(fraction(row.get(name)) for name in others)]
     numbers += [significant(row.get(key)) for key in ("latency_p50_ms", "latency_p95_ms", "texts_per_second")]
     numbers += [megabytes(row.get("bytes")), count(row.get("parameters")), percent(row.get("agreement"))]
-    return [join([row["candidate"], role]), score, *numbers, times(row.get("speedup")), times(row.get("size_ratio"))]
+    return [join_html([row["candidate"], role]), score, *numbers, times(row.get("speedup")), times(row.get("size_ratio"))]
 
 
 def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str, best: str | None) -> list[Html]:
     """Plots and table of a search; the best trial first, whatever a stopped one may have scored on its way."""
     paths = list(dict.fromkeys(path for trial in trials for path in trial["values"]))
     drawn = [plots.trials_plot(step, path, trials, mode, best) for path in paths]
-    panels = [tag("figure", Html(svg)) for svg in drawn if svg]
+    panels = [element("figure", Html(svg)) for svg in drawn if svg]
     sign = -1 if mode == "max" else 1
 
     def rank(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
@@ -252,9 +257,9 @@ def _search(step: str, trials: Sequence[Mapping[str, Any]], mode: str, best: str
     found = best is not None or ranked[0].get("score") is not None
     body = table(["trial", "score", *paths, "status", "evaluations", "time"], rows, best=0 if found else None)
     failed = [trial for trial in trials if trial.get("error")]
-    told = [tag("p", f"{trial['name']} failed: {trial['error']}", kind="note") for trial in failed]
-    summary = tag("summary", f"All {len(trials)} trials of {step}")
-    return [tag("h3", step), tag("div", *panels, kind="panels"), tag("details", summary, body, *told)]
+    told = [element("p", f"{trial['name']} failed: {trial['error']}", class_="note") for trial in failed]
+    summary = element("summary", f"All {len(trials)} trials of {step}")
+    return [element("h3", step), element("div", *panels, class_="panels"), element("details", summary, body, *told)]
 
 
 def _trial(trial: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
@@ -262,10 +267,10 @@ def _trial(trial: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
     stretches = trial.get("schedule") or [{"values": trial["values"]}]
     values = []
     for path in paths:
-        course = [_plain(stretch["values"].get(path, MISSING)) for stretch in stretches]
+        course = [_plain(stretch["values"].get(path, NO_VALUE)) for stretch in stretches]
         values.append(" → ".join(value for value, _ in groupby(course)))
-    time = duration(trial["seconds"]) if trial.get("seconds") is not None else MISSING
-    fate = [str(trial.get(key, MISSING)) for key in ("status", "reports")]
+    time = duration(trial["seconds"]) if trial.get("seconds") is not None else NO_VALUE
+    fate = [str(trial.get(key, NO_VALUE)) for key in ("status", "reports")]
     return [str(trial["name"]), fraction(trial.get("score")), *values, *fate, time]
 
 
@@ -276,15 +281,15 @@ def _course(schedule: Sequence[Mapping[str, Any]]) -> list[Html]:
     paths = list(dict.fromkeys(path for stretch in schedule for path in stretch["values"]))
     rows = (
         [f"{stretch['from']}–{stretch['until']}", str(stretch["trial"]), fraction(stretch["score"])]
-        + [_plain(stretch["values"].get(path, MISSING)) for path in paths]
+        + [_plain(stretch["values"].get(path, NO_VALUE)) for path in paths]
         for stretch in schedule
     )
     said = "The published weights went from trial to trial, under these values between these evaluations:"
-    return [tag("p", said, kind="note"), table(["evaluations", "trial", "score after", *paths], rows)]
+    return [element("p", said, class_="note"), table(["evaluations", "trial", "score after", *paths], rows)]
 
 
 def _mark(good: bool, yes: str, no: str) -> Html:
-    return tag("span", f"✓ {yes}" if good else f"✗ {no}", kind="yes" if good else "no")
+    return element("span", f"✓ {yes}" if good else f"✗ {no}", class_="yes" if good else "no")
 
 
 def _as_now(answer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -299,7 +304,7 @@ def _brief(key: str, value: Any) -> str:
     """One of an answer's main values."""
     if isinstance(value, float):
         return percent(value) if key == "probability" else significant(value)
-    return MISSING if value is None else str(value)
+    return NO_VALUE if value is None else str(value)
 
 
 def _plain(value: Any) -> str:
@@ -317,8 +322,13 @@ def _record(name: str, artifact: Artifact, parents: Sequence[str]) -> Html:
     facts |= {"outside sources": ", ".join(f"{source} ({content})" for source, content in manifest.sources.items())}
     facts |= {"versions": ", ".join(f"{key} {value}" for key, value in manifest.versions.items())}
     facts |= {"metrics": ", ".join(f"{key} {_plain(value)}" for key, value in manifest.metrics.items())}
-    listed = [child for key, value in facts.items() if value for child in (tag("dt", key), tag("dd", value))]
-    config = tag("pre", json.dumps(manifest.config, indent=2, ensure_ascii=False, default=str))
-    inside = tag("div", tag("dl", *listed), tag("details", tag("summary", "config"), config), kind="record")
-    summary = [tag("b", name), tag("span", manifest.stage), tag("span", duration(manifest.seconds)), tag("span", figures)]
-    return tag("details", tag("summary", *summary), inside, kind="step")
+    listed = [child for key, value in facts.items() if value for child in (element("dt", key), element("dd", value))]
+    config = element("pre", json.dumps(manifest.config, indent=2, ensure_ascii=False, default=str))
+    inside = element("div", element("dl", *listed), element("details", element("summary", "config"), config), class_="record")
+    summary = [
+        element("b", name),
+        element("span", manifest.stage),
+        element("span", duration(manifest.seconds)),
+        element("span", figures),
+    ]
+    return element("details", element("summary", *summary), inside, class_="step")

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 # Blue and vermilion stay apart for every common colour blindness (Okabe and Ito 2008); all the rest is grey.
 INK, MUTED, FAINT, RULE, CARD = "#1c2530", "#66717e", "#a9b2bc", "#e3e7eb", "#fefefe"
-ACCENT, SECOND = "#0b66b2", "#c8500a"
-VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", RULE: "rule", CARD: "card", ACCENT: "accent", SECOND: "second"}
+ACCENT, SECOND_ACCENT = "#0b66b2", "#c8500a"
+VARIABLES = {INK: "ink", MUTED: "muted", FAINT: "faint", RULE: "rule", CARD: "card", ACCENT: "accent", SECOND_ACCENT: "second"}
 
 PIXELS_PER_INCH = 72
-SETTINGS: dict[Any, Any] = {
+MATPLOTLIB_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "raystill",
     "font.family": "DejaVu Sans",
@@ -54,14 +54,14 @@ SETTINGS: dict[Any, Any] = {
 }
 
 
-def draw(name: str, title: str, size: tuple[int, int], paint: Callable[[Figure], None]) -> str:
+def draw_svg(name: str, title: str, size: tuple[int, int], paint: Callable[[Figure], None]) -> str:
     """The SVG of what `paint` draws.
 
     `name` becomes a prefix that keeps ids apart on a page; `title` is read out by screen readers; size is in CSS pixels.
     """
     width, height = size
     buffer = io.StringIO()
-    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    with matplotlib.rc_context(MATPLOTLIB_SETTINGS), warnings.catch_warnings():
         # The browser has the glyphs that the measuring font lacks (Chinese labels): text stays text in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), layout="constrained")

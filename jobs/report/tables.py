@@ -12,7 +12,7 @@ from jobs.tasks import learning_of, usual_kind
 
 TABLE_WIDTH = 120
 GAP = "  "
-MISSING = "–"
+NO_VALUE = "–"
 
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
@@ -67,7 +67,7 @@ def metric_name(metric: str) -> str:
 def significant(value: float | None) -> str:
     """A positive quantity with about three significant digits, never in exponent form above 0.001."""
     if value is None:
-        return MISSING
+        return NO_VALUE
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
@@ -79,36 +79,36 @@ def significant(value: float | None) -> str:
 def fraction(value: float | None) -> str:
     """A score between 0 and 1 with three decimals; larger scores (perplexity, BLEU) with three digits."""
     if value is None:
-        return MISSING
+        return NO_VALUE
     return f"{value:.3f}" if abs(value) <= 1 else significant(value)
 
 
 def percent(value: float | None) -> str:
     """A share as a percentage with one decimal."""
-    return MISSING if value is None else f"{100 * value:.1f}%"
+    return NO_VALUE if value is None else f"{100 * value:.1f}%"
 
 
 def times(value: float | None) -> str:
     """A ratio such as a speed-up."""
-    return MISSING if value is None else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
+    return NO_VALUE if value is None else f"{value:,.0f}×" if value >= 100 else f"{value:.1f}×"
 
 
 def megabytes(value: float | None) -> str:
     """Bytes as decimal megabytes, without the unit."""
-    return MISSING if value is None else significant(value / 1e6)
+    return NO_VALUE if value is None else significant(value / 1e6)
 
 
 def count(value: float | None) -> str:
     """A number of parameters: 22.7M, 310K."""
     if value is None:
-        return MISSING
+        return NO_VALUE
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= size:
             return f"{value / size:.3g}{letter}" if value < 999.5 * size else f"{value / size:.0f}{letter}"
     return f"{value:.0f}"
 
 
-def interval(bounds: Sequence[float] | None) -> str:
+def interval_text(bounds: Sequence[float] | None) -> str:
     """The two bounds of a confidence interval."""
     return "" if not bounds else f"{fraction(bounds[0])}–{fraction(bounds[1])}"
 
@@ -150,7 +150,7 @@ def _header(metric: str, others: Sequence[str]) -> list[str]:
 def _cells(row: Mapping[str, Any], others: Iterable[str]) -> list[str]:
     return [
         row["candidate"],
-        f"{fraction(row['score'])} {interval(row.get('interval'))}".strip(),
+        f"{fraction(row['score'])} {interval_text(row.get('interval'))}".strip(),
         percent(row.get("kept")),
         *(fraction(row.get(name)) for name in others),
         f"{significant(row.get('latency_p50_ms'))}/{significant(row.get('latency_p95_ms'))}",

@@ -24,12 +24,12 @@ from cluster.store.artifact import ArtifactError
 from cluster.store.registry import RegistryError
 from cluster.store.storage import NO_SPACE, StorageError, absolute
 from cluster.submit import SubmitError
-from jobs.core.config import BadInput, Problem, describe, nearest
+from jobs.core.config import BadInput, Problem, describe_config, nearest
 from jobs.core.places import default_storage
 from jobs.core.recipe import Recipe, Step, load_recipe
 from jobs.core.spaces import Tune
 from jobs.core.stage import Refused, Resources, Stage
-from jobs.core.tracking import Tracking
+from jobs.core.tracking_settings import Tracking
 from jobs.running.execute import execute
 from jobs.running.preflight import preflight
 from jobs.training.spike_guard import Diverged
@@ -177,7 +177,7 @@ def _keys(stage: Stage) -> str:
     for section, prefix in ((stage.config, ""), (Tune, "tune."), (Resources, "resources."), (Tracking, "tracking.")):
         if section is Tune and not stage.searchable:
             continue
-        for key, kind, default, meaning in describe(section, prefix):
+        for key, kind, default, meaning in describe_config(section, prefix):
             lines.append(f"  {key:<30} {kind}{f', default {default}' if default not in ('', 'required') else ''}")
             lines.append(f"  {'':<30} {'(required) ' if default == 'required' else ''}{meaning}")
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         print(line, flush=True)
     delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
     if step.spaces:
-        from jobs.search.run import search
+        from jobs.search.driver import search
 
         outcome = search(step, inputs, context)
     else:
@@ -71,7 +71,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         "metrics": dict(outcome.metrics),
         "details": dict(outcome.details),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": host_hardware(),
         "seconds": round(time.monotonic() - began, 2),
         "created": datetime.now(UTC),
     }
@@ -98,7 +98,7 @@ def versions() -> dict[str, str]:
     return {"code": os.environ.get("RAYSTILL_COMMIT", "unknown"), **{name: version(name) for name in VERSIONED}}
 
 
-def hardware() -> dict[str, Any]:
+def host_hardware() -> dict[str, Any]:
     """The host that drove the step, and the cluster's resources where one is connected."""
     found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     import ray

@@ -48,7 +48,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Part:
+class PreparedSource:
     """One of a prepare step's sources, and what of it never trains."""
 
     split: str
@@ -70,7 +70,7 @@ class Part:
             return 1.0
         return 0.0 if self.split == UNLABELLED else self.rest.validation + self.rest.test
 
-    def holds(self, other: "Part") -> bool:
+    def holds(self, other: "PreparedSource") -> bool:
         """Whether no text that the other holds out is in this one's training split."""
         if other.column is not None or self.column is not None:
             return self.column == other.column or (self.column is None and self.held >= 1) or _nothing(other)
@@ -122,12 +122,12 @@ def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
                 yield _keyed_otherwise(taught, held, part)
 
 
-def _nothing(part: Part) -> bool:
+def _nothing(part: PreparedSource) -> bool:
     """Whether all of it trains."""
     return part.column is None and part.held == 0
 
 
-def _unheld(taught: Step, held: Step, there: Part, part: Part) -> Problem:
+def _unheld(taught: Step, held: Step, there: PreparedSource, part: PreparedSource) -> Problem:
     path, name = f"steps.{taught.name}", held.name
     models = f"models that learn from {taught.name} are judged on {name}"
     if part.column is not None:
@@ -160,7 +160,7 @@ def _renamed(taught: Step, held: Step, learned: "PrepareConfig", judged: "Prepar
             yield Problem(f"steps.{taught.name}.clean.{key}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
 
 
-def _keyed_otherwise(taught: Step, held: Step, part: Part) -> Problem:
+def _keyed_otherwise(taught: Step, held: Step, part: PreparedSource) -> Problem:
     """Items of several texts are divided by the hash of all of them: no other division of these texts agrees with it."""
     reason = (
         f"models that learn from {taught.name} are judged on {held.name}, which divides {part.source} by other columns, "
@@ -180,12 +180,12 @@ def _written(step: Step) -> Mapping[str, Any]:
     return config.split.model_dump(exclude_unset=True) or config.split.model_dump()
 
 
-def _parts(config: "PrepareConfig", known: dict[str, tuple[Data, ...]]) -> list[Part]:
+def _parts(config: "PrepareConfig", known: dict[str, tuple[Data, ...]]) -> list[PreparedSource]:
     sources = each(config.source)
     for source in sources.values():
         if source not in known:
             known[source] = _data(source)
-    return [Part(name, one, known[one], divided(config.split, name, sources)) for name, one in sources.items()]
+    return [PreparedSource(name, one, known[one], divided(config.split, name, sources)) for name, one in sources.items()]
 
 
 def _data(source: str) -> tuple[Data, ...]:

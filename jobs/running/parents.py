@@ -7,22 +7,23 @@ Only what the recipe itself says is looked at; what data and weights say is chec
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from jobs.architectures.models import Writing
+from jobs.architectures.new import PAIR_OBJECTIVES
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
-from jobs.running.lengths import length_problems
+from jobs.running.max_length import length_problems
 from jobs.running.nesting import nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
 
-PAIRED = ("masked_next_sentence", "masked_sentence_order")
 OF_PAIRS = "pair_accuracy"
 """The figure that these alone have."""
-WRITING = ("causal", "span_corruption")
-TASK = "a task"
+WRITING_OBJECTIVES = get_args(Writing)
+A_TASK = "a task"
 """What a model of a task has learned, where a language model has its objective."""
 CUTTING = ("source", "text", "clean", "split", "limit", "tokenizer")
 """What decides which tokenizer a prepare step trains."""
@@ -44,9 +45,9 @@ def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
     if isinstance(configs[0], Training):
         for config in configs:
             yield from _training(step, config)
-    if step.stage.name in STAGES:
+    if step.stage.name in CHECKS_BY_STAGE:
         for config in configs:
-            yield from STAGES[step.stage.name](recipe, step, config)
+            yield from CHECKS_BY_STAGE[step.stage.name](recipe, step, config)
     if step.spaces and has_split(recipe, step, "validation") is False:
         reason = "a search compares its trials on the validation split, and there is none"
         yield Problem("tune", sorted(step.spaces), reason, "Give prepare one (split.validation), or give single values.")
@@ -59,8 +60,8 @@ def learned_by(recipe: Recipe, step: Step) -> str:
         return str(config.objective)
     if step.stage.name == "compress":
         found = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
-        return next((objective for objective in found if objective in WRITING), TASK)
-    return TASK
+        return next((objective for objective in found if objective in WRITING_OBJECTIVES), A_TASK)
+    return A_TASK
 
 
 def has_split(recipe: Recipe, step: Step, split: str) -> bool | None:
@@ -107,7 +108,7 @@ def _monitor(step: Step, config: Training, path: str) -> Iterator[Problem]:
     known = [metric.name for metric in step.metrics]
     if step.stage.name != "pretrain":
         known += ["validation_loss"]
-    elif getattr(config, "objective", None) not in PAIRED:
+    elif getattr(config, "objective", None) not in PAIR_OBJECTIVES:
         known.remove(OF_PAIRS)
     if config.monitor is not None and step.metrics and config.monitor not in known:
         yield Problem(path, config.monitor, "this task has no such figure", f"Known here: {', '.join(known)}.")
@@ -117,7 +118,7 @@ def _pretrain(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model", "base"))
     tokens = recipe.steps[step.inputs["tokens"][0]]
     cut: Any = tokens.config
-    needs = "pairs" if config.objective in PAIRED else "packed"
+    needs = "pairs" if config.objective in PAIR_OBJECTIVES else "packed"
     if cut.segments != needs:
         reason = f"{config.objective} reads segments: {needs}, and {tokens.name} is prepared with segments: {cut.segments}"
         yield Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")
@@ -267,9 +268,9 @@ def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:
 
 def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     learned = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
-    if learned & set(WRITING):
+    if learned & set(WRITING_OBJECTIVES):
         yield from _compress_language(step, config)
-    if not learned <= set(WRITING):
+    if not learned <= set(WRITING_OBJECTIVES):
         if "examples" not in step.inputs:
             yield Problem("inputs.examples", None, "a model of a task is compressed on its rows", "Name their step.")
         yield from _soft_labels(recipe, step)
@@ -314,7 +315,7 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     name = step.inputs["model"][0]
     learned = learned_by(recipe, recipe.steps[name])
     if given == ["examples"]:
-        if learned != TASK:
+        if learned != A_TASK:
             reason = f"it has learned {learned}, and no task to answer for"
             yield Problem("inputs.model", name, reason, "Name a model of the task, or predict over tokens.")
         yield from other_task(recipe, step, name, "inputs.model")
@@ -341,7 +342,7 @@ def _evaluate(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     for key in ("teacher", "candidates"):
         for name in step.inputs.get(key, ()):
             learned = learned_by(recipe, recipe.steps[name])
-            if learned != TASK:
+            if learned != A_TASK:
                 reason = f"{name} has learned {learned}, and no task to be judged by"
                 yield Problem(f"inputs.{key}", name, reason, "Name a model of the task.")
             yield from other_task(recipe, step, name, f"inputs.{key}")
@@ -370,7 +371,7 @@ def _deploy(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         yield Problem("cascade", True, f"{report.name} fits no threshold for the winner", remedy)
 
 
-STAGES: Mapping[str, Callable[[Recipe, Step, Any], Iterator[Problem]]] = {
+CHECKS_BY_STAGE: Mapping[str, Callable[[Recipe, Step, Any], Iterator[Problem]]] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "distill": _distill,

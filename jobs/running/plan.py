@@ -34,7 +34,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
     places, notes = look(recipe, storage)
     demands = recipe_demands(recipe)
     placements = {name: place(demands[name], supply) for name in recipe.steps}
-    for line in [*table(places, placements), *notes, "", *cluster_lines(supply), *cost_lines(places, placements)]:
+    for line in [*plan_table(places, placements), *notes, "", *cluster_lines(supply), *cost_lines(places, placements)]:
         print(line)
     refused = [placement_problem(placement) for placement in placements.values() if placement.refused]
     if refused:
@@ -46,15 +46,15 @@ def print_plan(arguments: argparse.Namespace) -> int:
 
 def find_supply(cluster: str | None, prices: str | None) -> Supply:
     """What to plan for: the cluster's file, the cluster that RAY_ADDRESS names, or this machine."""
-    table = read_prices(prices)
-    planned = read_supply(cluster, table) if cluster else None
+    price_table = read_prices(prices)
+    planned = read_supply(cluster, price_table) if cluster else None
     address = os.environ.get("RAY_ADDRESS", "local")
     if planned is not None or address == "local":
         return planned or this_machine()
     with attach(address) as named:
         if named.address is None:
             # A dashboard alone does not say which nodes there are; the file that the cluster was made from does.
-            return read_supply("cluster.yaml", table)
+            return read_supply("cluster.yaml", price_table)
         connect()
         return connected_supply()
 
@@ -72,7 +72,7 @@ def look(recipe: Recipe, storage: str) -> tuple[dict[str, Place], list[str]]:
     return places, ["", "told beforehand:", *lines] if lines else []
 
 
-def table(places: Mapping[str, Place], placements: Mapping[str, Placement]) -> list[str]:
+def plan_table(places: Mapping[str, Place], placements: Mapping[str, Placement]) -> list[str]:
     """A row for each step: whether it runs, what it asks for, which nodes start for it, why."""
     rows = [("step", "stage", "", "workers", "at once", "starts", "USD/h", "why")]
     for name, found in places.items():
@@ -99,16 +99,17 @@ def cluster_lines(supply: Supply) -> list[str]:
     more = [kind for kind in supply.types if kind.most > kind.living]
     lines = [f"planned for {supply.source}"]
     lines += [
-        f"  has now   {kind.living} × {describe(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)}" for kind in now
+        f"  has now   {kind.living} × {node_type_words(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)}"
+        for kind in now
     ]
     for kind in more:
         price = f"  {_dollars(*kind.price)} USD/h each" if kind.price else ""
-        what = describe(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)
+        what = node_type_words(kind.name, kind.cpus, kind.gpus, kind.memory, kind.machine)
         lines.append(f"  may grow  {kind.most - kind.living} × {what}{price}")
     return lines
 
 
-def describe(name: str, cpus: float, gpus: float, memory: int | None, machine: str) -> str:
+def node_type_words(name: str, cpus: float, gpus: float, memory: int | None, machine: str) -> str:
     """A node type in words."""
     words = [f"{cpus:g} CPU"] + ([f"{gpus:g} GPU"] if gpus else []) + ([size(memory)] if memory else [])
     return f"{name}{f' ({machine})' if machine else ''}: {', '.join(words)}"

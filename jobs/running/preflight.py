@@ -10,7 +10,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.idle import idle_problems
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import TUNE_RULES
-from jobs.core.tracking import check as check_tracking
+from jobs.core.tracking_settings import tracking_problems as check_tracking
 from jobs.judging.controls import missing_controls
 from jobs.running.parents import parent_problems
 from jobs.running.sizing import recipe_demands

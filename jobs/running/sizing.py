@@ -16,11 +16,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.fleet.placement import Demand
-from jobs.compression.removal import kept_neurons
+from jobs.architectures.models import LENGTH
+from jobs.compression.settings import kept_neurons
 from jobs.core.config import Config
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import count_trials, shape_spaces
-from jobs.running.memory import CONTEXT_BYTES, FLOAT, PROCESS_BYTES, Load, ModelShape, inference_memory, training_memory
+from jobs.running.training_memory import (
+    CONTEXT_BYTES,
+    FLOAT,
+    PROCESS_BYTES,
+    Load,
+    ModelShape,
+    inference_memory,
+    training_memory,
+)
 from jobs.training.settings import Training
 
 BERT_BASE = ModelShape(12, 768, 12, 3072, 30522)
@@ -54,7 +63,6 @@ ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"
 """Architectures that turn queries and keys by their positions, of which they have no table, and gate their neurons."""
 SHAPED_BY = ("model", "base", "student")
 """The keys that say what a model's shape is."""
-LENGTH = 128
 ADAPTED = 0.02
 """Share of the weights that learn with adapters."""
 
@@ -180,11 +188,11 @@ def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape 
     if isinstance(named, Mapping):
         return _new_shape(recipe, step, named)
     if isinstance(named, str):
-        return _shortened(named_shape(named), values.get("student"))
+        return _shape_of_student(named_shape(named), values.get("student"))
     given = [step.inputs[key] for key in ("init", "model", "teacher", "candidates") if key in step.inputs]
     asked = itertools.chain(*(given if step.stage.name == "evaluate" else given[:1]))
     shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked)
-    return _shortened(shape, values.get("student"))
+    return _shape_of_student(shape, values.get("student"))
 
 
 def _new_shape(recipe: Recipe, step: Step, model: Mapping[str, Any]) -> ModelShape | None:
@@ -234,7 +242,7 @@ def named_config(name: str) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _shortened(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
+def _shape_of_student(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
     """What training/shorten.py and prune make of it."""
     if shape is None or not student:
         return shape

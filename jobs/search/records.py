@@ -20,8 +20,8 @@ from jobs.core.spaces import Space
 from jobs.core.stage import Context
 
 TRIALS = "trials"
-RECORD = "record.json"
-NAME = "__trial__"
+RECORD_FILE = "record.json"
+TRIAL_NAME = "__trial__"
 """The key beside a trial's values that names it, where it is not named by Tune's own number."""
 
 
@@ -42,7 +42,7 @@ def trials_place(context: Context) -> str:
 
 def read_record(place: str) -> dict[str, Any]:
     """What a trial's record says; empty where it has not begun."""
-    file = join(place, RECORD)
+    file = join(place, RECORD_FILE)
     record: dict[str, Any] = json.loads(read_bytes(file)) if exists(file) else {}
     return record
 
@@ -77,7 +77,7 @@ class DrawnBefore(OptunaSearch):
             self._ot_study.tell(self._ot_trials.pop(trial_id), state=TrialState.FAIL)
             self._ot_study.enqueue_trial(before)
             values = super().suggest(trial_id)
-        return {**(values or {}), NAME: name}
+        return {**(values or {}), TRIAL_NAME: name}
 
 
 def _as_asked(space: Space, value: Any) -> Any:

@@ -20,11 +20,11 @@ from ray.tune.schedulers import TrialScheduler
 from cluster.store.artifact import digest
 from cluster.store.storage import delete, filesystem, is_local, join, list_files, read_bytes
 from jobs.core.stage import Context
-from jobs.search.records import NAME, Record
+from jobs.search.records import TRIAL_NAME, Record
 
 TUNER = "tuner.pkl"
-STATES = "experiment_state-"
-SETTINGS = {
+SNAPSHOT_PREFIX = "experiment_state-"
+TUNE_ENVIRONMENT = {
     # A trial that began after the last snapshot is not known to the search that goes on: the default is 10 s.
     "TUNE_GLOBAL_CHECKPOINT_S": "1",
     # Tune's own answer to Ctrl-C is to end the search and return what there is, as if that were its result.
@@ -54,8 +54,8 @@ class Remember(tune.Callback):
 
 
 def apply_settings() -> None:
-    """Have Tune in this process keep to SETTINGS, unless the environment says otherwise."""
-    for name, value in SETTINGS.items():
+    """Have Tune in this process keep to TUNE_ENVIRONMENT, unless the environment says otherwise."""
+    for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
@@ -87,11 +87,11 @@ def _trials(place: str) -> set[str]:
     begin anew with a single trial and say so only in its log.
     """
     files = {stat.path: read_bytes(join(place, stat.path)) for stat in list_files(place) if "/" not in stat.path}
-    states = [name for name in files if name.startswith(STATES)]
+    states = [name for name in files if name.startswith(SNAPSHOT_PREFIX)]
     if TUNER not in files or not states or not all(_is_whole(content) for content in files.values()):
         return set()
     trials = [json.loads(trial) for trial, _ in json.loads(files[max(states)])["trial_data"]]
-    return {trial["config"].get(NAME, trial["trial_id"]) for trial in trials}
+    return {trial["config"].get(TRIAL_NAME, trial["trial_id"]) for trial in trials}
 
 
 def _is_whole(content: bytes) -> bool:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FILE = "shapes.json"
 TURNS = 3
 """Each text counts with the fastest of so many turns: a pause of the machine is not the shape's fault."""
-ROUNDS = 10
 
 
 def within_budget(step: Step, inputs: Inputs, context: Context) -> tuple[Step, list[dict[str, Any]]]:
@@ -86,7 +85,7 @@ def name_of(values: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class Timed:
+class TimedShape:
     """A shape that takes its turns."""
 
     engine: "Engine"
@@ -100,7 +99,7 @@ def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
     import numpy as np
     import torch
 
-    from jobs.judging.quality import measure_latency
+    from jobs.judging.quality import ROUNDS, measure_latency
 
     budget = step.tune.budget
     assert budget is not None
@@ -137,7 +136,7 @@ def _items(inputs: Inputs, budget: Budget) -> list["Item"]:
 
 def _build(
     step: Step, values: Mapping[str, Any], inputs: Inputs, budget: Budget, items: Sequence["Item"], place: Path
-) -> Timed:
+) -> TimedShape:
     """One shape with random weights, in the form in which it would be deployed."""
     from jobs.architectures.models import length_of
     from jobs.compression.export import Signature, export_onnx
@@ -145,14 +144,14 @@ def _build(
     from jobs.compression.variants import NAMES, SOURCE, quantize
     from jobs.tasks.heads import inputs_of
     from jobs.tasks.supervised import save_model
-    from jobs.training.task_config import origin
+    from jobs.training.task_config import base_origin
     from serve.engines.card import Variant, read_card, variant_files, write_card
     from serve.engines.engine import load_engine
 
     assert step.stage.searchable is not None and (shape := step.stage.searchable.shape) is not None
     config: Any = step.configure(values)
     model, tokenizer = shape(config, inputs)
-    length, spec = length_of(origin(config, inputs), config.max_length), spec_of(inputs.one("examples"))
+    length, spec = length_of(base_origin(config, inputs), config.max_length), spec_of(inputs.one("examples"))
     save_model(model, tokenizer, spec, length, place, inputs_of(model, spec))
     card = read_card(place)
     export_onnx(model, place / SOURCE, Signature.of(card))
@@ -165,7 +164,7 @@ def _build(
     variants = {"timed": Variant(backend="onnx", file=file, precision="fp32" if budget.quantize == "none" else "int8")}
     write_card(place, card := card.model_copy(update={"variants": variants, "default": "timed"}))
     size = sum(path.stat().st_size for path in variant_files(place, card))
-    return Timed(load_engine(place, threads=budget.threads, max_batch=1), card.parameters, size)
+    return TimedShape(load_engine(place, threads=budget.threads, max_batch=1), card.parameters, size)
 
 
 def _feeds(tokenizer: "PreTrainedTokenizerBase", card: "Card", items: Sequence["Item"]) -> "Iterator[Feeds]":

@@ -24,7 +24,7 @@ from cluster.store.storage import copy_file, delete, exists, join, list_files, r
 from jobs.core.config import BadInput
 from jobs.core.recipe import Step
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.search.records import NAME, RECORD, read_record, trials_place
+from jobs.search.records import RECORD_FILE, TRIAL_NAME, read_record, trials_place
 from jobs.search.schedulers import rungs
 from jobs.search.setup import EVALUATION, TURN
 from jobs.training.spike_guard import Diverged
@@ -55,8 +55,8 @@ def trial_function(step: Step, inputs: Inputs, context: Context) -> Callable[[di
         os.chdir(os.environ.get("TUNE_ORIG_WORKING_DIR", os.getcwd()))
         # A trial that is stopped still writes its last checkpoint; the next one in this process waits so long, then fails.
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", PATIENCE_SECONDS)
-        name = values.get(NAME) or tune.get_context().get_trial_id()
-        place, drawn = trial_place(context, name), {path: value for path, value in values.items() if path != NAME}
+        name = values.get(TRIAL_NAME) or tune.get_context().get_trial_id()
+        place, drawn = trial_place(context, name), {path: value for path, value in values.items() if path != TRIAL_NAME}
         one = _Trial(step, name, place, step.spread(drawn), drawn)
         if exists(join(place, OUTCOME)):
             # The search's driver ended before it had taken note.
@@ -158,7 +158,7 @@ class _Trial:
         seconds = round(self.earlier + time.monotonic() - self.began, 2)
         values = {"values": self.values, "drawn": self.drawn}
         record = {**values, "born": self.born, "seconds": seconds, "path": self.path, **more}
-        write_bytes(join(self.place, RECORD), json.dumps(record).encode())
+        write_bytes(join(self.place, RECORD_FILE), json.dumps(record).encode())
 
     def _tell(self, evaluation: int, score: float) -> None:
         from ray import tune

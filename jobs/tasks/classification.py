@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LABEL = "label"
 
 
-class Settings(TaskSettings):
+class ClassificationSettings(TaskSettings):
     """What the labelled rows are for: classification, one label for a text or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
@@ -47,7 +47,7 @@ class Settings(TaskSettings):
     """What labels in that column are called from here on, e.g. {"0": ham, "1": spam}."""
 
 
-class Loss(Config):
+class ClassificationLoss(Config):
     """What may be set of the loss."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -86,7 +86,7 @@ class CrossEntropy:
         return len(batch["labels"]) if self.weights_C is None else float(self.weights_C[batch["labels"]].sum())
 
 
-class SoftLabels:
+class SoftLabelCriterion:
     """How far the student's answers are from the teachers' (Hinton et al. 2015, and the others in jobs/losses/answers.py)."""
 
     def __init__(self, mix: Any, weights_K: "Tensor") -> None:
@@ -115,7 +115,7 @@ class SoftLabels:
         return mixture(teachers_BKC, weights_K, temperature)
 
 
-class Judged:
+class JudgedLabels:
     """Labels against the truth."""
 
     def __init__(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> None:
@@ -132,8 +132,8 @@ class ClassificationLearning(Learning):
     """The jobs half."""
 
     kind: ClassVar = "classification"
-    Settings: ClassVar = Settings
-    Loss: ClassVar = Loss
+    Settings: ClassVar = ClassificationSettings
+    Loss: ClassVar = ClassificationLoss
     metrics: ClassVar = (Metric("macro_f1", highest=1.0), Metric("accuracy", short="acc", highest=1.0))
     soft_losses: ClassVar = ("forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse")
     calibrates: ClassVar = True
@@ -210,13 +210,13 @@ class ClassificationLearning(Learning):
         """Cross-entropy; BadInput for a weight of a label that is not there."""
         return CrossEntropy(settings.label_smoothing, _weights(settings.class_weights, spec.labels, np.asarray(truth)))
 
-    def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftLabels:
+    def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftLabelCriterion:
         """By one of the losses of jobs/losses/answers.py."""
-        return SoftLabels(mix, weights_K)
+        return SoftLabelCriterion(mix, weights_K)
 
-    def judged(self, spec: Any, outputs: Outputs, truth: Truth) -> Judged:
+    def judged(self, spec: Any, outputs: Outputs, truth: Truth) -> JudgedLabels:
         """The most probable labels against the truth."""
-        return Judged(np.asarray(truth), _predicted(outputs))
+        return JudgedLabels(np.asarray(truth), _predicted(outputs))
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
         """Cross-entropy of each."""
@@ -235,7 +235,7 @@ class ClassificationLearning(Learning):
     def measured(self, spec: Any, parts: Sequence[Any]) -> dict[str, float]:
         """macro_f1, accuracy and the mean cross-entropy."""
         predicted_N, truth_N, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        judged = Judged(truth_N, predicted_N)
+        judged = JudgedLabels(truth_N, predicted_N)
         return {metric.name: judged.figure(metric.name) for metric in self.metrics} | {
             "validation_loss": float(losses_N.mean())
         }

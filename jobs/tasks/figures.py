@@ -2,7 +2,7 @@
 
     score = macro_f1(truth_N, predicted_N)
     drawn_R = bootstrap(partial(macro_f1, truth_N, predicted_N), len(truth_N), resamples=1000)
-    low, high = interval(drawn_R, score)
+    low, high = bootstrap_interval(drawn_R, score)
 
 Every figure takes how often each text counts, in whole numbers: so a resample is the same figure with other weights, and
 figures of the same texts are drawn together. N texts, C labels, R resamples.
@@ -44,7 +44,7 @@ def bootstrap(figure: Callable[[np.ndarray], float], texts: int, resamples: int)
     return np.array(drawn)
 
 
-def interval(drawn_R: np.ndarray, figure: float, highest: float = np.inf) -> list[float]:
+def bootstrap_interval(drawn_R: np.ndarray, figure: float, highest: float = np.inf) -> list[float]:
     """The 95 % interval of a figure from its resamples, which are moved so that their mean is the figure itself.
 
     A resample lacks some of what is rare, so that F1 comes out lower in it than in the texts it was drawn from: the mean

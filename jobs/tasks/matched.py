@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.architectures.introspection import Inner, is_causal, look_inside, record
+from jobs.architectures.introspection import InnerStates, forward_with_states, is_causal, record_attention
 from jobs.contracts.learning import Batch
 from jobs.contracts.objective import Wrapping
 from jobs.core.config import BadInput, Problem
@@ -48,7 +48,7 @@ class MatchedStudent(nn.Module):
         """The student's output; with `inside` it and, by match, the state or the two sides of a relation (BTD)."""
         if not inside:
             return self.student(**inputs)
-        output, inner = look_inside(self.student, **inputs)
+        output, inner = forward_with_states(self.student, **inputs)
         parts = {name: _look_at(match, inner, match.student) for name, match in self.matches.items()}
         for name, projection in zip(self.apart, self.projections, strict=True):
             parts[name] = (projection(parts[name][0]),)
@@ -86,7 +86,7 @@ class Matched(Wrapping):
         mask_BT = batch["attention_mask"]
         read = {name: batch[name] for name in self.read}
         with torch.no_grad():
-            _, inner = look_inside(self.teacher.to(mask_BT.device), **read)
+            _, inner = forward_with_states(self.teacher.to(mask_BT.device), **read)
         total = self.answers.of_answers(outputs, batch)
         for weight, (name, match) in zip(batch["match"][0], self.matches.items(), strict=True):
             total = total + weight * self._apart(match, parts[name], _look_at(match, inner, match.teacher), mask_BT)
@@ -126,12 +126,12 @@ def prepare_match(
     if problems:
         raise BadInput(problems)
     if any(match.what not in OF_STATES for match in matches.values()):
-        record(student)
-        record(teacher)
+        record_attention(student)
+        record_attention(teacher)
     return (student.config.hidden_size, teacher.config.hidden_size), is_causal(student) or is_causal(teacher)
 
 
-def _look_at(match: Match, inner: Inner, layer: int) -> tuple[Tensor, ...]:
+def _look_at(match: Match, inner: InnerStates, layer: int) -> tuple[Tensor, ...]:
     if match.what == "embedding":
         return (inner.embedding,)
     if match.what == "hidden":

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from jobs.architectures.adapter import stock_of
-from jobs.contracts.objective import Batch, Objective
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective
 from jobs.tasks.supervised import Supervised
 
 

@@ -22,7 +22,7 @@ from serve.tasks import task_of
 from serve.tasks.protocol import Output, Outputs, Task
 
 DIRECTORY, SUFFIX = "soft/", ".arrow"
-TASK = "task"
+TASK_DETAIL = "task"
 """Where a manifest's details have the task that the teacher answered for."""
 LOST_IN_HALF = 5e-3
 """Outputs are kept in single precision where half precision would move one further than this, by the task's own distance."""
@@ -79,7 +79,7 @@ class SoftLabels(Sequence[Output]):
 
 def _teacher(predictions: Artifact, spec: Task) -> Task:
     """The task that the teacher answered for; BadInput where the student's cannot be compared with it."""
-    described = predictions.manifest.details.get(TASK)
+    described = predictions.manifest.details.get(TASK_DETAIL)
     if described is None:
         unknown = "they do not say for which task they are: a language model's answers, or made by older code"
         raise BadInput([Problem("inputs.teacher", predictions.uri, unknown, "Predict over the examples again.")])

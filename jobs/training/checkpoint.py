@@ -21,7 +21,7 @@ import torch
 from cluster.store import storage
 from jobs.contracts.objective import State
 
-KEPT = 2
+KEPT_CHECKPOINTS = 2
 """The newest checkpoints that stay; should the last be damaged, the one before is there."""
 STATE, SEAL = "state.pt", "state.json"
 
@@ -100,7 +100,7 @@ class Checkpoints:
         seal = {"step": step, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         storage.write_bytes(storage.join(place, SEAL), json.dumps(seal).encode())
         sound = [name for name in self._names() if name not in self.damaged]
-        for name in [*self.damaged, *sound[KEPT:]]:
+        for name in [*self.damaged, *sound[KEPT_CHECKPOINTS:]]:
             storage.delete(storage.join(self.uri, name))
         self.damaged.clear()
 

@@ -1,8 +1,8 @@
 """An exponential moving average of the weights (Polyak & Juditsky 1992), to judge and to publish.
 
-average = Average(model, 0.999)
-average.update(model)
-with average.applied(model): …
+ema = ExponentialMovingAverage(model, 0.999)
+ema.update(model)
+with ema.applied(model): …
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class ExponentialMovingAverage:
     """The running average of the weights that train; early steps have a shorter memory, so that it starts near them."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:

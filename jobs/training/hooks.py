@@ -12,7 +12,7 @@ from jobs.core.stage import Trial
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.tracking import Trackers
 
-PROGRESS_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 
 
 @dataclass
@@ -22,11 +22,11 @@ class RunHooks:
     report: Callable[..., None]
     checkpoints: Checkpoints | None = None
     rank: int = 0
-    workers: int = 1
+    world_size: int = 1
     trial: Trial | None = None
     track: Callable[[int], Trackers] | None = None
     """Opens the trackers of a run that goes on from a step; the first worker calls it."""
-    notice: Callable[[], bool] = lambda: False
+    preemption: Callable[[], bool] = lambda: False
     """Whether the cluster has given notice that it takes a node of this run away; every worker calls it alike."""
     spoken: float = field(default=0.0, init=False)
     trackers: Trackers = field(default_factory=Trackers, init=False)
@@ -34,7 +34,7 @@ class RunHooks:
     def progress(self, figures: dict[str, float]) -> None:
         """To the trackers; and a line for people, not too often."""
         self._log(figures)
-        if self.rank == 0 and time.monotonic() - self.spoken >= PROGRESS_SECONDS:
+        if self.rank == 0 and time.monotonic() - self.spoken >= REPORT_SECONDS:
             self.report(**figures)
             self.spoken = time.monotonic()
 
@@ -58,9 +58,9 @@ class RunHooks:
             self.trackers.flush()  # What a checkpoint has passed is not made again.
             self.checkpoints.save(whole["run"]["step"], whole)
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         """Whether notice was given."""
-        return self.notice()
+        return self.preemption()
 
     def __enter__(self) -> "RunHooks":
         return self
@@ -85,7 +85,7 @@ class RunHooks:
             return given
         found = self.checkpoints.latest() if self.rank == 0 else None
         names = [found[0] if found else None]
-        if self.workers > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(names, 0)
         if names[0] is None:
             return None

@@ -15,17 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jobs.contracts.objective import Batch, Hooks, Leaving, Objective, State
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Hooks, Objective, Preempted, State
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import ahead
-from jobs.training.ema import Average
+from jobs.training.ema import ExponentialMovingAverage
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops
 from jobs.training.optim import learning_rate_factor, make_optimizer, set_learning_rate, shrink
-from jobs.training.parallel import Spread, Strategy
+from jobs.training.parallel import Parallelism, Strategy
 from jobs.training.settings import Training
-from jobs.training.spike_guard import Guard
-from jobs.training.timing import Pace
+from jobs.training.spike_guard import SpikeGuard
+from jobs.training.timing import StepClock
 
 CURVE_POINTS = 100
 PROGRESS_STEPS = 10
@@ -33,7 +34,7 @@ PROGRESS_STEPS = 10
 
 
 @dataclass
-class Fitted:
+class TrainingResult:
     """What a run came to."""
 
     metrics: dict[str, float]
@@ -44,7 +45,7 @@ class Fitted:
 
 
 @dataclass
-class _Run:
+class _RunState:
     """The state of a run besides the weights; all of it is in a checkpoint."""
 
     step: int = 0
@@ -59,7 +60,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Made:
+class _GlobalBatch:
     """A global batch."""
 
     batch: Batch
@@ -67,7 +68,9 @@ class _Made:
     tokens: int
 
 
-def fit(model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp") -> Fitted:
+def fit(
+    model: nn.Module, objective: Objective, settings: Training, hooks: Hooks, strategy: Strategy = "ddp"
+) -> TrainingResult:
     """Train the model in place; it ends with its best or last weights, as the settings say."""
     keep_freed_memory()
     return _Loop(model, objective, settings, hooks, strategy).run()
@@ -79,14 +82,14 @@ class _Loop:
         _check_judged(objective, settings)
         self.score, self.mode = _monitored(objective, settings.monitor)
         self.freezing = Freezing(model, settings.freeze)
-        self.spread = Spread(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
-        _check_whole(objective, settings, self.spread.world)
-        self.model, self.optimizer = self.spread.prepare(model, lambda inner: make_optimizer(inner, settings.optimizer))
-        self.average = Average(model, settings.average) if settings.average else None
-        self.guard = Guard(settings.stability)
+        self.parallelism = Parallelism(strategy, settings, unused=settings.freeze.gradual > 0 or objective.skips_weights)
+        _check_whole(objective, settings, self.parallelism.data_workers)
+        self.model, self.optimizer = self.parallelism.prepare(model, lambda inner: make_optimizer(inner, settings.optimizer))
+        self.ema = ExponentialMovingAverage(model, settings.average) if settings.average else None
+        self.guard = SpikeGuard(settings.stability)
         self.batch_size = min(settings.batch_size, objective.size)
-        if self.batch_size < self.spread.world:
-            reason = f"a batch of {self.batch_size} cannot be divided among {self.spread.world} workers"
+        if self.batch_size < self.parallelism.data_workers:
+            reason = f"a batch of {self.batch_size} cannot be divided among {self.parallelism.data_workers} workers"
             raise BadInput([Problem("batch_size", settings.batch_size, reason, "Raise it, or lower resources.workers.")])
         self.per_epoch = objective.steps_per_epoch(self.batch_size)
         self.total = max(1, round(settings.epochs * self.per_epoch))
@@ -97,29 +100,29 @@ class _Loop:
         self.evaluation_steps = marks if objective.validation_size else set()
         self.log_every = max(1, self.total // CURVE_POINTS)
         self.tell_every = min(self.log_every, PROGRESS_STEPS)
-        self.ask_at = 0
+        self.poll_at = 0
         self.flops: float | None = None
-        self.state = _Run()
+        self.state = _RunState()
 
-    def run(self) -> Fitted:
+    def run(self) -> TrainingResult:
         self._restore()
         stopped = self._patience_is_out()
-        pace = Pace(self.state.step, self.state.tokens, self.state.seconds)
+        clock = StepClock(self.state.step, self.state.tokens, self.state.seconds)
         for (step, indices), made in () if stopped else ahead(self._order(), self._make):
-            self.state.waited += pace.waited()
+            self.state.waited += clock.waited()
             loss, norm = self._step(step, indices, made)
-            self.state.seconds = pace.seconds()
+            self.state.seconds = clock.seconds()
             if self.state.step % self.tell_every == 0 or self.state.step == self.total:
-                self._log(loss, norm, pace)
+                self._log(loss, norm, clock)
             if self.state.step in self.evaluation_steps:
                 stopped = self._evaluate()
-            leaving = self._must_leave(pace)
-            if self._checkpoint_due(pace) or leaving or stopped or self.state.step == self.total:
+            preempted = self._preempted(clock)
+            if self._checkpoint_due(clock) or preempted or stopped or self.state.step == self.total:
                 self.hooks.save(self._state)
-                pace.saved()
-            if leaving:
-                raise Leaving(f"notice was given at step {self.state.step}")
-            pace.ready()
+                clock.saved()
+            if preempted:
+                raise Preempted(f"notice was given at step {self.state.step}")
+            clock.ready()
             if stopped:
                 break
         return self._finish(stopped)
@@ -134,71 +137,71 @@ class _Loop:
                     yield step, indices
                     step += 1
 
-    def _make(self, asked: tuple[int, np.ndarray]) -> _Made:
+    def _make(self, asked: tuple[int, np.ndarray]) -> _GlobalBatch:
         step, indices = asked
         whole = self.objective.batch(indices, self.settings.seed, step)
-        return _Made(whole, max(1, self.objective.count(whole)), self.objective.tokens(whole))
+        return _GlobalBatch(whole, max(1, self.objective.count(whole)), self.objective.tokens(whole))
 
-    def _step(self, step: int, indices: np.ndarray, made: _Made) -> tuple[Tensor, float]:
+    def _step(self, step: int, indices: np.ndarray, made: _GlobalBatch) -> tuple[Tensor, float]:
         """One update; returns this worker's part of the mean loss and the gradient's length."""
-        settings, spread = self.settings, self.spread
+        settings, parallelism = self.settings, self.parallelism
         self.freezing.at(self.inner, step, self.total)
         self.model.train()
-        torch.manual_seed(hash((settings.seed, step, spread.rank)) & 0x7FFFFFFF)
+        torch.manual_seed(hash((settings.seed, step, parallelism.data_rank)) & 0x7FFFFFFF)
         loss = self._counted(made)
-        norm = spread.clip(self.model, settings.clip_norm)
+        norm = parallelism.clip(self.model, settings.clip_norm)
         rate = settings.optimizer.learning_rate * learning_rate_factor(step, self.total, settings.schedule)
         set_learning_rate(self.optimizer, rate)
         if not self._refused(step, indices, loss, norm, rate):
             self.optimizer.step()
             shrink(self.optimizer.param_groups)
-            if self.average is not None:
-                self.average.update(self.inner)
+            if self.ema is not None:
+                self.ema.update(self.inner)
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
         self.state.tokens += made.tokens
         return loss, norm
 
-    def _counted(self, made: _Made) -> Tensor:
+    def _counted(self, made: _GlobalBatch) -> Tensor:
         """`_backward`; where the device's peak is known, this worker's operations for each token are counted once."""
-        if self.flops is not None or peak_flops(self.spread.device, self.spread.precision) is None:
+        if self.flops is not None or peak_flops(self.parallelism.device, self.parallelism.precision) is None:
             return self._backward(made)
         loss, flops = count_flops(lambda: self._backward(made))
         self.flops = flops / max(1, made.tokens)
         return loss
 
-    def _backward(self, made: _Made) -> Tensor:
+    def _backward(self, made: _GlobalBatch) -> Tensor:
         """Gradients of the mean loss over all targets of the global batch; returns this worker's part of it."""
-        spread = self.spread
-        pieces = spread.pieces(made.batch, self.settings.gradient_accumulation)
-        total = torch.zeros((), device=spread.device)
-        for number, (piece, counts) in enumerate(pieces, 1):
-            with spread.accelerator.autocast(), spread.accumulating(self.model, number == len(pieces)):
-                loss = self.objective.loss(self.model, piece) * counts / made.targets
+        parallelism = self.parallelism
+        micro_batches = parallelism.micro_batches(made.batch, self.settings.gradient_accumulation)
+        total = torch.zeros((), device=parallelism.device)
+        for number, (micro_batch, counts) in enumerate(micro_batches, 1):
+            with parallelism.accelerator.autocast(), parallelism.accumulating(self.model, number == len(micro_batches)):
+                loss = self.objective.loss(self.model, micro_batch) * counts / made.targets
                 # The gradients are averaged over workers; the loss is a mean over the targets of all of them.
-                spread.accelerator.backward(loss * spread.world)
+                parallelism.accelerator.backward(loss * parallelism.data_workers)
             total += loss.detach()
         return total
 
     def _refused(self, step: int, indices: np.ndarray, loss: Tensor, norm: float, rate: float) -> bool:
         """Whether the step must be skipped; Diverged where that was too often."""
-        if self.spread.precision == "fp16" and not math.isfinite(norm):
+        if self.parallelism.precision == "fp16" and not math.isfinite(norm):
             return False  # The loss scaler skips it and lowers the scale.
-        known = self.spread.sum(loss) if self.settings.stability.spike is not None else None
+        known = self.parallelism.sum(loss) if self.settings.stability.spike is not None else None
         if (reason := self.guard.refuses(step, known, norm)) is not None:
             self.hooks.note(f"step {step} skipped: {reason}")
             self.guard.check(step, reason, indices.tolist(), rate)
         return reason is not None
 
-    def _log(self, loss: Tensor, norm: float, pace: Pace) -> None:
-        value, state = self.spread.sum(loss), self.state
+    def _log(self, loss: Tensor, norm: float, clock: StepClock) -> None:
+        value, state = self.parallelism.sum(loss), self.state
         figures = {"step": state.step, "loss": value, "learning_rate": self.optimizer.param_groups[-1]["lr"]}
         if (state.step % self.log_every == 0 or state.step == self.total) and math.isfinite(value):
             state.curve.append(dict(figures))
-        speed = pace.since(state.step, state.tokens)
-        speed["memory_gb"] = round(memory_bytes(self.spread.device) / 1e9, 3)
+        speed = clock.since(state.step, state.tokens)
+        speed["memory_gb"] = round(memory_bytes(self.parallelism.device) / 1e9, 3)
         rate = (self.flops or 0) * speed["tokens_per_second"]
-        if (share := mfu(rate, self.spread.device, self.spread.precision)) is not None:
+        if (share := mfu(rate, self.parallelism.device, self.parallelism.precision)) is not None:
             speed["mfu"] = round(share, 4)
         self.hooks.progress({**figures, "gradient_norm": norm, "steps": self.total, **speed})
 
@@ -222,65 +225,65 @@ class _Loop:
         return self._patience_is_out()
 
     def _judged(self) -> AbstractContextManager[None]:
-        return self.average.applied(self.inner) if self.average is not None else nullcontext()
+        return self.ema.applied(self.inner) if self.ema is not None else nullcontext()
 
     def _weights(self) -> dict[str, Tensor]:
-        return {key: value.detach().cpu().clone() for key, value in self.spread.gather(self.inner.state_dict()).items()}
+        return {key: value.detach().cpu().clone() for key, value in self.parallelism.gather(self.inner.state_dict()).items()}
 
     def _patience_is_out(self) -> bool:
         return self.settings.patience is not None and self.state.without_better >= self.settings.patience
 
     def _measure(self) -> dict[str, float]:
         self.model.eval()
-        size, spread = self.objective.validation_size, self.spread
+        size, parallelism = self.objective.validation_size, self.parallelism
         # Shards are gathered at each forward pass, so all workers must make the same number of them.
-        mine = np.arange(size) if spread.sharded else np.arange(size)[spread.rank :: spread.world]
-        with torch.no_grad() if spread.sharded else torch.inference_mode(), spread.accelerator.autocast():
-            part = self.objective.evaluate(self.inner, mine, spread.device)
-        spread.reshard(self.inner)
-        return self.objective.measure([part] if spread.sharded else spread.all(part))
+        mine = np.arange(size) if parallelism.sharded else np.arange(size)[parallelism.data_rank :: parallelism.data_workers]
+        with torch.no_grad() if parallelism.sharded else torch.inference_mode(), parallelism.accelerator.autocast():
+            part = self.objective.evaluate(self.inner, mine, parallelism.device)
+        parallelism.reshard(self.inner)
+        return self.objective.measure([part] if parallelism.sharded else parallelism.all(part))
 
-    def _checkpoint_due(self, pace: Pace) -> bool:
+    def _checkpoint_due(self, clock: StepClock) -> bool:
         """Whether to write a checkpoint now; the first worker's clock decides for all."""
         if self.settings.checkpoint_steps is not None:
             return self.state.step % self.settings.checkpoint_steps == 0
         if self.state.step % self.tell_every:
             return False
-        return bool(self.spread.first(pace.since_save() >= self.settings.checkpoint_seconds))
+        return bool(self.parallelism.first(clock.since_save() >= self.settings.checkpoint_seconds))
 
-    def _must_leave(self, pace: Pace) -> bool:
+    def _preempted(self, clock: StepClock) -> bool:
         """Whether notice was given; asked at steps that the first worker's clock chooses, as asking waits for all of them."""
-        if self.state.step < self.ask_at or self.state.step == self.total:
+        if self.state.step < self.poll_at or self.state.step == self.total:
             return False
-        self.ask_at = self.state.step + int(self.spread.first(pace.steps_between_asking(self.state.step)))
-        return self.hooks.must_leave()
+        self.poll_at = self.state.step + int(self.parallelism.first(clock.steps_between_polls(self.state.step)))
+        return self.hooks.preempted()
 
     def _state(self) -> State:
-        average = {"values": self.average.values, "updates": self.average.updates} if self.average is not None else None
-        moments = self.spread.moments(self.inner, self.optimizer)
+        average = {"values": self.ema.values, "updates": self.ema.updates} if self.ema is not None else None
+        moments = self.parallelism.moments(self.inner, self.optimizer)
         state = {"model": self.inner.state_dict(), "moments": moments, "average": average}
         guard = {"mean": self.guard.mean, "seen": self.guard.seen, "skipped": self.guard.skipped}
-        return {**self.spread.gather(state), "run": dict(vars(self.state)), "guard": guard}
+        return {**self.parallelism.gather(state), "run": dict(vars(self.state)), "guard": guard}
 
     def _restore(self) -> None:
         if (state := self.hooks.restore()) is None:
             return
-        self.spread.load(self.inner, state["model"])
-        self.spread.load_moments(self.inner, self.optimizer, state["moments"])
-        if self.average is not None:
-            self.average.load(self.spread.shard(state["average"]["values"], self.average.values), state["average"]["updates"])
-        self.state = _Run(**state["run"])
-        self.guard = Guard(self.settings.stability, **state["guard"])
+        self.parallelism.load(self.inner, state["model"])
+        self.parallelism.load_moments(self.inner, self.optimizer, state["moments"])
+        if self.ema is not None:
+            self.ema.load(self.parallelism.shard(state["average"]["values"], self.ema.values), state["average"]["updates"])
+        self.state = _RunState(**state["run"])
+        self.guard = SpikeGuard(self.settings.stability, **state["guard"])
 
-    def _finish(self, stopped: bool) -> Fitted:
+    def _finish(self, stopped: bool) -> TrainingResult:
         state = self.state
-        self.spread.unwrap(self.model)
+        self.parallelism.unwrap(self.model)
         metrics = dict(state.best_metrics if self.settings.keep == "best" and state.best_metrics else {})
         if state.best_weights is not None:
-            self.spread.load(self.inner, state.best_weights)
+            self.parallelism.load(self.inner, state.best_weights)
         else:
-            if self.average is not None:
-                self.average.load_into(self.inner)
+            if self.ema is not None:
+                self.ema.load_into(self.inner)
             last = next((point for point in reversed(state.curve) if self.score in point), {})
             metrics = {key: value for key, value in last.items() if key not in ("step", "loss", "learning_rate")}
         metrics["train_loss"] = next((point["loss"] for point in reversed(state.curve) if "loss" in point), math.nan)
@@ -288,7 +291,7 @@ class _Loop:
         metrics["tokens_per_second"] = round(state.tokens / max(state.seconds, 1e-9), 1)
         metrics["waited_for_data"] = round(state.waited / max(state.seconds, 1e-9), 5)
         metrics["steps_skipped"] = len(self.guard.skipped)
-        return Fitted(metrics, state.curve, stopped, self._weights() if self.spread.sharded else None)
+        return TrainingResult(metrics, state.curve, stopped, self._weights() if self.parallelism.sharded else None)
 
 
 def _check_judged(objective: Objective, settings: Training) -> None:

@@ -1,9 +1,9 @@
 """Spreading one model's training over workers: copies that average gradients (DDP), shards of one (FSDP2), or shards
 that compute together (tensor parallel, where transformers has a plan for the architecture).
 
-    spread = Spread("ddp", settings)
-    model, optimizer = spread.prepare(model, make)
-    state = spread.gather(model.state_dict())      # whole tensors, whatever the strategy
+    parallelism = Parallelism("ddp", settings)
+    model, optimizer = parallelism.prepare(model, make)
+    state = parallelism.gather(model.state_dict())      # whole tensors, whatever the strategy
 
 What is saved is always whole, so a run may go on with another strategy or another number of workers.
 """
@@ -27,14 +27,14 @@ from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
 from jobs.architectures.layers import LAYER, layer_modules
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.core.config import BadInput, Problem
 from jobs.training.settings import Training
 
 Strategy = Literal["ddp", "fsdp", "tensor"]
 
 
-class Spread:
+class Parallelism:
     """The workers that train one model, and what they have to agree on."""
 
     def __init__(self, strategy: Strategy, settings: Training, unused: bool) -> None:
@@ -52,8 +52,8 @@ class Spread:
         self.sharded = self.strategy != "ddp"
         # Shards that compute together all read the whole batch: to the data they are one worker.
         together = self.strategy == "tensor"
-        self.rank: int = 0 if together else self.accelerator.process_index
-        self.world: int = 1 if together else self.workers
+        self.data_rank: int = 0 if together else self.accelerator.process_index
+        self.data_workers: int = 1 if together else self.workers
 
     def prepare(self, model: nn.Module, make: Callable[[nn.Module], Optimizer]) -> tuple[nn.Module, Any]:
         """The model on its device as this strategy has it, and its optimizer."""
@@ -73,23 +73,23 @@ class Spread:
             fully_shard(model, mesh=mesh)
         return model, self.accelerator.prepare(make(model))
 
-    def pieces(self, batch: Batch, parts: int) -> list[tuple[Batch, float]]:
+    def micro_batches(self, batch: Batch, parts: int) -> list[tuple[Batch, float]]:
         """This worker's rows of a global batch in so many parts, where there are as many rows, and what each part counts.
 
         All workers make the same number of them, as their passes wait for each other: one that has fewer rows
         fills up with the batch's first row, which counts nothing.
         """
         rows = len(next(iter(batch.values())))
-        mine = {key: value[self.rank :: self.world].to(self.device) for key, value in batch.items()}
-        pieces: list[tuple[Batch, float]] = []
-        if self.rank < rows:
+        mine = {key: value[self.data_rank :: self.data_workers].to(self.device) for key, value in batch.items()}
+        micro_batches: list[tuple[Batch, float]] = []
+        if self.data_rank < rows:
             cut = zip(*(value.chunk(parts) for value in mine.values()), strict=True)
-            pieces = [(dict(zip(mine, piece, strict=True)), 1.0) for piece in cut]
+            micro_batches = [(dict(zip(mine, micro_batch, strict=True)), 1.0) for micro_batch in cut]
         # No worker has other numbers of rows than these two; fewer rows may be cut into more parts.
-        shares = {share for share in (rows // self.world, -(-rows // self.world)) if share}
+        shares = {share for share in (rows // self.data_workers, -(-rows // self.data_workers)) if share}
         most = max(len(torch.empty(share).chunk(parts)) for share in shares)
-        filling = {key: value[:1].to(self.device) for key, value in batch.items()} if len(pieces) < most else {}
-        return pieces + [(filling, 0.0)] * (most - len(pieces))
+        filling = {key: value[:1].to(self.device) for key, value in batch.items()} if len(micro_batches) < most else {}
+        return micro_batches + [(filling, 0.0)] * (most - len(micro_batches))
 
     def accumulating(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """Around a micro-batch: gradients are exchanged at the last one."""
@@ -113,13 +113,13 @@ class Spread:
 
     def sum(self, value: Tensor) -> float:
         """The sum over all workers that read different data."""
-        return float(value if self.world == 1 else self.accelerator.reduce(value, "sum"))
+        return float(value if self.data_workers == 1 else self.accelerator.reduce(value, "sum"))
 
     def all(self, part: Any) -> list[Any]:
         """What each worker has, in every worker."""
         parts: list[Any] = [part]
         if self.workers > 1:
-            parts = [None] * self.world
+            parts = [None] * self.data_workers
             dist.all_gather_object(parts, part)
         return parts
 

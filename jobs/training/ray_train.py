@@ -19,15 +19,16 @@ from torch import nn
 
 from cluster.store.artifact import File, upload
 from cluster.store.storage import filesystem, is_local, join
-from jobs.contracts.objective import Learner, Leaving
+from jobs.contracts.objective import Learner, Preempted
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.training.checkpoint import Checkpoints
 from jobs.training.hooks import RunHooks
-from jobs.training.loop import Fitted, fit
+from jobs.training.loop import TrainingResult, fit
 from jobs.training.settings import Training
 from jobs.training.spike_guard import Diverged
-from jobs.training.tracking import Run, Trackers, open_trackers
+from jobs.training.trackers import WatchedRun
+from jobs.training.tracking import Trackers, open_trackers
 
 CHECKPOINTS = "checkpoints"
 CONTROLLER_FAILURES = 3
@@ -39,27 +40,27 @@ Build = Callable[[Any, Inputs], tuple[nn.Module, Learner]]
 def train(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
     """Train with Ray Train on the workers that the context asks for, or right here inside a search."""
     if context.trial is not None:
-        return train_here(build, config, inputs, context)
+        return train_in_process(build, config, inputs, context)
     return _train_with_ray(build, config, inputs, context)
 
 
-def train_here(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
+def train_in_process(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
     """Train in this process; the model is left in the context's directory."""
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     model, learner = _seeded_build(build, config, inputs)
     place = context.trial.checkpoints if context.trial is not None else join(context.scratch, CHECKPOINTS)
     with (
         closing(Checkpoints(place, print)) as checkpoints,
-        RunHooks(context.report, checkpoints, trial=context.trial, track=tracked(context, config)) as hooks,
+        RunHooks(context.report, checkpoints, trial=context.trial, track=trackers_opener(context, config)) as hooks,
     ):
         fitted = fit(model, learner, config, hooks)
     return _outcome(fitted, learner.save(model, context.directory), {})
 
 
-def tracked(context: Context, config: Training) -> Callable[[int], Trackers]:
+def trackers_opener(context: Context, config: Training) -> Callable[[int], Trackers]:
     """What opens the run's trackers once it is known where it goes on."""
     trial = context.trial.checkpoints.rstrip("/").split("/")[-2] if context.trial is not None else ""
-    run = Run.of(context, config, trial)
+    run = WatchedRun.of(context, config, trial)
     return lambda step: open_trackers(context.tracking, run, step)
 
 
@@ -68,7 +69,7 @@ def _seeded_build(build: Build, config: Training, inputs: Inputs) -> tuple[nn.Mo
     return build(config, inputs)
 
 
-def _outcome(fitted: Fitted, figures: dict[str, float], files: dict[str, File]) -> Outcome:
+def _outcome(fitted: TrainingResult, figures: dict[str, float], files: dict[str, File]) -> Outcome:
     details = {"curve": fitted.curve, "stopped_early": fitted.stopped_early}
     return Outcome(metrics={**fitted.metrics, **figures}, details=details, files=files)
 
@@ -78,7 +79,7 @@ def _train_with_ray(build: Build, config: Training, inputs: Inputs, context: Con
     payload = {"build": build, "config": config, "inputs": inputs, "context": context}
     for number in count():
         outcome = _trainer(payload, f"train-{context.attempt}-{number}").fit().return_value
-        if isinstance(outcome, Leaving):
+        if isinstance(outcome, Preempted):
             print(f"a node is about to be taken away ({outcome}); going on elsewhere", flush=True)
         elif isinstance(outcome, Exception):
             raise outcome
@@ -118,7 +119,7 @@ def _worker(payload: dict[str, Any]) -> Outcome | Exception | None:
     """What each Ray Train worker does; errors that Ray Train is not to answer with another try are returned."""
     try:
         return _train_in_worker(payload)
-    except (BadInput, Diverged, Leaving) as error:
+    except (BadInput, Diverged, Preempted) as error:
         return error
 
 
@@ -132,10 +133,10 @@ def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     os.environ.setdefault("ACCELERATE_USE_CPU", str(not torch.cuda.is_available()).lower())
     model, learner = _seeded_build(payload["build"], payload["config"], payload["inputs"])
-    track = tracked(context, payload["config"])
+    track = trackers_opener(context, payload["config"])
     with (
         closing(Checkpoints(join(context.scratch, CHECKPOINTS), print)) as checkpoints,
-        RunHooks(context.report, checkpoints, rank, workers, track=track, notice=_notice) as hooks,
+        RunHooks(context.report, checkpoints, rank, workers, track=track, preemption=_preempted) as hooks,
     ):
         fitted = fit(model, learner, payload["config"], hooks, context.resources.parallel)
     if rank != 0:
@@ -149,7 +150,7 @@ def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
         return _outcome(fitted, figures, upload(here.directory, context.output))
 
 
-def _notice() -> bool:
+def _preempted() -> bool:
     """Whether a node with a worker of this run drains (a spot node that its cloud wants back); waits for all workers."""
     import ray.train
 

@@ -50,7 +50,7 @@ class Freeze(Config):
     (Howard & Ruder 2018)."""
 
 
-class Stability(Config):
+class StepSkipping(Config):
     """When a step is thrown away. Steps whose gradient is not finite always are."""
 
     spike: float | None = Field(None, gt=1)
@@ -70,7 +70,7 @@ class Training(Config):
     """How the learning rate moves."""
     freeze: Freeze = Freeze()
     """Which weights stay as they are."""
-    stability: Stability = Stability()
+    stability: StepSkipping = StepSkipping()
     """When a step is thrown away."""
     epochs: float = Field(3.0, gt=0)
     """Passes over the training split."""

@@ -1,6 +1,6 @@
 """Steps that would harm the model are not taken: a gradient that is not finite, or a loss far above the ones before.
 
-guard = Guard(settings)
+guard = SpikeGuard(settings)
 guard.refuses(step, loss, norm)        # None, or why the step must be skipped
 """
 
@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from jobs.training.settings import Stability
+from jobs.training.settings import StepSkipping
 
-SHOWN = 16
+SHOWN_EXAMPLES = 16
 """Numbers of examples that the error names."""
 
 
@@ -19,10 +19,10 @@ class Diverged(Exception):
 
 
 @dataclass
-class Guard:
+class SpikeGuard:
     """What was skipped so far and the running mean of the losses; both are in a checkpoint."""
 
-    settings: Stability
+    settings: StepSkipping
     mean: float = 0.0
     seen: int = 0
     skipped: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Guard:
         """Diverged where the limit is passed."""
         if len(self.skipped) <= self.settings.limit:
             return
-        shown = ", ".join(map(str, examples[:SHOWN])) + (", …" if len(examples) > SHOWN else "")
+        shown = ", ".join(map(str, examples[:SHOWN_EXAMPLES])) + (", …" if len(examples) > SHOWN_EXAMPLES else "")
         raise Diverged(
             f"step {step}: {reason} (learning rate {learning_rate:.2g}, training examples {shown}); "
             f"{len(self.skipped)} steps were skipped (the last: {self.skipped[-5:]}), stability.limit is "

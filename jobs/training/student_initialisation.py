@@ -1,6 +1,6 @@
 """A student from some of a model's layers: the same architecture with fewer of them, and every weight copied.
 
-    student = student_of(teacher, Shorten(every=2))
+    student = initialise_student(teacher, StudentInitialisation(every=2))
 
 Embeddings, pooler and head come along; stock `from_pretrained` loads what is saved (so begins DistilBERT: Sanh et al. 2019).
 """
@@ -15,19 +15,19 @@ from transformers import PreTrainedModel
 from jobs.architectures.depth import keep_layers
 from jobs.architectures.layers import STACK
 from jobs.architectures.layout import LAYOUTS, Layout, Stack, part, stacks_of
-from jobs.architectures.settings import Shorten
+from jobs.architectures.settings import StudentInitialisation
 from jobs.core.config import BadInput, Problem
 
 
-def student_of(base: PreTrainedModel, settings: Shorten) -> PreTrainedModel:
+def initialise_student(base: PreTrainedModel, settings: StudentInitialisation) -> PreTrainedModel:
     """The layers that the settings name, with the base's weights or new ones; all neurons are still there."""
     student = base
     if settings.every is not None or settings.layers is not None:
-        student = shortened(base, kept_layers(base, settings))
+        student = with_layers(base, kept_layers(base, settings))
     return type(student)(student.config).train(base.training) if settings.weights == "random" else student
 
 
-def kept_layers(model: PreTrainedModel, settings: Shorten) -> tuple[int, ...]:
+def kept_layers(model: PreTrainedModel, settings: StudentInitialisation) -> tuple[int, ...]:
     """The numbers of the layers that stay, from the bottom; BadInput where the model has no such layers."""
     count = max(len(layers) for _, layers in stacks_of(model, _layout(model)))
     if settings.every is not None:
@@ -39,7 +39,7 @@ def kept_layers(model: PreTrainedModel, settings: Shorten) -> tuple[int, ...]:
     return settings.layers
 
 
-def shortened(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+def with_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """A new model of these layers alone, of each stack those that it has; BadInput where one cannot stand in its new place."""
     student, layout = copy.deepcopy(model), _layout(model)
     kept = [[layer for layer in layers if layer < len(stack)] for _, stack in stacks_of(model, layout)]

@@ -64,7 +64,7 @@ def check(config: TaskConfig) -> list[Problem]:
     return check_model(config.model, "model") or check_tokenizer(config.model, "model")
 
 
-def origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
+def base_origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
     """Where the base comes from; BadInput unless exactly one is given."""
     base = inputs.maybe("init")
     if (base is None) == (config.model is None):
@@ -74,7 +74,7 @@ def origin(config: TaskConfig, inputs: Inputs) -> str | Artifact:
 
 def base_model(config: TaskConfig, inputs: Inputs, spec: Task) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The base with a head for this task, and its tokenizer."""
-    return load_head(origin(config, inputs), spec, config.dropout)
+    return load_head(base_origin(config, inputs), spec, config.dropout)
 
 
 def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
@@ -88,4 +88,4 @@ def adapted(config: TaskConfig, model: "PreTrainedModel") -> "nn.Module":
 
 def shape(config: TaskConfig, inputs: Inputs) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """The base with random weights."""
-    return new_head(origin(config, inputs), spec_of(inputs.one("examples")))
+    return new_head(base_origin(config, inputs), spec_of(inputs.one("examples")))

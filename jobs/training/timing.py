@@ -1,15 +1,15 @@
 """The clock of a run: how fast it goes, how long it waited for data, when it last saved.
 
-pace = Pace(step=0, tokens=0, seconds=0.0)
+clock = StepClock(step=0, tokens=0, seconds=0.0)
 """
 
 import time
 
-NOTICE_SECONDS = 2.0
+PREEMPTION_POLL_SECONDS = 2.0
 """How often to ask whether a node is about to be taken away; clouds say so 30 s to 2 minutes before."""
 
 
-class Pace:
+class StepClock:
     """Times of one run in this process; seconds of earlier processes of the run are added."""
 
     def __init__(self, step: int, tokens: int, seconds: float) -> None:
@@ -37,10 +37,10 @@ class Pace:
         """Seconds since then."""
         return time.monotonic() - self.last_save
 
-    def steps_between_asking(self, step: int) -> int:
-        """How many steps of this process's mean length fit into NOTICE_SECONDS; one at least."""
+    def steps_between_polls(self, step: int) -> int:
+        """How many steps of this process's mean length fit into PREEMPTION_POLL_SECONDS; one at least."""
         mean = (time.monotonic() - self.began) / max(1, step - self.first)
-        return max(1, int(NOTICE_SECONDS / max(mean, 1e-9)))
+        return max(1, int(PREEMPTION_POLL_SECONDS / max(mean, 1e-9)))
 
     def since(self, step: int, tokens: int) -> dict[str, float]:
         """Steps and tokens a second since this was last asked."""

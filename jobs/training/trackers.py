@@ -28,7 +28,7 @@ from tensorboardX.summary import scalar, text
 from cluster.store.storage import absolute, copy_file, exists, is_local, join, read_bytes, write_bytes
 from jobs.core.config import leaves
 from jobs.core.stage import Context
-from jobs.core.tracking import Mlflow, Wandb
+from jobs.core.tracking_settings import Mlflow, Wandb
 
 COPY_SECONDS = 30.0
 TAG = "raystill.run"
@@ -68,7 +68,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class WatchedRun:
     """What is watched: a step of a recipe, or one trial of its search."""
 
     directory: str
@@ -82,7 +82,7 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, context: Context, config: BaseModel, trial: str = "") -> "Run":
+    def of(cls, context: Context, config: BaseModel, trial: str = "") -> "WatchedRun":
         """The run that a context stands for."""
         name = "/".join(part for part in (context.output.rstrip("/").rsplit("/", 1)[-1], trial) if part)
         directory = join(context.storage, ".tracking", context.recipe, name)
@@ -133,7 +133,7 @@ class Mirror:
 class TensorBoardTracker:
     """Event files, one scalar for each figure, and the config as text."""
 
-    def __init__(self, run: Run, resume_step: int) -> None:
+    def __init__(self, run: WatchedRun, resume_step: int) -> None:
         self._mirror = Mirror(run.directory)
         # Not tensorboardX's SummaryWriter: its own thread dies of a full disk without a word, and then blocks its caller.
         # The suffix keeps a run that is back within the same second from overwriting what it wrote before.
@@ -167,7 +167,7 @@ class TensorBoardTracker:
 class MlflowTracker:
     """One MLflow run for a run: parameters, metrics by step, tags, and how it ended."""
 
-    def __init__(self, settings: Mlflow, run: Run) -> None:
+    def __init__(self, settings: Mlflow, run: WatchedRun) -> None:
         for key, value in MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         from mlflow.tracking import MlflowClient
@@ -178,7 +178,7 @@ class MlflowTracker:
         self._run_id, self._known = self._find_or_start(settings.experiment or run.recipe, run)
         self._log_parameters(run)
 
-    def _find_or_start(self, name: str, run: Run) -> tuple[str, dict[str, int]]:
+    def _find_or_start(self, name: str, run: WatchedRun) -> tuple[str, dict[str, int]]:
         """The run's id, and the last step of each metric that it has already."""
         found = self._client.get_experiment_by_name(name)
         experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
@@ -197,7 +197,7 @@ class MlflowTracker:
         }
         return self._client.create_run(experiment, run_name=run.name, tags=tags).info.run_id, {}
 
-    def _log_parameters(self, run: Run) -> None:
+    def _log_parameters(self, run: WatchedRun) -> None:
         from mlflow.entities import Param
 
         known = self._client.get_run(self._run_id).data.params
@@ -225,7 +225,7 @@ class MlflowTracker:
 class WandbTracker:
     """One W&B run for a run. Offline, each start of the run leaves a directory; `wandb sync` joins them by the run's id."""
 
-    def __init__(self, settings: Wandb, run: Run) -> None:
+    def __init__(self, settings: Wandb, run: WatchedRun) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 

@@ -1,6 +1,6 @@
 """Tracking: what rank 0 knows of a run, sent to TensorBoard, MLflow and Weights & Biases.
 
-    run = Run.of(context, config)
+    run = WatchedRun.of(context, config)
     with open_trackers(context.tracking, run, resume_step=0) as trackers:
         trackers.log(10, {"loss": 0.7, "learning_rate": 1e-4})
         trackers.flush()                       # before a checkpoint: what it skips must be on record
@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 
-from jobs.core.tracking import Tracking
-from jobs.training.trackers import MlflowTracker, Run, TensorBoardTracker, Tracker, WandbTracker
+from jobs.core.tracking_settings import Tracking
+from jobs.training.trackers import MlflowTracker, TensorBoardTracker, Tracker, WandbTracker, WatchedRun
 
 QUEUED_POINTS = 10_000
-FLUSH_SECONDS = 15.0
+TRACKER_FLUSH_SECONDS = 15.0
 CLOSE_SECONDS = 30.0
 RETRY_SECONDS = 60.0
 
-LOG = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 
-def open_trackers(settings: Tracking, run: Run, resume_step: int = 0) -> "Trackers":
+def open_trackers(settings: Tracking, run: WatchedRun, resume_step: int = 0) -> "Trackers":
     """The trackers that the settings name. Rank 0 alone calls this; other ranks have `Trackers()`.
 
     resume_step: the step of the checkpoint that the run goes on from. Points beyond it are made again, so earlier ones
@@ -109,7 +109,7 @@ class Background:
             done.set()
 
         self._put(mark)
-        deadline = time.monotonic() + FLUSH_SECONDS
+        deadline = time.monotonic() + TRACKER_FLUSH_SECONDS
         while not done.wait(0.02) and not self._failing:
             if time.monotonic() > deadline:
                 self._behind = True
@@ -131,7 +131,7 @@ class Background:
         if self._thread.is_alive():
             self._warn(f"it did not end within {CLOSE_SECONDS:.0f} s")
         if self.lost:
-            LOG.warning("tracking: %s misses %d points of this run", self.name, self.lost)
+            LOGGER.warning("tracking: %s misses %d points of this run", self.name, self.lost)
 
     def _put(self, item: Callable[[Tracker], None]) -> None:
         try:
@@ -159,7 +159,7 @@ class Background:
         if not self._warned:
             self._warned = True
             shown = re.sub(r"://[^/@\s]+@", "://***@", " ".join(reason.split()))[:500]
-            LOG.warning(
+            LOGGER.warning(
                 "tracking: %s failed (%s); training goes on, and it is tried again every %.0f s",
                 self.name,
                 shown,

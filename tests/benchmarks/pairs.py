@@ -90,13 +90,13 @@ def recipe(examples: Any, seed: int) -> list[bool]:
     from jobs.data.loader import read_examples
     from jobs.finetune import FinetuneConfig, build
     from jobs.tasks import learning_of
-    from jobs.training.ray_train import train_here
+    from jobs.training.ray_train import train_in_process
     from serve.engines.engine import load_engine
     from serve.tasks.protocol import Item
 
     with tempfile.TemporaryDirectory() as place:
         context = Context(place, "sick", "teacher", f"{place}/sick/teacher", "one", directory=Path(place))
-        train_here(build, FinetuneConfig.model_validate(settings(seed)), Inputs(examples=[examples]), context)
+        train_in_process(build, FinetuneConfig.model_validate(settings(seed)), Inputs(examples=[examples]), context)
         engine = load_engine(Path(place), "torch")
         columns = read_examples(examples, "test").to_pydict()
         items = [Item(texts) for texts in zip(columns["text"], columns["pair"], strict=True)]

@@ -30,7 +30,7 @@ class Clock:
 
     def save(self, state: Callable[[], State]) -> None: ...
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         return False
 
     def restore(self) -> State | None:

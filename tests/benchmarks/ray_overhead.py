@@ -181,7 +181,7 @@ def _ray(directory: str, steps: int, notes: str) -> None:
 
     from cluster.connection.connect import attach_or_start
     from jobs.core.stage import Context, Resources
-    from jobs.core.tracking import Tracking
+    from jobs.core.tracking_settings import Tracking
     from jobs.pretrain import STAGE
 
     with attach_or_start("local", cpus=WORKERS) as cluster:

@@ -18,7 +18,7 @@ from jobs.compression.vocabulary import prune_vocabulary
 from jobs.data.samples import fetch_sample
 from jobs.tasks.heads import load_head
 from jobs.tasks.supervised import save_model
-from jobs.training.student_initialisation import shortened
+from jobs.training.student_initialisation import with_layers
 from serve.engines.card import Variant, read_card, write_card
 from serve.tasks.classification import Classification
 
@@ -42,7 +42,7 @@ def publish_models(directory: Path) -> None:
     assert isinstance(head, torch.nn.Linear)
     torch.nn.init.normal_(head.weight, std=0.5)
     _publish(model, tokenizer, directory / "teacher")
-    student = shortened(model, KEPT_LAYERS)
+    student = with_layers(model, KEPT_LAYERS)
     smaller, _ = prune_vocabulary(student, tokenizer, texts())
     _publish(student, smaller, directory / "winner")
 

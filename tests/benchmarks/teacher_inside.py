@@ -19,7 +19,8 @@ from jobs.tasks.distilled import Distilled
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from jobs.contracts.objective import Batch, Learner
+    from jobs.contracts.learning import Batch
+    from jobs.contracts.objective import Learner
 
 STEP = "inside"
 

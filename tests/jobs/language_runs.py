@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.new import FITTING, new_model
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, new_model
 from jobs.core.stage import Inputs
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.objectives.language import LanguageObjective
@@ -76,7 +76,13 @@ def publish_language(
 
 def language_config(objective: str, dropout: float = 0.0, **settings: Any) -> PretrainConfig:
     """The settings of a tiny new model's pretraining."""
-    shape = {"architecture": FITTING[objective][0], "layers": 2, "hidden": 32, "heads": 2, "dropout": dropout}
+    shape = {
+        "architecture": ARCHITECTURES_BY_OBJECTIVE[objective][0],
+        "layers": 2,
+        "hidden": 32,
+        "heads": 2,
+        "dropout": dropout,
+    }
     return PretrainConfig.model_validate({"objective": objective, "model": shape, **settings})
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from jobs.architectures.new import _NAMES, Shape
+from jobs.architectures.new import _NAMES, NewModelConfig
 from jobs.training.optim import make_optimizer
-from jobs.training.parallel import Spread
+from jobs.training.parallel import Parallelism
 from jobs.training.settings import Optimizer, Training
 
 
@@ -26,22 +26,22 @@ def peak_bytes() -> int:
 
 def main() -> None:
     """Measure."""
-    shape, vocabulary, batch, tokens = Shape(**json.loads(sys.argv[1])), *map(int, sys.argv[2:5])
+    shape, vocabulary, batch, tokens = NewModelConfig(**json.loads(sys.argv[1])), *map(int, sys.argv[2:5])
     checkpointing = len(sys.argv) > 6
     torch.set_num_threads(1)
-    spread = Spread("ddp", Training(precision=sys.argv[5], activation_checkpointing=checkpointing), unused=False)
+    parallelism = Parallelism("ddp", Training(precision=sys.argv[5], activation_checkpointing=checkpointing), unused=False)
     torch.nn.Linear(8, 8)(torch.zeros(2, 8)).sum().backward()
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
     named = _NAMES[shape.architecture](shape, shape.feed_forward or 4 * shape.hidden, tokens)
     config = AutoConfig.for_model(shape.architecture, vocab_size=vocabulary, num_labels=2, **named)
     made = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-    model, optimizer = spread.prepare(made.train(), lambda module: make_optimizer(module, Optimizer()))
+    model, optimizer = parallelism.prepare(made.train(), lambda module: make_optimizer(module, Optimizer()))
     ids_BT = torch.randint(5, vocabulary, (batch, tokens))
     for _ in range(2):
         output = model(input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), labels=torch.zeros(batch, dtype=torch.long))
-        spread.accelerator.backward(output.loss)
-        spread.clip(model, 1.0)
+        parallelism.accelerator.backward(output.loss)
+        parallelism.clip(model, 1.0)
         optimizer.step()
         optimizer.zero_grad()
     parameters = sum(weight.numel() for weight in model.parameters())

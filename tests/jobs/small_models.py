@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedModel
 
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from tests.jobs.tiny import random_ids
 
 VOCABULARY, HIDDEN, WIDTH, HEAD = 120, 32, 64, 8

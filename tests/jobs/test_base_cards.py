@@ -13,15 +13,15 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import length_of, read_base, writes_by
 from jobs.compress import CompressConfig, _checked, _compress, _length
-from jobs.compression.language import compress_language
+from jobs.compression.compress_language import compress_language
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_finetuned
-from jobs.predict import Language, _objective, _task
+from jobs.predict import SoftTokenSettings, _objective, _task
 from jobs.pretrain import build
 from jobs.tasks.heads import load_head
-from jobs.training.ray_train import train_here
+from jobs.training.ray_train import train_in_process
 from serve.engines.card import CARD, EngineError, read_card
 from serve.engines.engine import load_engine
 from serve.generation import load_generator
@@ -47,7 +47,7 @@ def pretrained(root: Path, objective: str) -> Artifact:
     directory = root / "base-draft"
     directory.mkdir()
     context = Context(str(root), "tiny", "base", str(root / "base"), "1", directory=directory)
-    train_here(build, config, Inputs(tokens=[tokens]), context)
+    train_in_process(build, config, Inputs(tokens=[tokens]), context)
     return publish_directory(directory, root / "base", Kind.MODEL, "base", details={"max_length": LENGTH})
 
 
@@ -89,10 +89,10 @@ def test_with_a_card_and_without_one_a_base_is_the_same_to_all_that_read_it(base
         assert writes_by(base) == (objective if objective in ("causal", "span_corruption") else None)
         assert read_base(base).task is None and length_of(base, None) == LENGTH and length_of(base, 16) == 16
         if objective in ("masked", "causal"):
-            assert _objective(base, Language()) == objective
+            assert _objective(base, SoftTokenSettings()) == objective
         else:
             with pytest.raises(BadInput, match="neither fills in hidden tokens nor says the next one"):
-                _objective(base, Language())
+                _objective(base, SoftTokenSettings())
         with pytest.raises(BadInput, match="a language model answers for no task"):
             _task(base, classification())
         writes, asked = Inputs(model=[base]), CompressConfig()

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from cluster.connection.connect import Cluster
 from jobs.architectures.models import check_tokenizer, length_of, read_base
-from jobs.architectures.new import Shape, new_model
+from jobs.architectures.new import NewModelConfig, new_model
 from jobs.architectures.padding import give_padding
 from jobs.architectures.positions import longest_of_config, longest_text
 from jobs.core.config import BadInput
@@ -109,7 +109,7 @@ def test_a_new_roberta_reads_whole_rows_whatever_its_padding_tokens_id(tmp_path:
     others = {name: f"<{name}>" for name in ("bos_token", "eos_token", "unk_token", "mask_token")}
     tokenizer = tokenizer_with(**others, pad_token="<pad>")
     assert tokenizer.pad_token_id == 4
-    model = new_model(Shape(architecture="roberta", layers=1, hidden=16, heads=2), "masked", tokenizer, 24)
+    model = new_model(NewModelConfig(architecture="roberta", layers=1, hidden=16, heads=2), "masked", tokenizer, 24)
     assert longest_text(model) == 24
     model(input_ids=torch.full((1, 24), 20))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs.deploying.canary import CanaryConfig, beside, decide, together
+from jobs.deploying.canary_decision import CanaryConfig, beside, decide, together
 from jobs.deploying.carry import CANDIDATE
 from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments

@@ -16,7 +16,7 @@ from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact, publish
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.deploy import DeployConfig, run
-from jobs.deploying.canary import CanaryConfig
+from jobs.deploying.canary_decision import CanaryConfig
 from tests.serve.tiny_model import publish_tiny
 
 NAME = "tried"

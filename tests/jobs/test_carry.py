@@ -7,7 +7,7 @@ import pytest
 
 from jobs.core.config import BadInput
 from jobs.deploy import DeployConfig, named
-from jobs.deploying.canary import CanaryConfig, beside
+from jobs.deploying.canary_decision import CanaryConfig, beside
 from jobs.deploying.carry import CANDIDATE, IDENTITY, carry_over, check_name, named_by, runs, without_candidate
 from serve.app import deployment_config
 from serve.settings import Arguments, CascadeSettings, ModelSettings

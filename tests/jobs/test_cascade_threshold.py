@@ -13,7 +13,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.deploy import DeployConfig, behind
 from jobs.evaluate import EvaluateConfig, run
-from jobs.judging.cascade_threshold import Answers, curve, fit, thresholds_of
+from jobs.judging.cascade_threshold import Answers, fit_threshold, threshold_curve, thresholds_of
 from jobs.tasks.figures import accuracy, macro_f1
 from serve.tasks.protocol import Outputs
 from tests.jobs.tiny import (
@@ -49,7 +49,7 @@ LARGE = answers(np.full(8, 0.99), np.array([True] * 7 + [False]), 10.0)
 
 
 def test_the_curve_by_hand() -> None:
-    alone, some, all_of_them = curve(SMALL, LARGE, right, [0.0, 0.7, 1.01])
+    alone, some, all_of_them = threshold_curve(SMALL, LARGE, right, [0.0, 0.7, 1.01])
     assert alone == {"threshold": 0.0, "asked": 0.0, "score": 5 / 8, "ms": 2.0}
     # 0.55, 0.60 and 0.65 go on; the teacher puts two of them right.
     assert some == pytest.approx({"threshold": 0.7, "asked": 3 / 8, "score": 7 / 8, "ms": 2 + 10 * 3 / 8})
@@ -57,15 +57,21 @@ def test_the_curve_by_hand() -> None:
 
 
 def test_the_fitted_threshold_is_the_cheapest_that_keeps_enough() -> None:
-    assert fit(SMALL, LARGE, right, Metric("accuracy"), kept=5 / 7)["asked"] == 0, "the small model is good enough alone"
-    found = fit(SMALL, LARGE, right, Metric("accuracy"), kept=1.0)
+    assert fit_threshold(SMALL, LARGE, right, Metric("accuracy"), kept=5 / 7)["asked"] == 0, (
+        "the small model is good enough alone"
+    )
+    found = fit_threshold(SMALL, LARGE, right, Metric("accuracy"), kept=1.0)
     assert (found["asked"], found["score"]) == (2 / 8, 7 / 8)
     assert 0.6 < found["threshold"] <= 0.65
-    assert fit(SMALL, LARGE, right, Metric("accuracy"), kept=1.2)["asked"] == 1, "more than the teacher has cannot be had"
+    assert fit_threshold(SMALL, LARGE, right, Metric("accuracy"), kept=1.2)["asked"] == 1, (
+        "more than the teacher has cannot be had"
+    )
 
 
 def test_thresholds_go_from_the_small_model_alone_to_the_teacher_alone() -> None:
-    points = curve(SMALL, LARGE, lambda said: macro_f1(TRUTH, np.asarray(said).argmax(-1)), thresholds_of(SMALL.confidence_N))
+    points = threshold_curve(
+        SMALL, LARGE, lambda said: macro_f1(TRUTH, np.asarray(said).argmax(-1)), thresholds_of(SMALL.confidence_N)
+    )
     asked = [point["asked"] for point in points]
     assert asked == sorted(asked) and asked[0] == 0 and asked[-1] == 1
     assert len(set(asked)) == 9, "each text goes on at a threshold of its own"
@@ -81,7 +87,7 @@ def test_outputs_of_different_lengths_are_mixed_too() -> None:
         said.append([int(one[0]) for one in outputs])
         return 0.0
 
-    points = curve(small, large, worth, [0.7, 1.01])
+    points = threshold_curve(small, large, worth, [0.7, 1.01])
     assert said == [[0, 1, 0, 1, 0, 1, 0, 0], [1] * 8] and [point["asked"] for point in points] == [3 / 8, 1.0]
     assert [len(one) for one in own] == [1, 2, 3, 1, 2, 3, 1, 2] and not any(one.any() for one in own), "left as they are"
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from cluster.store.artifact import Artifact, Kind
 from jobs.compress import CompressConfig, _checked
 from jobs.compression import graph
+from jobs.compression.compress_language import compress_language
 from jobs.compression.export import export_onnx
 from jobs.compression.export_language import data_of, encoder_of
 from jobs.compression.graph import share_weights
-from jobs.compression.language import compress_language
 from jobs.compression.quantize import quantize_dynamic_int8, quantize_int4
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from jobs.compression.export import ExportError, check_parity, export_onnx
 from jobs.compression.prune import Pruner
 from jobs.compression.quantize import quantize_dynamic_int8
-from jobs.compression.removal import Prune
+from jobs.compression.settings import Prune
 from serve.engines.backends import open_session
 from tests.jobs.small_models import SQUARES
 from tests.jobs.tiny import random_ids, tiny_classifier

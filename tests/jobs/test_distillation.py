@@ -16,14 +16,14 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.core.config import BadInput, describe
+from jobs.core.config import BadInput, describe_config
 from jobs.core.recipe import load_recipe
 from jobs.data.clean import text_key
 from jobs.distill import DistillConfig
 from jobs.losses.answers import ANSWER_LOSSES, forward_kl, mixture
 from jobs.losses.settings import Mix, annealed
 from jobs.tasks.distilled import Distilled
-from jobs.tasks.soft_labels import DIRECTORY, LOST_IN_HALF, SUFFIX, TASK, SoftLabels, packed
+from jobs.tasks.soft_labels import DIRECTORY, LOST_IN_HALF, SUFFIX, TASK_DETAIL, SoftLabels, packed
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.tiny import (
@@ -282,7 +282,7 @@ def through_a_file(root: Path, logits: np.ndarray, labels: Sequence[str]) -> tup
     content, lost = packed(task, keys, logits)
     (root / "draft" / DIRECTORY).mkdir(parents=True)
     (root / "draft" / DIRECTORY / f"block{SUFFIX}").write_bytes(content)
-    details = {TASK: task.model_dump(mode="json")}
+    details = {TASK_DETAIL: task.model_dump(mode="json")}
     made = publish_directory(root / "draft", root / "made", Kind.PREDICTIONS, details=details)
     return np.stack([*SoftLabels(made, keys, task)]), lost
 
@@ -296,7 +296,7 @@ def test_what_is_kept_is_what_the_student_sees(examples: Artifact, tokenizer: Pr
     (draft / DIRECTORY).mkdir(parents=True)
     for name, rows in (("b", slice(6, None)), ("a", slice(None, 6))):
         (draft / DIRECTORY / f"{name}{SUFFIX}").write_bytes(packed(task, keys[rows], logits[rows])[0])
-    made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
+    made = publish_directory(draft, tmp_path / "made", Kind.PREDICTIONS, details={TASK_DETAIL: task.model_dump(mode="json")})
     objective = distilled(examples, tokenizer, [made], Mix())
     seen = objective.batch(np.arange(12), 0, 0)["teacher"][:, 0]
     assert seen.dtype == torch.float32 and (seen.numpy()[:6] == logits[:6]).all()
@@ -334,5 +334,5 @@ def test_matches_are_written_searched_and_explained_by_name() -> None:
     with pytest.raises(BadInput, match=r"student\.match\.a\.wieght = 1: no such key\. Did you mean weight\?"):
         load_recipe(recipe, ["steps.student.match.a.what=hidden", "steps.student.match.a.wieght=1"])
     assert {"match.NAME.what", "match.NAME.weight", "student.every", "temperature_end"} <= {
-        row[0] for row in describe(DistillConfig)
+        row[0] for row in describe_config(DistillConfig)
     }

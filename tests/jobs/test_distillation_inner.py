@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact, Kind, open_artifact
-from jobs.architectures.introspection import is_causal, look_inside, record
+from jobs.architectures.introspection import forward_with_states, is_causal, record_attention
 from jobs.architectures.layers import LAYER
-from jobs.architectures.settings import Shorten
+from jobs.architectures.settings import StudentInitialisation
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Resources
 from jobs.data.clean import item_key
@@ -28,12 +28,12 @@ from jobs.losses.relations import pairs, relation_kl, relation_mse, relations
 from jobs.losses.states import hidden_cosine, hidden_mse
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.matched import Matched, MatchedStudent
-from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, packed
 from jobs.tasks.supervised import save_model
 from jobs.training.loop import fit
-from jobs.training.ray_train import train_here
+from jobs.training.ray_train import train_in_process
 from jobs.training.settings import Training
-from jobs.training.student_initialisation import kept_layers, shortened
+from jobs.training.student_initialisation import kept_layers, with_layers
 from tests.jobs.pairs import PAIR_TASK, PAIRS, publish_pairs
 from tests.jobs.small_models import logits, padded, reloaded, small_model
 from tests.jobs.tiny import (
@@ -101,7 +101,7 @@ def text() -> dict[str, Tensor]:
 def test_some_layers_make_a_stock_model_with_their_weights(architecture: str, tmp_path: Path) -> None:
     teacher = classifier(architecture, layers=6)
     before = copy.deepcopy(teacher.state_dict())
-    student = shortened(teacher, kept_layers(teacher, Shorten(layers=(0, 3, 4))))
+    student = with_layers(teacher, kept_layers(teacher, StudentInitialisation(layers=(0, 3, 4))))
     student.save_pretrained(tmp_path)
     stock = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     assert stock.config.num_hidden_layers == 3 and type(stock) is type(teacher)
@@ -124,9 +124,9 @@ def test_some_layers_make_a_stock_model_with_their_weights(architecture: str, tm
 def test_what_goes_through_the_kept_layers_is_what_the_teacher_says_of_them(architecture: str) -> None:
     """Layers 0 and 1 of the student are 0 and 1 of the teacher: their outputs are the teacher's."""
     teacher = classifier(architecture)
-    student = shortened(teacher, (0, 1, 3))
+    student = with_layers(teacher, (0, 1, 3))
     with torch.no_grad():
-        ours, theirs = look_inside(student, **text())[1], look_inside(teacher, **text())[1]
+        ours, theirs = forward_with_states(student, **text())[1], forward_with_states(teacher, **text())[1]
     assert len(ours.hidden) == 3 and len(theirs.hidden) == 4
     for place in (0, 1):
         torch.testing.assert_close(ours.hidden[place], theirs.hidden[place])
@@ -135,22 +135,22 @@ def test_what_goes_through_the_kept_layers_is_what_the_teacher_says_of_them(arch
 
 @pytest.mark.parametrize(("every", "kept"), [(2, (0, 2, 4)), (3, (0, 3)), (7, (0,))])
 def test_every_nth_layer(every: int, kept: tuple[int, ...]) -> None:
-    assert kept_layers(classifier("bert", layers=6, hidden=8, heads=2), Shorten(every=every)) == kept
+    assert kept_layers(classifier("bert", layers=6, hidden=8, heads=2), StudentInitialisation(every=every)) == kept
 
 
 def test_modernbert_keeps_each_layers_kind_of_attention() -> None:
     teacher = classifier("modernbert", layers=6)
-    student = shortened(teacher, (0, 1, 3))
+    student = with_layers(teacher, (0, 1, 3))
     assert student.config.layer_types == [teacher.config.layer_types[layer] for layer in (0, 1, 3)]
 
 
 def test_layers_that_cannot_be_taken_are_refused() -> None:
     with pytest.raises(BadInput, match=r"student\.layers = \[0, 4\]: the base has 4 layers, 0 to 3"):
-        kept_layers(classifier("bert"), Shorten(layers=(0, 4)))
+        kept_layers(classifier("bert"), StudentInitialisation(layers=(0, 4)))
     with pytest.raises(BadInput, match="not all alike.*Keep layer 0 as the first"):
-        shortened(classifier("modernbert"), (1, 2))
+        with_layers(classifier("modernbert"), (1, 2))
     with pytest.raises(BadInput, match="no single stack of layers"):
-        kept_layers(classifier("albert"), Shorten(every=2))
+        kept_layers(classifier("albert"), StudentInitialisation(every=2))
 
 
 @pytest.mark.parametrize(("architecture", "layers"), [("t5-gated", (0,)), ("t5", (1,)), ("mt5", (0, 1))])
@@ -159,7 +159,7 @@ def test_an_encoder_decoder_keeps_these_layers_of_both_stacks(
 ) -> None:
     """T5's table of position biases comes along where layer 0 does not."""
     teacher: Any = small_model(architecture)
-    student: Any = shortened(teacher, layers)
+    student: Any = with_layers(teacher, layers)
     assert (len(student.encoder.block), len(student.decoder.block)) == (len(layers), len(layers))
     stock = reloaded(student, architecture, tmp_path)
     ids_BT, mask_BT = padded()
@@ -172,16 +172,16 @@ def test_an_encoder_decoder_keeps_these_layers_of_both_stacks(
     for ours, theirs in zip(*inside, strict=True):
         own, given = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(value, given[name]) for name, value in own.items() if name in given)
-    assert kept_layers(teacher, Shorten(every=2)) == (0, 2), "of the deeper stack"
+    assert kept_layers(teacher, StudentInitialisation(every=2)) == (0, 2), "of the deeper stack"
     with pytest.raises(BadInput, match="one of its stacks has none of these layers"):
-        shortened(teacher, (2,))
+        with_layers(teacher, (2,))
 
 
 def test_an_architecture_that_is_not_in_the_table_is_shortened_where_it_has_one_stack(tmp_path: Path) -> None:
     config = AutoConfig.for_model(
         "mpnet", vocab_size=60, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64
     )
-    student = shortened(AutoModelForSequenceClassification.from_config(config), (0, 2))
+    student = with_layers(AutoModelForSequenceClassification.from_config(config), (0, 2))
     student.save_pretrained(tmp_path)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_hidden_layers == 2
 
@@ -194,8 +194,8 @@ def test_a_recorded_model_computes_what_it_did_and_shows_its_attention(architect
     model = classifier(architecture)
     with torch.no_grad():
         wanted = model(**text(), output_attentions=True, output_hidden_states=True)
-        record(model)
-        output, inner = look_inside(model, **text())
+        record_attention(model)
+        output, inner = forward_with_states(model, **text())
         assert torch.equal(output.logits, wanted.logits) and torch.equal(model(**text()).logits, wanted.logits)
     assert len(inner.heads) == len(inner.hidden) == 4
     assert all(torch.equal(f, w) for f, w in zip((inner.embedding, *inner.hidden), wanted.hidden_states, strict=True))
@@ -302,7 +302,7 @@ def test_of_pairs_each_side_reads_what_it_has_learned_to(
     content, _ = packed(PAIR_TASK, [item_key(pair[:2]) for pair in PAIRS[:40]], np.zeros((40, 2), np.float32))
     (tmp_path / "soft-draft" / DIRECTORY).mkdir(parents=True)
     (tmp_path / "soft-draft" / DIRECTORY / f"all{SUFFIX}").write_bytes(content)
-    details = {TASK: PAIR_TASK.model_dump(mode="json")}
+    details = {TASK_DETAIL: PAIR_TASK.model_dump(mode="json")}
     soft = publish_directory(tmp_path / "soft-draft", tmp_path / "soft", Kind.PREDICTIONS, details=details)
     given = Inputs(examples=[examples], teacher=[soft], teacher_model=[places["teacher"]], init=[places["base"]])
     asked = {**QUICK, "max_length": MAX_LENGTH, "dropout": 0.0, "match": {"last": {"what": "hidden"}}}
@@ -417,7 +417,7 @@ def test_the_published_student_is_a_stock_model_alone(made: Made, tmp_path: Path
     config = made.config(EVERYTHING, student={"every": 2}, epochs=2, **extra)
     context = Context(str(tmp_path), "tiny", "student", str(tmp_path / "out"), "a", directory=tmp_path / "model")
     context.directory.mkdir()
-    outcome = train_here(build, config, made.inputs(init=[made.teacher]), context)
+    outcome = train_in_process(build, config, made.inputs(init=[made.teacher]), context)
     found, loading = AutoModelForSequenceClassification.from_pretrained(context.directory, output_loading_info=True)
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert found.config.num_hidden_layers == 2 and found.config.id2label == {0: "ham", 1: "spam"}

@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, Kind, publish
 from jobs import predict
+from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs
 from jobs.data.tokenizer import tokenizer_of
-from jobs.objectives.distilled import DistilledLanguage, SoftTokens, masked_by
-from jobs.objectives.language import join
+from jobs.objectives.distilled_language import DistilledLanguage, SoftTokens, masked_by
+from jobs.objectives.language import join_batches
 from jobs.objectives.pretrained import load_base
-from jobs.objectives.target_head import IGNORED, LanguageModel
+from jobs.objectives.target_head import LanguageModel
 from jobs.predict import PredictConfig
 from jobs.pretrain import PretrainConfig, _check_teacher, build
 from jobs.training.hooks import RunHooks
@@ -136,9 +137,9 @@ def test_the_loss_is_the_mix_of_both_by_hand(answered: tuple[str, Artifact, Arti
     with torch.inference_mode():
         _, logits_NV = model.eval()(**own, answers=True)
         found = float(learner.loss(model, batch))
-    labels_N = batch["labels"][batch["labels"] != IGNORED]
+    labels_N = batch["labels"][batch["labels"] != MISSING]
     hard = float(functional.cross_entropy(logits_NV, labels_N, reduction="sum"))
-    counts_B, total, place = (batch["labels"] != IGNORED).sum(1).tolist(), 0.0, 0
+    counts_B, total, place = (batch["labels"] != MISSING).sum(1).tolist(), 0.0, 0
     for row, count in enumerate(counts_B):
         for target in range(count):
             shares_V = (logits_NV[place].double() / TEMPERATURE).softmax(-1)
@@ -179,7 +180,7 @@ def test_alpha_moves_over_the_run_and_draws_are_a_function_of_the_step(
     draws = np.random.default_rng([0, 2, 4]).integers(learner.soft.draws, size=8)  # as when the run was begun, by older code
     rows = learner.objective.train.rows(np.arange(8))
     wanted = [masked_by(learner.objective, row_T, learner.seed, row, int(draws[row])) for row, row_T in enumerate(rows)]
-    assert torch.equal(join(wanted)["labels"], first["labels"])
+    assert torch.equal(join_batches(wanted)["labels"], first["labels"])
     shown = {tuple(learner.batch(np.array([0]), 0, step)["input_ids"][0].tolist()) for step in range(12)}
     assert len(shown) == (1 if objective == "causal" else DRAWS)
 

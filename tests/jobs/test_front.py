@@ -15,12 +15,12 @@ from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step, parse_recipe
 from jobs.core.stage import Context, Inputs, Refused
 from jobs.judging.controls import MADE_FROM, made_with, missing_controls, traits
+from jobs.judging.operating_points import fastest_point
 from jobs.judging.pareto import beaten_by, controls, front_of, pareto_front
-from jobs.judging.threads_and_batches import fastest_point
 from jobs.search.schedulers import ShapeWise
 from jobs.search.setup import tune_config
 from jobs.search.shapes import FILE, shapes_of, within_budget
-from jobs.search.trials import kept_of
+from jobs.search.trial_results import kept_of
 from jobs.select import SelectConfig, _order
 from tests.jobs.tiny import publish_directory
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.core.config import describe
+from jobs.core.config import describe_config
 from jobs.core.recipe import parse_recipe
 from jobs.core.spaces import TUNE_RULES
 from jobs.core.stage import load_stage
@@ -195,8 +195,8 @@ def test_a_section_of_which_one_key_is_given_keeps_its_stages_defaults_for_the_o
     assert compress.model_validate({}).model_dump()["heal"]["optimizer"]["learning_rate"] == 5e-5
     assert pretrain.model_validate({"stability": {"limit": 5}}).model_dump()["stability"]["spike"] == 3.0
     assert pretrain.model_validate({"stability": {"spike": None}}).model_dump()["stability"]["spike"] is None
-    told = {key: default for key, _, default, _ in describe(pretrain)} | {
-        key: default for key, _, default, _ in describe(compress)
+    told = {key: default for key, _, default, _ in describe_config(pretrain)} | {
+        key: default for key, _, default, _ in describe_config(compress)
     }
     assert told["stability.spike"] == "3.0" and told["heal.optimizer.learning_rate"] == "5e-05"
 

@@ -29,7 +29,7 @@ from jobs.judging.quality import (
 from jobs.judging.results import read_verdict
 from jobs.select import SelectConfig, run, settle, shortfalls
 from jobs.tasks.classification import LEARNING
-from jobs.tasks.figures import accuracy, bootstrap, interval, macro_f1
+from jobs.tasks.figures import accuracy, bootstrap, bootstrap_interval, macro_f1
 from jobs.tasks.temperature import calibration_error
 from serve.engines.card import Variant
 from serve.tasks.classification import Classification
@@ -132,7 +132,7 @@ def test_the_interval_holds_the_true_macro_f1_about_as_often_as_it_says(
     covered, covered_before = 0, 0
     for seed in range(200):
         truth, predicted = answers_of(recall_C, share, texts, seed)
-        low, high = interval(*_resampled("macro_f1", truth, predicted, 300))
+        low, high = bootstrap_interval(*_resampled("macro_f1", truth, predicted, 300))
         covered += low <= true_score <= high
         low, high = old_interval(truth, predicted, len(share))
         covered_before += low <= true_score <= high
@@ -149,7 +149,7 @@ def test_the_interval_of_an_accuracy_holds_the_true_one() -> None:
     covered = 0
     for seed in range(200):
         answers = answers_of(np.array([0.95, 0.75]), EVEN_2, 400, seed)
-        low, high = interval(*_resampled("accuracy", *answers, 300))
+        low, high = bootstrap_interval(*_resampled("accuracy", *answers, 300))
         covered += low <= 0.85 <= high
     assert 0.91 <= covered / 200 <= 0.99
 
@@ -158,10 +158,10 @@ def test_rare_labels_do_not_pull_the_interval_down() -> None:
     """Two texts a label: every seventh resample lacks one of them, which is no error of the classifier."""
     truth = np.arange(8) // 2
     drawn, score = _resampled("macro_f1", truth, truth, 1000)
-    assert score == 1.0 and drawn.mean() == 1.0 and interval(drawn, score, highest=1.0) == [1.0, 1.0]
+    assert score == 1.0 and drawn.mean() == 1.0 and bootstrap_interval(drawn, score, highest=1.0) == [1.0, 1.0]
     truth, predicted = answers_of(np.full(20, 0.9), EVEN_20, 100, seed=0)
     drawn, score = _resampled("macro_f1", truth, predicted, 1000)
-    low, high = interval(drawn, score, highest=1.0)
+    low, high = bootstrap_interval(drawn, score, highest=1.0)
     assert low < score < high <= 1.0 and score - low == pytest.approx(high - score, rel=0.35)
     assert drawn.mean() == pytest.approx(score, abs=0.02)
 
@@ -186,7 +186,7 @@ def test_resamples_are_the_same_each_time_and_narrow_with_more_texts() -> None:
         drawn, score = _resampled("accuracy", truth[:size], predicted[:size], 500)
         assert (drawn == _resampled("accuracy", truth[:size], predicted[:size], 500)[0]).all()
         assert drawn.mean() == pytest.approx(0.9, abs=0.02)
-        low, high = interval(drawn, score)
+        low, high = bootstrap_interval(drawn, score)
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(10**0.5, rel=0.3)
 

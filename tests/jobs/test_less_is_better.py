@@ -28,7 +28,7 @@ from jobs.judging.quality import Candidate, Rows, judge_quality, measure_batch_m
 from jobs.report.page import render_page
 from jobs.report.tables import comparison_table
 from jobs.search.setup import tune_config
-from jobs.search.trials import kept_of
+from jobs.search.trial_results import kept_of
 from jobs.select import SelectConfig, run, shortfalls
 from jobs.tasks import learning_of
 from serve.engines.engine import Engine

@@ -11,15 +11,20 @@ from jobs.losses.answers import (
     ANSWER_LOSSES,
     forward_kl,
     jensen_shannon,
+    likeliest,
     logit_mse,
     mixture,
+    over_tokens,
+    regression_mse,
     reverse_kl,
+    sigmoid_kl,
     skewed_kl,
+    soft_bce,
     softened,
     symmetric_kl,
+    top_k_kl,
     with_labels,
 )
-from jobs.losses.other_answers import likeliest, over_tokens, regression_mse, sigmoid_kl, soft_bce, top_k_kl
 
 STUDENT = [[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]
 TEACHER = [[2.0, 0.0, -1.0], [0.5, 0.5, 4.0]]

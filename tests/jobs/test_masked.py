@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from jobs.architectures.new import Shape, new_model
+from jobs.architectures.new import NewModelConfig, new_model
+from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.objectives.masked import MaskedObjective
 from jobs.objectives.masking import NONE, WordMarks, hide, span_units, token_units, word_units
-from jobs.objectives.target_head import IGNORED, LanguageModel
+from jobs.objectives.target_head import LanguageModel
 from tests.jobs.language_runs import language_objective, language_tokenizer, publish_language
 from tests.jobs.tiny import load_classifier
 
@@ -22,7 +23,9 @@ CPU = torch.device("cpu")
 def wide_model(masked: MaskedObjective, architecture: str) -> PreTrainedModel:
     """Random weights so large that every choice of positions has another loss."""
     torch.manual_seed(0)
-    shape = Shape.model_validate({"architecture": architecture, "layers": 2, "hidden": 32, "heads": 2, "dropout": 0.0})
+    shape = NewModelConfig.model_validate(
+        {"architecture": architecture, "layers": 2, "hidden": 32, "heads": 2, "dropout": 0.0}
+    )
     model = new_model(shape, "masked", masked.tokenizer, 16).eval()
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.2)
@@ -33,7 +36,7 @@ def test_shares_of_what_becomes_of_tokens(masked: MaskedObjective) -> None:
     size = len(masked.tokenizer)
     ids_BT = np.random.default_rng(0).integers(5, size, (2000, 64))
     batch = masked.make(ids_BT, np.random.default_rng(1))
-    shown_BT, chosen_BT = batch["input_ids"].numpy(), batch["labels"].numpy() != IGNORED
+    shown_BT, chosen_BT = batch["input_ids"].numpy(), batch["labels"].numpy() != MISSING
     assert chosen_BT.mean() == pytest.approx(0.15, abs=0.005)
     assert (batch["labels"].numpy()[chosen_BT] == ids_BT[chosen_BT]).all(), "the label is the token that was hidden"
     assert (shown_BT[~chosen_BT] == ids_BT[~chosen_BT]).all(), "what is not to be predicted stays"
@@ -54,11 +57,11 @@ def test_special_tokens_are_never_hidden_and_padding_is_not_read(masked: MaskedO
     batch = masked.batch(last, 0, 0)
     special_BT = torch.from_numpy(masked.special_V)[ids_BT]
     assert (ids_BT == 0).any() and (ids_BT == 2).any(), "the row has padding and begins of documents"
-    assert (batch["labels"][special_BT] == IGNORED).all()
+    assert (batch["labels"][special_BT] == MISSING).all()
     assert torch.equal(batch["input_ids"][special_BT], ids_BT[special_BT])
     assert torch.equal(batch["documents"] == 0, ids_BT == 0)
     assert masked.tokens(batch) == (ids_BT != 0).sum()
-    assert masked.count(batch) == (batch["labels"] != IGNORED).sum() > 0
+    assert masked.count(batch) == (batch["labels"] != MISSING).sum() > 0
 
 
 def test_masks_come_from_the_seed_alone_and_differ_by_step(masked: MaskedObjective) -> None:

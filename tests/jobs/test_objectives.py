@@ -14,12 +14,12 @@ from transformers import (
     AutoTokenizer,
 )
 
+from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.objectives.causal import CausalObjective
 from jobs.objectives.corruption import SpanCorruption, noise_spans
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pairs import PairObjective, segments
-from jobs.objectives.target_head import IGNORED
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.language_runs import ALIKE, language_model, language_objective, language_tokenizer, publish_language
@@ -35,7 +35,7 @@ def test_the_next_token_is_the_label_inside_a_document(causal: CausalObjective) 
     """By hand: [CLS] is 2, [SEP] 3, padding 0; the row begins in the middle of a document."""
     ids = np.array([[20, 21, 3, 2, 30, 31, 3, 2, 40, 3, 0, 0]])
     batch = causal.make(ids, np.random.default_rng(0))
-    none = IGNORED
+    none = MISSING
     assert batch["labels"].tolist() == [[21, 3, none, 30, 31, 3, none, 40, 3, none, none, none]]
     assert batch["documents"].tolist() == [[1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 0, 0]]
     assert torch.equal(batch["input_ids"], torch.from_numpy(ids))

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 from jobs.core.config import BadInput
 from jobs.data.pack import Bounds
-from jobs.objectives.documents import Reader, check_documents_part, document_numbers, positions_of
+from jobs.objectives.documents import DocumentReader, check_documents_part, document_numbers, positions_of
 from jobs.objectives.target_head import SpanModel
 
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert", "albert")
@@ -49,7 +49,7 @@ def packed(*documents: list[int]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(row), torch.from_numpy(document_numbers(row, BOUNDS))
 
 
-def states(model: PreTrainedModel, reader: Reader, *documents: list[int]) -> list[Tensor]:
+def states(model: PreTrainedModel, reader: DocumentReader, *documents: list[int]) -> list[Tensor]:
     """The hidden states of each document in a packed row."""
     ids_BT, documents_BT = packed(*documents)
     body = model.get_encoder() if model.config.is_encoder_decoder else model
@@ -65,7 +65,7 @@ def states(model: PreTrainedModel, reader: Reader, *documents: list[int]) -> lis
 def test_a_documents_states_are_the_same_alone_and_packed(architecture: str, attention: str) -> None:
     """Alone: the stock model without any mask or positions. ModernBERT and Qwen3 have layers with sliding windows."""
     model = tiny(architecture, attention=attention)
-    reader = Reader(model, architecture in DECODERS)
+    reader = DocumentReader(model, architecture in DECODERS)
     found = states(model, reader, FIRST, SECOND, THIRD)
     body = model.get_encoder() if architecture == "t5" else model
     for document, hidden_TD in zip((FIRST, SECOND, THIRD), found, strict=True):
@@ -120,7 +120,7 @@ def test_document_numbers_and_positions_by_hand() -> None:
 
 def test_a_decoder_sees_nothing_that_comes_later() -> None:
     model = tiny("llama")
-    reader = Reader(model, True)
+    reader = DocumentReader(model, True)
     whole, changed = (states(model, reader, FIRST, [5, 30, last])[1] for last in (31, 50))
     assert torch.equal(whole[:2], changed[:2]) and not torch.equal(whole[2], changed[2])
 
@@ -138,7 +138,7 @@ def test_bases_that_would_mix_documents_are_refused(architecture: str) -> None:
     causal = architecture == "bloom"
     model = stranger(architecture, AutoModelForCausalLM if causal else AutoModelForMaskedLM).train()
     with pytest.raises(BadInput, match=f"base = 'some/base': {type(model).__name__}: it .* Take a base of another") as told:
-        check_documents_part(model, Reader(model, causal), 32, "some/base")
+        check_documents_part(model, DocumentReader(model, causal), 32, "some/base")
     assert "\n" not in str(told.value) and model.training
 
 
@@ -146,17 +146,17 @@ def test_bases_that_would_mix_documents_are_refused(architecture: str) -> None:
 def test_bases_of_other_architectures_that_keep_documents_apart_are_taken(architecture: str) -> None:
     causal = architecture != "mpnet"
     model = stranger(architecture, AutoModelForCausalLM if causal else AutoModelForMaskedLM)
-    check_documents_part(model, Reader(model, causal), 32, "some/base")
+    check_documents_part(model, DocumentReader(model, causal), 32, "some/base")
 
 
 def test_a_causal_mask_on_an_encoder_is_noticed() -> None:
     model = stranger("bert", AutoModelForMaskedLM)
     with pytest.raises(BadInput, match="does not read a document in packed rows as it does alone"):
-        check_documents_part(model, Reader(model, True), 32, "some/base")
+        check_documents_part(model, DocumentReader(model, True), 32, "some/base")
 
 
 def test_a_window_that_our_mask_would_take_away_is_refused() -> None:
     model = stranger("mistral", AutoModelForCausalLM, num_key_value_heads=2, sliding_window=16)
-    check_documents_part(model, Reader(model, True), 16, "some/base")
+    check_documents_part(model, DocumentReader(model, True), 16, "some/base")
     with pytest.raises(BadInput, match="a window of 16 tokens.*max_length 16 at most"):
-        check_documents_part(model, Reader(model, True), 32, "some/base")
+        check_documents_part(model, DocumentReader(model, True), 32, "some/base")

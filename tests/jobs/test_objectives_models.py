@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
-from jobs.architectures.new import FITTING, Architecture, ObjectiveName, Shape, new_model
-from jobs.objectives.target_head import IGNORED, LanguageModel, SpanModel
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Architecture, NewModelConfig, ObjectiveName, new_model
+from jobs.contracts.learning import MISSING
+from jobs.objectives.target_head import LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
 from tests.jobs.language_runs import language_tokenizer
 from tests.jobs.test_objectives_documents import DECODERS, ENCODERS, tiny
@@ -23,14 +24,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     return language_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
-EVERY = [(objective, name) for objective, names in FITTING.items() for name in names]
+EVERY = [(objective, name) for objective, names in ARCHITECTURES_BY_OBJECTIVE.items() for name in names]
 
 
 @pytest.mark.parametrize(("objective", "architecture"), EVERY)
 def test_a_new_model_has_the_asked_shape(
     objective: ObjectiveName, architecture: Architecture, own: PreTrainedTokenizerBase
 ) -> None:
-    shape = Shape(architecture=architecture, layers=3, hidden=48, heads=4, feed_forward=80, dropout=0.25)
+    shape = NewModelConfig(architecture=architecture, layers=3, hidden=48, heads=4, feed_forward=80, dropout=0.25)
     model = new_model(shape, objective, own, 40)
     config = model.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (48, 3, 4)
@@ -74,7 +75,7 @@ def batch_of(rows: int = 3, length: int = 12) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(5, 60, (rows, length), generator=generator)
     chosen_BT = torch.rand((rows, length), generator=generator) < 0.3
-    labels_BT = torch.where(chosen_BT, torch.randint(5, 60, (rows, length), generator=generator), IGNORED)
+    labels_BT = torch.where(chosen_BT, torch.randint(5, 60, (rows, length), generator=generator), MISSING)
     return {"input_ids": ids_BT, "documents": torch.ones_like(ids_BT), "labels": labels_BT}
 
 
@@ -82,7 +83,7 @@ def stock_loss(architecture: str, model: Any, batch: dict[str, torch.Tensor]) ->
     """The library's own loss; its causal models shift the labels themselves."""
     labels_BT = batch["labels"]
     if architecture in DECODERS:
-        labels_BT = torch.cat([torch.full_like(labels_BT[:, :1], IGNORED), labels_BT[:, :-1]], 1)
+        labels_BT = torch.cat([torch.full_like(labels_BT[:, :1], MISSING), labels_BT[:, :-1]], 1)
     if architecture == "t5":
         return model(input_ids=batch["input_ids"], decoder_input_ids=batch["decoder_input_ids"], labels=labels_BT).loss
     return model(input_ids=batch["input_ids"], labels=labels_BT).loss
@@ -103,9 +104,9 @@ def both(architecture: str) -> tuple[Any, nn.Module, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("architecture", [*ENCODERS, *DECODERS, "t5"])
 def test_the_head_on_targets_alone_has_the_full_models_loss_and_gradients(architecture: str) -> None:
     model, thin, batch = both(architecture)
-    count = int((batch["labels"][:, :-1] if architecture in DECODERS else batch["labels"]).ne(IGNORED).sum())
+    count = int((batch["labels"][:, :-1] if architecture in DECODERS else batch["labels"]).ne(MISSING).sum())
     if architecture in DECODERS:
-        batch["labels"][:, -1] = IGNORED
+        batch["labels"][:, -1] = MISSING
     wanted = stock_loss(architecture, model, batch)
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
@@ -131,7 +132,7 @@ def test_autocast_gives_a_loss_in_float32_and_rows_without_targets_give_none(arc
     _, thin, batch = both(architecture)
     with torch.autocast("cpu", torch.bfloat16):
         rough = thin(**batch)
-        batch["labels"][:] = IGNORED
+        batch["labels"][:] = MISSING
         nothing = thin(**batch)
     assert rough.dtype == torch.float32
     exact = thin(**both(architecture)[2])

@@ -1,4 +1,4 @@
-"""Answering for files: what a row and a piece are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
+"""Answering for files: what a row and a split are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
 
 import csv
 import gzip
@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
-from jobs.offline import input_splits as pieces
+from jobs.offline import input_splits as splits
+from jobs.offline.answering import answer_files
 from jobs.offline.command import parser, request_of
-from jobs.offline.input_splits import Row, read, scan
+from jobs.offline.input_splits import Row, read_split, scan_file
 from jobs.offline.request import Request
-from jobs.offline.run import run
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
 from serve.tasks.shared.probabilities import softmax
@@ -51,18 +51,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "SMALLEST_ROWS", 2)
-    monkeypatch.setattr(pieces, "LARGEST_ROWS", 2)
+    monkeypatch.setattr(splits, "SMALLEST_ROWS", 2)
+    monkeypatch.setattr(splits, "LARGEST_ROWS", 2)
 
 
-def rows_by_pieces(file: Path) -> list[Row]:
-    """Each piece read on its own; their numbers are checked on the way."""
-    scanned = scan(str(file))
+def rows_by_splits(file: Path) -> list[Row]:
+    """Each split read on its own; their numbers are checked on the way."""
+    scanned = scan_file(str(file))
     rows: list[Row] = []
-    for piece in scanned.pieces:
-        assert piece.first == len(rows)
-        rows += read(piece)
-        assert len(rows) == piece.first + piece.rows
+    for split in scanned.splits:
+        assert split.first == len(rows)
+        rows += read_split(split)
+        assert len(rows) == split.first + split.rows
     return rows
 
 
@@ -74,7 +74,7 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
     content = line_end.join(lines).encode()
     file = tmp_path / f"rows.{ending}"
     file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
-    rows = rows_by_pieces(file)
+    rows = rows_by_splits(file)
     assert [dict(row.values) for row in rows] == [
         {"text": f'two{line_end}lines, "quoted"', "label": "a"},
         {"text": "这部", "label": "b"},
@@ -88,17 +88,17 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
 def test_jsonl_lines_that_are_no_objects_are_rows_with_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"text": "a"}\n[1]\n\n{"text": \n{"text": "\xff"}\n{"text": "b", "more": [1]}')
-    rows = rows_by_pieces(file)
+    rows = rows_by_splits(file)
     assert [(row.fault or "")[:14] for row in rows] == ["", "no JSON object", "no JSON: Expec", "", ""]
     assert rows[-1].values == {"text": "b", "more": [1]}
-    assert set(scan(str(file)).columns) == {"text", "more"}
+    assert set(scan_file(str(file)).columns) == {"text", "more"}
 
 
 @pytest.mark.usefixtures("cut_small")
 def test_parquet_is_cut_across_row_groups(tmp_path: Path) -> None:
     file, table = tmp_path / "rows.parquet", pa.table({"text": [f"t{n}" for n in range(9)], "n": range(9)})
     parquet.write_table(table, file, row_group_size=3)
-    assert [dict(row.values) for row in rows_by_pieces(file)] == table.to_pylist()
+    assert [dict(row.values) for row in rows_by_splits(file)] == table.to_pylist()
 
 
 def write_files(directory: Path, count: int) -> list[str]:
@@ -123,7 +123,9 @@ def request(model: Path, **more: Any) -> Request:
 def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, model: Path, tmp_path: Path) -> None:
     texts, output = write_files(tmp_path / "in", 2), tmp_path / "out"
     said: list[str] = []
-    summary = run(request(model, input=[str(tmp_path / "in")], output=str(output), probabilities=True), "", said.append)
+    summary = answer_files(
+        request(model, input=[str(tmp_path / "in")], output=str(output), probabilities=True), "", said.append
+    )
     parts = sorted(output.glob("part-*.csv"))
     table = pa.concat_tables([arrow_csv.read_csv(part) for part in parts])
     assert table.column("text").to_pylist() == texts
@@ -151,7 +153,7 @@ def test_a_killed_run_goes_on_where_it_was(ray_cluster: Cluster, model: Path, tm
     process = subprocess.Popen([*command, "--output", str(killed)], env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((killed / ".unfinished").glob("0*.json")):
-        assert process.poll() is None and time.monotonic() < deadline, "no piece was done"
+        assert process.poll() is None and time.monotonic() < deadline, "no split was done"
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -183,10 +185,10 @@ def test_from_and_to_s3_with_the_types_of_parquet(ray_cluster: Cluster, model: P
     ray.init(ray_cluster.address, log_to_driver=False, runtime_env={"env_vars": s3_environment(s3_server)})
     try:
         asked = request(model, input=[f"{s3_uri}/in/*.parquet"], output=f"{s3_uri}/out")
-        summary = run(asked, "", lambda line: None)
-        assert run(asked, "", lambda line: None) == summary, "a finished run is not done again"
+        summary = answer_files(asked, "", lambda line: None)
+        assert answer_files(asked, "", lambda line: None) == summary, "a finished run is not done again"
         with pytest.raises(BadInput, match="another run is there"):
-            run(asked.model_copy(update={"keep": ("n",)}), "", lambda line: None)
+            answer_files(asked.model_copy(update={"keep": ("n",)}), "", lambda line: None)
     finally:
         ray.shutdown()
     answered = parquet.read_table(pa.BufferReader(storage.read_bytes(f"{s3_uri}/out/part-00000.parquet")))
@@ -208,7 +210,7 @@ def test_two_columns_are_answered_for_together(
     asked = request(
         Path(pairs.uri), input=[str(tmp_path / "rows.jsonl")], output=str(output), columns=columns, keep=["answer"]
     )
-    summary = run(asked, "", lambda line: None)
+    summary = answer_files(asked, "", lambda line: None)
     assert summary["asked"]["column"] == {"text": "question", "pair": "answer"}
     bad = [json.loads(line) for line in (output / "bad_rows.jsonl").read_text().splitlines()]
     assert [(one["row"], one["reason"], one["detail"]) for one in bad] == [
@@ -242,7 +244,7 @@ def test_columns_that_do_not_fit_the_models_texts_are_told(
     (tmp_path / "rows.csv").write_text("question,answer\na,b\n")
     pairs, file = publish_pair_model(tmp_path, tokenizer), str(tmp_path / "rows.csv")
     with pytest.raises(BadInput, match=found):
-        run(request(Path(pairs.uri), input=[file], output=str(tmp_path / "out"), **change), "", lambda line: None)
+        answer_files(request(Path(pairs.uri), input=[file], output=str(tmp_path / "out"), **change), "", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -270,7 +272,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n")
     asked = request(model, input=[str(tmp_path / "rows.csv")], output=str(tmp_path / "out"))
     with pytest.raises(BadInput, match=found):
-        run(asked.model_copy(update=change), str(tmp_path), lambda line: None)
+        answer_files(asked.model_copy(update=change), str(tmp_path), lambda line: None)
     assert not (tmp_path / "out").exists()
 
 

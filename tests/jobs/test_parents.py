@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerBase
 
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
-from jobs.running.lengths import reach_of
+from jobs.running.max_length import reach_of
 from jobs.running.parents import parent_problems
 from jobs.running.preflight import recipe_problems
 

@@ -14,8 +14,8 @@ from jobs.architectures.layout import LAYOUTS, layout_of, stacks_of
 from jobs.compression import prune
 from jobs.compression.importance import gated, taylor
 from jobs.compression.prune import Pruner
-from jobs.compression.pruning_units import Site, feed_forward_sites, head_sites
-from jobs.compression.removal import Prune, kept_neurons
+from jobs.compression.pruning_units import UnitGroup, feed_forward_groups, head_groups
+from jobs.compression.settings import Prune, kept_neurons
 from tests.jobs.small_models import (
     HEAD,
     HIDDEN,
@@ -54,10 +54,10 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Importance drawn at random in place of the measured one; the list holds what was drawn."""
     drawn: list[Any] = []
 
-    def draw(sites: list[Site], layers: Any = ()) -> Any:
+    def draw(groups: list[UnitGroup], layers: Any = ()) -> Any:
         generator = torch.Generator().manual_seed(1)
         drawn.append(
-            ([torch.rand(site.units, generator=generator) for site in sites], torch.rand(len(layers), generator=generator))
+            ([torch.rand(group.units, generator=generator) for group in groups], torch.rand(len(layers), generator=generator))
         )
         return drawn[-1]
 
@@ -94,15 +94,15 @@ def test_a_model_without_them_is_the_whole_one_with_them_silenced(
     whole, before = copy.deepcopy(model), parameters(model)
     figures = pruned(model, **ASKED[what]).finish()
     (drawn, score_L), layout = scores[0], layout_of(whole, "", None)
-    sites, gates, flat, gate_L = [], [], [], torch.zeros(0)
+    groups, gates, flat, gate_L = [], [], [], torch.zeros(0)
     if what == "neurons":
-        sites, gone = feed_forward_sites(whole, layout), LAYERS[architecture] * 32 * NEURON[architecture]
-        assert figures == {"feed_forward_before": 64, "feed_forward_kept": 32} and len(sites) == LAYERS[architecture]
+        groups, gone = feed_forward_groups(whole, layout), LAYERS[architecture] * 32 * NEURON[architecture]
+        assert figures == {"feed_forward_before": 64, "feed_forward_kept": 32} and len(groups) == LAYERS[architecture]
         gates = [left(score, 32) for score in drawn]
     elif what == "heads":
-        (kept, gone), sites = HEADS[architecture], head_sites(whole, layout)
+        (kept, gone), groups = HEADS[architecture], head_groups(whole, layout)
         assert figures == {"heads_before": whole.config.num_attention_heads, "heads_kept": kept}
-        gates = [left(score, kept // (whole.config.num_attention_heads // sites[0].units)) for score in drawn]
+        gates = [left(score, kept // (whole.config.num_attention_heads // groups[0].units)) for score in drawn]
     else:
         stacks = [list(layers) for _, layers in stacks_of(whole, layout)]
         parts = [score.clone() for score in score_L.split([len(layers) for layers in stacks])]
@@ -112,7 +112,7 @@ def test_a_model_without_them_is_the_whole_one_with_them_silenced(
         flat = [layer for layers in stacks for layer in layers]
         gone = sum(parameters(layers[1]) for layers in stacks)  # T5's first ones keep their table of biases
     assert before - parameters(model) == gone
-    check_same(model, whole, sites, gates, flat, architecture, tmp_path, gate_L)
+    check_same(model, whole, groups, gates, flat, architecture, tmp_path, gate_L)
 
 
 def test_the_first_layer_can_go_where_others_can_take_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_first_layer_can_go_where_others_can_take_its_place(monkeypatch: pyt
         whole = copy.deepcopy(model)
         stacks = [list(layers) for _, layers in stacks_of(whole, layout_of(whole, "", None))]
         score_L = torch.cat([torch.arange(len(layers)).float() for layers in stacks])
-        monkeypatch.setattr(prune, "magnitude", lambda sites, layers, score_L=score_L: ([], score_L))
+        monkeypatch.setattr(prune, "magnitude", lambda groups, layers, score_L=score_L: ([], score_L))
         pruned(model, layers=1)
         flat = [layer for layers in stacks for layer in layers]
         check_same(model, whole, [], [], flat, architecture, tmp_path / architecture, (score_L > 0).float())
@@ -135,22 +135,22 @@ def test_everything_at_once(architecture: str, scores: list[Any], tmp_path: Path
     assert figures["layers_kept"] == LAYERS[architecture] - (2 if architecture == "t5" else 1)
 
     layout = layout_of(whole, "", None)
-    sites = [*feed_forward_sites(whole, layout), *head_sites(whole, layout)]
+    groups = [*feed_forward_groups(whole, layout), *head_groups(whole, layout)]
     drawn, score_L = scores[0]
-    per_group = whole.config.num_attention_heads // sites[-1].units
-    counts = [32 if site.units == 64 else HEADS[architecture][0] // per_group for site in sites]
+    per_group = whole.config.num_attention_heads // groups[-1].units
+    counts = [32 if group.units == 64 else HEADS[architecture][0] // per_group for group in groups]
     gates = [left(score, count) for score, count in zip(drawn, counts, strict=True)]
     stacks = [list(layers) for _, layers in stacks_of(whole, layout)]
     parts = score_L.split([len(layers) for layers in stacks])
     gate_L = torch.cat([left(part, len(part) - 1) for part in parts])
     flat = [layer for layers in stacks for layer in layers]
-    check_same(model, whole, sites, gates, flat, architecture, tmp_path, gate_L)
+    check_same(model, whole, groups, gates, flat, architecture, tmp_path, gate_L)
 
 
 def check_same(
     model: PreTrainedModel,
     whole: PreTrainedModel,
-    sites: list[Site],
+    groups: list[UnitGroup],
     gates: list[torch.Tensor],
     layers: list[nn.Module],
     architecture: str,
@@ -161,7 +161,7 @@ def check_same(
     ids_BT, mask_BT = padded()
     with torch.inference_mode():
         whole_BC = logits(whole, ids_BT, mask_BT)
-        with gated(sites, gates, layers, torch.zeros(0) if gate_L is None else gate_L):
+        with gated(groups, gates, layers, torch.zeros(0) if gate_L is None else gate_L):
             wanted_BC = logits(whole, ids_BT, mask_BT)
         assert (wanted_BC - whole_BC).abs().max() > 1e-3, "what went mattered"
         assert (logits(model, ids_BT, mask_BT) - wanted_BC).abs().max() < 1e-5
@@ -213,8 +213,8 @@ def test_taylor_finds_what_the_loss_does_not_need(architecture: str) -> None:
     layout = layout_of(model, "", None)
     deaf = torch.arange(0, 64, 2)
     with torch.no_grad():
-        for site in feed_forward_sites(model, layout):
-            weight: Any = site.read[0].weight
+        for group in feed_forward_groups(model, layout):
+            weight: Any = group.consumers[0].weight
             (weight if architecture == "gpt2" else weight.T)[deaf] = 0
     ids_BT, mask_BT = padded()
     with torch.inference_mode():
@@ -230,13 +230,13 @@ def test_taylor_finds_what_the_loss_does_not_need(architecture: str) -> None:
 def test_taylor_is_the_slope_of_the_loss_at_each_gate(architecture: str) -> None:
     model, objective, batches = small_model(architecture).double(), SQUARES, squares_batches()
     layout = layout_of(model, "", None)
-    sites = [*feed_forward_sites(model, layout)[-1:], *(head_sites(model, layout)[:1] if layout.attention else [])]
+    groups = [*feed_forward_groups(model, layout)[-1:], *(head_groups(model, layout)[:1] if layout.attention else [])]
     layers = [layer for _, stack in stacks_of(model, layout) for layer in stack]
-    units, found_L = taylor(model, objective, batches[:1], sites, layers)
-    gates, gate_L, step = [torch.ones(site.units).double() for site in sites], torch.ones(len(layers)).double(), 1e-2
+    units, found_L = taylor(model, objective, batches[:1], groups, layers)
+    gates, gate_L, step = [torch.ones(group.units).double() for group in groups], torch.ones(len(layers)).double(), 1e-2
 
     def loss() -> float:
-        with torch.inference_mode(), gated(sites, gates, layers, gate_L):
+        with torch.inference_mode(), gated(groups, gates, layers, gate_L):
             return float(objective.loss(model, batches[0]))
 
     whole = loss()
@@ -252,9 +252,9 @@ def test_taylor_is_the_slope_of_the_loss_at_each_gate(architecture: str) -> None
 
 def test_taylor_sums_over_all_batches() -> None:
     model, batches = small_model("bert"), squares_batches()
-    sites = feed_forward_sites(model, layout_of(model, "", None))
-    once, _ = taylor(model, SQUARES, batches[:1], sites)
-    twice, _ = taylor(model, SQUARES, batches, sites)
+    groups = feed_forward_groups(model, layout_of(model, "", None))
+    once, _ = taylor(model, SQUARES, batches[:1], groups)
+    twice, _ = taylor(model, SQUARES, batches, groups)
     assert all((both >= first).all() and not torch.equal(both, first) for first, both in zip(once, twice, strict=True))
 
 
@@ -262,12 +262,12 @@ def test_taylor_sums_over_all_batches() -> None:
 def test_magnitude_is_the_length_of_what_would_go(architecture: str) -> None:
     model = small_model(architecture)
     layout = layout_of(model, "", None)
-    sites = [*feed_forward_sites(model, layout), *(head_sites(model, layout) if layout.attention else [])]
+    groups = [*feed_forward_groups(model, layout), *(head_groups(model, layout) if layout.attention else [])]
 
     def squares() -> float:
         return sum(float(weight.detach().double().square().sum()) for weight in model.parameters())
 
-    for site in sites:
-        length, before = float(site.magnitude()[1]), squares()
-        site.keep(torch.tensor([unit for unit in range(site.units) if unit != 1]))
+    for group in groups:
+        length, before = float(group.magnitude()[1]), squares()
+        group.keep(torch.tensor([unit for unit in range(group.units) if unit != 1]))
         assert length**2 == pytest.approx(before - squares(), rel=1e-3)

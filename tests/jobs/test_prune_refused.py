@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from jobs.compress import CompressConfig
 from jobs.compression.prune import Pruner
-from jobs.compression.removal import Prune
+from jobs.compression.settings import Prune
 from jobs.core.config import BadInput
 from tests.jobs.small_models import small_model
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from jobs.compression.prune import Pruner
-from jobs.compression.removal import Prune
+from jobs.compression.settings import Prune
 from jobs.compression.sparsity import Sparsity, cubic, layer_matrices
 from jobs.core.config import BadInput
 from jobs.tasks.supervised import Supervised

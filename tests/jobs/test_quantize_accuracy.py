@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from jobs.compression.accuracy import int8_within
 from jobs.compression.export import export_onnx
 from jobs.compression.fake_quantized import fake_quantized, rounded_activation, rounded_weight
 from jobs.compression.quantize import quantize_dynamic_int8
+from jobs.compression.variants import int8_within
 from jobs.compression.worst_nodes import worst_nodes
 from jobs.tasks.supervised import Supervised
 from jobs.training.hooks import RunHooks

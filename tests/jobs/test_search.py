@@ -11,7 +11,7 @@ import pytest
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from cluster.store.storage import read_bytes
-from jobs.search.run import SearchFailed
+from jobs.search.driver import SearchFailed
 from tests.jobs.hill import BEST, STAGE, climb, gain, marks
 
 RATE = "optimizer.learning_rate"

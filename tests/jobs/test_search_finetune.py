@@ -12,7 +12,7 @@ from cluster.store.artifact import Kind
 from jobs.core.recipe import Step
 from jobs.core.spaces import Tune, find_spaces
 from jobs.core.stage import Context, Inputs, Resources, load_stage
-from jobs.search.run import search
+from jobs.search.driver import search
 from jobs.tasks import learning_of
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, tiny_classifier
 

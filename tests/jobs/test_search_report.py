@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.store.artifact import Kind
 from jobs.report.sections import searches
-from jobs.search.trials import schedule
+from jobs.search.trial_results import schedule
 from tests.jobs.tiny import publish_directory
 
 RATE = "optimizer.learning_rate"

@@ -17,7 +17,7 @@ from cluster.ray_private import serve_rest_client
 from cluster.store import registry
 from cluster.store.artifact import Artifact, publish
 from jobs.deploy import DeployConfig
-from jobs.deploying.canary import CanaryConfig
+from jobs.deploying.canary_decision import CanaryConfig
 from jobs.deploying.serve_client import ServeClient
 from serve import keys
 from tests.jobs.test_canary_on_serve import NAME, RECORD, deploy

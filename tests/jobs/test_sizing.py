@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from cluster.store.artifact import open_artifact
-from jobs.architectures.new import FITTING, Shape, new_model
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, NewModelConfig, new_model
 from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.core.stage import Inputs
@@ -197,7 +197,7 @@ def test_no_recipe_that_is_valid_breaks_the_plan(
         assert all(demands[name].memory for name in ("teacher", "soft", "student", "small", "judged"))
 
 
-ARCHITECTURES = sorted({one for fitting in FITTING.values() for one in fitting})
+ARCHITECTURES = sorted({one for fitting in ARCHITECTURES_BY_OBJECTIVE.values() for one in fitting})
 SHAPES = st.fixed_dictionaries(
     {},
     optional={
@@ -211,7 +211,7 @@ SHAPES = st.fixed_dictionaries(
 
 
 @settings(MANY, max_examples=100)
-@given(SHAPES, st.sampled_from(sorted(FITTING)), TRAINED, RESOURCES)
+@given(SHAPES, st.sampled_from(sorted(ARCHITECTURES_BY_OBJECTIVE)), TRAINED, RESOURCES)
 def test_no_new_model_that_is_valid_breaks_the_plan(
     model: dict[str, Any], objective: str, trained: dict[str, Any], resources: dict[str, Any]
 ) -> None:
@@ -224,7 +224,7 @@ def test_no_new_model_that_is_valid_breaks_the_plan(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_plan_sizes_a_new_model_as_it_is_built(architecture: str, outside: Path) -> None:
-    objective = next(name for name, fitting in FITTING.items() if architecture in fitting)
+    objective = next(name for name, fitting in ARCHITECTURES_BY_OBJECTIVE.items() if architecture in fitting)
     tokenizer = AutoTokenizer.from_pretrained(outside / "bert")
     shape = {"architecture": architecture, "layers": 3, "hidden": 128, "heads": 4, "feed_forward": 384}
     words = {"train": "wordpiece", "vocab_size": len(tokenizer)}
@@ -233,7 +233,7 @@ def test_the_plan_sizes_a_new_model_as_it_is_built(architecture: str, outside: P
     recipe = parse_recipe({"name": "new", "steps": {"corpus": tokens, "base": base}})
     planned = model_shape(recipe, recipe.steps["base"])
     assert planned is not None
-    model = new_model(Shape.model_validate(shape), cast(Any, objective), tokenizer, MAX_LENGTH)
+    model = new_model(NewModelConfig.model_validate(shape), cast(Any, objective), tokenizer, MAX_LENGTH)
     assert planned.parameters == pytest.approx(matrices(model), rel=1e-3), "RoBERTa has two positions more"
 
 

@@ -27,7 +27,7 @@ from jobs.tasks import learning_of, spec_of
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.labelling import Labelling
-from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, SoftLabels, packed
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, SoftLabels, packed
 from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import engine_tokenizer
 from jobs.training.loop import fit
@@ -381,7 +381,7 @@ def publish_soft(root: Path, spec: Task, some: Sequence[Row], outputs: Any, bloc
         content, lost = packed(spec, keys[own], outputs[own])
         (root / DIRECTORY / f"{number}{SUFFIX}").write_bytes(content)
         losses.append(lost)
-    details = {TASK: spec.model_dump(mode="json")}
+    details = {TASK_DETAIL: spec.model_dump(mode="json")}
     return publish_directory(root, root.with_name(f"{root.name}-made"), Kind.PREDICTIONS, details=details), max(losses)
 
 

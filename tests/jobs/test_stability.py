@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.training.loop import fit
 from jobs.training.settings import Training
-from jobs.training.spike_guard import Diverged, Guard, Stability
+from jobs.training.spike_guard import Diverged, SpikeGuard, StepSkipping
 from tests.jobs.tiny import same_weights
 from tests.jobs.training_runs import QUICK, Recorded, Scripted
 
@@ -82,7 +82,7 @@ def test_a_spike_is_skipped_by_the_running_mean() -> None:
 
 
 def test_the_running_mean_by_hand() -> None:
-    guard = Guard(Stability(spike=2, window=2))
+    guard = SpikeGuard(StepSkipping(spike=2, window=2))
     assert [guard.refuses(step, loss, 1.0) for step, loss in enumerate((4.0, 2.0))] == [None, None]
     assert guard.mean == 3.0
     assert guard.refuses(2, 6.0, 1.0) is None, "exactly twice the mean is not more"

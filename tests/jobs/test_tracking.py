@@ -15,10 +15,10 @@ import pytest
 
 from cluster.store.storage import copy_file, join, list_files
 from jobs.core.stage import Context, Resources
-from jobs.core.tracking import Mlflow, Tracking, Wandb, check
+from jobs.core.tracking_settings import Mlflow, Tracking, Wandb, tracking_problems
 from jobs.training import tracking
-from jobs.training.trackers import Mirror
-from jobs.training.tracking import Background, Run, Tracker, Trackers, open_trackers
+from jobs.training.trackers import Mirror, WatchedRun
+from jobs.training.tracking import Background, Tracker, Trackers, open_trackers
 from tests.jobs.tracked_run import CONFIG, loss, run_in
 
 RUN = "spam/teacher-1a2b3c4d"
@@ -257,7 +257,7 @@ def test_mirror_copies_at_most_so_often(s3_uri: str) -> None:
 def test_run_of_a_context(tmp_path: Path) -> None:
     output = f"{tmp_path}/spam/teacher-1a2b3c4d"
     context = Context(str(tmp_path), "spam", "teacher", output, "x", Resources(), directory=tmp_path)
-    run = Run.of(context, Tracking(), trial="t_0001")
+    run = WatchedRun.of(context, Tracking(), trial="t_0001")
     assert run.directory == f"{tmp_path}/.tracking/spam/teacher-1a2b3c4d/t_0001"
     assert run.name == "teacher-1a2b3c4d/t_0001"
     assert run.parameters()["tensorboard"] is True
@@ -268,16 +268,16 @@ def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for name in ("MLFLOW_TRACKING_URI", "WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert check(Tracking()) == []
-    assert [problem.path for problem in check(Tracking(mlflow=Mlflow(), wandb=Wandb()))] == [
+    assert tracking_problems(Tracking()) == []
+    assert [problem.path for problem in tracking_problems(Tracking(mlflow=Mlflow(), wandb=Wandb()))] == [
         "tracking.mlflow.uri",
         "tracking.wandb.mode",
     ]
     for uri in ("mlruns", "file:///tmp/mlruns", "htp://server"):
-        assert [problem.value for problem in check(Tracking(mlflow=Mlflow(uri=uri)))] == [uri]
+        assert [problem.value for problem in tracking_problems(Tracking(mlflow=Mlflow(uri=uri)))] == [uri]
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert check(Tracking(mlflow=Mlflow(), wandb=Wandb())) == []
+    assert tracking_problems(Tracking(mlflow=Mlflow(), wandb=Wandb())) == []
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert Wandb().mode == "offline"
 
@@ -290,8 +290,8 @@ sys.modules["mlflow"] = sys.modules["wandb"] = None
 import importlib.util as util
 real = util.find_spec
 util.find_spec = lambda name, *rest: None if name in ("mlflow", "wandb") else real(name, *rest)
-from jobs.core.tracking import Mlflow, Tracking, Wandb, check
-for problem in check(Tracking(mlflow=Mlflow(uri="http://mlflow:5000"), wandb=Wandb(mode="offline"))):
+from jobs.core.tracking_settings import Mlflow, Tracking, Wandb, tracking_problems
+for problem in tracking_problems(Tracking(mlflow=Mlflow(uri="http://mlflow:5000"), wandb=Wandb(mode="offline"))):
     print(problem)
 assert "torch" not in sys.modules
 """

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
-from jobs.contracts.objective import Leaving
+from jobs.contracts.objective import Preempted
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.masked import MaskedObjective
 from jobs.tasks.supervised import Supervised
-from jobs.training import timing as pace
+from jobs.training import timing
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.jobs.language_runs import LANGUAGE, language_objective, publish_language
@@ -81,12 +81,12 @@ def test_a_run_that_must_leave_writes_a_checkpoint_at_once_and_no_step_is_done_t
     classification: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These steps are so short that it would be asked once in the whole run."""
-    monkeypatch.setattr(pace, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "PREEMPTION_POLL_SECONDS", 0.0)
     settings = Training.model_validate({**QUICK, "max_steps": 9, "epochs": 90})
     whole, left = (new_model("classification", classification.tokenizer, dropout=0.2) for _ in range(2))
     fit(whole, classification, settings, Recorded())
     file = tmp_path / "state.pt"
-    with pytest.raises(Leaving, match="at step 4"):
+    with pytest.raises(Preempted, match="at step 4"):
         fit(left, classification, settings, before := Recorded(file, notice_at=4))
     fit(left, classification, settings, after := Recorded(file))
     assert [figures["step"] for figures in before.progressed + after.progressed] == list(range(1, 10))

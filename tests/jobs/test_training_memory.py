@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.fleet.placement import ESTIMATE_FACTOR
-from jobs.running.memory import Load, ModelShape, inference_memory, training_memory
 from jobs.running.sizing import shape_of_config
+from jobs.running.training_memory import Load, ModelShape, inference_memory, training_memory
 
 ROOT = Path(__file__).parents[2]
 BASE = ModelShape(12, 768, 12, 3072, 30522)

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from cluster.store.artifact import open_artifact
-from jobs.contracts.objective import Batch, Learner
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Learner
 from jobs.core.config import BadInput
 from jobs.core.stage import Inputs
 from jobs.pretrain import PretrainConfig, build

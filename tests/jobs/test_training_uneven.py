@@ -18,7 +18,7 @@ from jobs.distill import build as build_student
 from jobs.finetune import FinetuneConfig
 from jobs.finetune import build as build_classifier
 from jobs.training.loop import fit
-from jobs.training.parallel import Spread, Strategy
+from jobs.training.parallel import Parallelism, Strategy
 from jobs.training.settings import Training
 from tests.jobs.language_runs import language_model, language_objective, publish_language
 from tests.jobs.test_finetuning import saved
@@ -133,12 +133,16 @@ def test_all_workers_have_as_many_parts_and_each_row_is_in_one(
     rows: int, workers: int, parts: int, wanted: list[list[int]]
 ) -> None:
     """Where rows divide, the parts are those that chunks make."""
-    spread = Spread("ddp", Training(precision="fp32"), unused=False)
+    parallelism = Parallelism("ddp", Training(precision="fp32"), unused=False)
     batch = {"x": torch.arange(rows), "y": torch.ones(rows, 2)}
-    spread.world, seen = workers, []
-    for spread.rank in range(workers):
-        pieces = spread.pieces(batch, parts)
-        assert [len(piece["x"]) if counts else 0 for piece, counts in pieces] == wanted[spread.rank]
-        assert all(len(piece["x"]) == len(piece["y"]) > 0 for piece, _ in pieces), "even what fills up goes through the model"
-        seen += [piece["x"] for piece, counts in pieces if counts]
+    parallelism.data_workers, seen = workers, []
+    for parallelism.data_rank in range(workers):
+        micro_batches = parallelism.micro_batches(batch, parts)
+        assert [len(micro_batch["x"]) if counts else 0 for micro_batch, counts in micro_batches] == wanted[
+            parallelism.data_rank
+        ]
+        assert all(len(micro_batch["x"]) == len(micro_batch["y"]) > 0 for micro_batch, _ in micro_batches), (
+            "even what fills up goes through the model"
+        )
+        seen += [micro_batch["x"] for micro_batch, counts in micro_batches if counts]
     assert torch.cat(seen).sort().values.equal(batch["x"])

@@ -16,7 +16,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from jobs.compression.tokens import partial_pieces
+from jobs.compression.tokenizer_pruning import partial_pieces
 from jobs.compression.vocabulary import changed_share, changed_texts, prune_vocabulary, reduced_tokenizer
 from jobs.core.config import BadInput
 from tests.jobs.small_models import logits, parameters, reloaded, small_model

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.contracts.objective import Batch
+from jobs.contracts.learning import Batch
 from jobs.core.config import BadInput
 from jobs.tasks.multitask import Multitask
 from jobs.tasks.supervised import Supervised

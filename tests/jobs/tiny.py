@@ -32,7 +32,7 @@ from jobs.losses.settings import Mix
 from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.heads import load_head
-from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK, packed
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, packed
 from jobs.tasks.supervised import Supervised, save_model
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
@@ -83,7 +83,9 @@ def publish_predictions(root: Path, logits: Mapping[str, Sequence[float]], label
     task = classification(labels)
     content, _ = packed(task, [text_key(text) for text in logits], logits_NC)
     (draft / DIRECTORY / f"rows{SUFFIX}").write_bytes(content)
-    return publish_directory(draft, root / "predictions", Kind.PREDICTIONS, details={TASK: task.model_dump(mode="json")})
+    return publish_directory(
+        draft, root / "predictions", Kind.PREDICTIONS, details={TASK_DETAIL: task.model_dump(mode="json")}
+    )
 
 
 def classification(labels: Sequence[str] = LABELS) -> Classification:

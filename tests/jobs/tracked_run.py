@@ -7,15 +7,15 @@ import json
 import sys
 import time
 
-from jobs.core.tracking import Tracking
-from jobs.training.trackers import WANDB_FLUSH_SECONDS
-from jobs.training.tracking import Run, Trackers, open_trackers
+from jobs.core.tracking_settings import Tracking
+from jobs.training.trackers import WANDB_FLUSH_SECONDS, WatchedRun
+from jobs.training.tracking import Trackers, open_trackers
 
 CONFIG = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "epochs": 3.0}
 
 
-def run_in(directory: str) -> Run:
-    return Run(directory, "teacher-1a2b3c4d", "spam", "teacher", "s3://bucket/spam/teacher-1a2b3c4d", CONFIG)
+def run_in(directory: str) -> WatchedRun:
+    return WatchedRun(directory, "teacher-1a2b3c4d", "spam", "teacher", "s3://bucket/spam/teacher-1a2b3c4d", CONFIG)
 
 
 def loss(step: int) -> float:

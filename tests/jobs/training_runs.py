@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from jobs.contracts.objective import Batch, Objective, State
-from jobs.training.loop import Fitted, fit
+from jobs.contracts.learning import Batch
+from jobs.contracts.objective import Objective, State
+from jobs.training.loop import TrainingResult, fit
 from jobs.training.settings import Training
 from tests.jobs.language_runs import language_model
 from tests.jobs.tiny import LABELS, tiny_classifier
@@ -52,7 +53,7 @@ class Recorded:
         if self.file is not None:
             torch.save(state(), self.file)
 
-    def must_leave(self) -> bool:
+    def preempted(self) -> bool:
         return bool(self.progressed) and self.progressed[-1]["step"] == self.notice_at
 
     def restore(self) -> State | None:
@@ -98,7 +99,7 @@ class Scripted(Objective):
         return {"grade": float(parts[0])}
 
 
-def scripted(objective: Scripted, **settings: Any) -> tuple[nn.Linear, Fitted, Recorded]:
+def scripted(objective: Scripted, **settings: Any) -> tuple[nn.Linear, TrainingResult, Recorded]:
     torch.manual_seed(0)
     model, hooks = nn.Linear(4, 1), Recorded()
     fitted = fit(model, objective, Training.model_validate({**QUICK, "batch_size": 8, **settings}), hooks)

@@ -34,14 +34,14 @@ def write_base(target: Path, lines: list[str]) -> None:
     """A tiny BERT with fresh weights and a tokenizer trained on the lines, as a Hugging Face directory."""
     import torch
 
-    from jobs.architectures.new import Shape, new_model
+    from jobs.architectures.new import NewModelConfig, new_model
     from jobs.data.tokenizer import Tokenizer, train_tokenizer
 
     torch.manual_seed(0)
     train_tokenizer(Tokenizer(train="wordpiece", vocab_size=400), lines, 64, target)
     from transformers import AutoTokenizer
 
-    shape = Shape(layers=3, hidden=64, heads=2, dropout=0.0)
+    shape = NewModelConfig(layers=3, hidden=64, heads=2, dropout=0.0)
     new_model(shape, "masked", AutoTokenizer.from_pretrained(target), 64).save_pretrained(target)
 
 

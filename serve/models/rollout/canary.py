@@ -1,4 +1,4 @@
-"""A share of the requests goes to a new version, and what happened to them is counted (jobs/deploying/canary.py judges it).
+"""A share of the requests goes to a new version, and what becomes of them is counted (it is judged in jobs/deploying).
 
     model = Canary(stable, candidate, settings)       # a Model: each request goes one way or the other, by its hash
     model.seen                                        # requests, failures and seconds of each side

@@ -1,6 +1,6 @@
 """With how many threads and in what batches a candidate runs best: measured for those on the front, and told with them.
 
-    points = operating_points(candidates, items, threads=(1, 2), batch_sizes=(8, 32), count=200, rounds=10)
+    points = measure_operating_points(candidates, items, threads=(1, 2), batch_sizes=(8, 32), count=200, rounds=10)
     best = fastest_point(points["small:int8"])        # {"threads": 2, "batch_size": 8}
 
 ONNX candidates alone: torch has one number of threads for the whole process.
@@ -18,7 +18,7 @@ from serve.tasks.protocol import Item
 
 
 @dataclass
-class Point:
+class OperatingPoint:
     """A candidate with so many threads, as it takes its turns."""
 
     name: str
@@ -28,7 +28,7 @@ class Point:
     rates: list[float] = field(default_factory=list)
 
 
-def operating_points(
+def measure_operating_points(
     candidates: Sequence[Candidate],
     items: Sequence[Item],
     threads: Sequence[int],
@@ -39,7 +39,9 @@ def operating_points(
     """For each candidate a row for each number of threads: latencies of single items, and items a second by batch size."""
     shown = [candidate for candidate in candidates if candidate.engine.card.variants[candidate.variant].backend == "onnx"]
     points = [
-        Point(one.name, number, load_engine(one.artifact.local(), one.variant, threads=number, max_batch=max(batch_sizes)))
+        OperatingPoint(
+            one.name, number, load_engine(one.artifact.local(), one.variant, threads=number, max_batch=max(batch_sizes))
+        )
         for one in shown
         for number in threads
     ]

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.objective import Batch, Wrapping
+from jobs.contracts.learning import MISSING, Batch
+from jobs.contracts.objective import Wrapping
 from jobs.core.config import BadInput, Problem
-from jobs.losses.other_answers import top_k_kl
+from jobs.losses.answers import top_k_kl
 from jobs.losses.settings import TokenMix, annealed
-from jobs.objectives.language import LanguageObjective, join
-from jobs.objectives.target_head import IGNORED
+from jobs.objectives.language import LanguageObjective, join_batches
 
 SOFT = "soft/"
 """Where predict puts what a language model says."""
@@ -94,14 +94,14 @@ class DistilledLanguage(Wrapping):
         made = [masked_by(self.objective, row_T, self.seed, row, draw) for row_T, row, draw in asked]
         alpha = annealed(self.mix.alpha, self.mix.alpha_end, self.mix.annealing, step / max(1, self.steps - 1))
         soft = self.soft.of([row * self.soft.draws + draw for _, row, draw in asked])
-        return {**join(made), **soft, "alpha": torch.full((len(indices),), alpha)}
+        return {**join_batches(made), **soft, "alpha": torch.full((len(indices),), alpha)}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mixed loss, summed over the targets."""
         own = {key: value for key, value in batch.items() if key != "alpha" and not key.startswith("teacher_")}
         hard, logits_NV = model(**own, answers=True)
         alpha = batch["alpha"][0]
-        targets_B = (batch["labels"] != IGNORED).sum(1)
+        targets_B = (batch["labels"] != MISSING).sum(1)
         there_BM = torch.arange(batch["teacher_rest"].shape[1], device=targets_B.device) < targets_B[:, None]
         shares_NK, ids_NK = batch["teacher_shares"][there_BM], batch["teacher_ids"][there_BM]
         soft = top_k_kl(logits_NV, shares_NK, ids_NK, self.temperature, batch["teacher_rest"][there_BM])

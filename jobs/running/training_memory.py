@@ -17,7 +17,7 @@ PROCESS_BYTES = 900 << 20
 """A worker before it has a model: Python, torch, transformers and Ray."""
 CONTEXT_BYTES = 600 << 20
 """What CUDA takes on a GPU before it has a model."""
-SCORES = 5
+SCORE_MATRICES = 5
 """Matrices of scores that a layer keeps where attention is not fused: softmax, dropout, masks, gradients."""
 RESIDUALS = 9
 """Hidden states that a layer keeps in single precision: what goes into norms, residuals and dropout, and its masks."""
@@ -120,7 +120,7 @@ def _activations(shape: ModelShape, load: Load, half: int) -> int:
     seen = load.batch * load.tokens
     # Kept in the step's precision: what goes into each matrix; in single precision: what goes into the norms and residuals.
     matrices = 5 * shape.hidden + (2 + shape.gated) * shape.feed_forward
-    scores = 0 if load.fused_attention else SCORES * shape.heads * load.tokens
+    scores = 0 if load.fused_attention else SCORE_MATRICES * shape.heads * load.tokens
     layer = seen * ((matrices + scores) * half + RESIDUALS * shape.hidden * FLOAT)
     depth = shape.layers + shape.decoder
     # The backward pass works on one layer more.

@@ -1,8 +1,8 @@
 """Answering for files on the whole cluster, going on where a run was killed.
 
-    summary = run(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
+    summary = answer_files(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
-Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
+Ray Data runs the serving engine on a pool of actors. Each reads its own splits from the storage and writes their parts back,
 so no text passes through the driver or the object store.
 """
 
@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
 from cluster.store import storage
-from jobs.offline.input_splits import Piece, read
+from jobs.offline.input_splits import InputSplit, read_split
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
     UNFINISHED,
-    Done,
     Plan,
+    SplitRecord,
     bad_row,
-    done_place,
     fault_of,
     part_name,
-    read_asked,
-    read_done,
+    read_identity,
+    read_records,
     read_summary,
-    write_asked,
+    record_place,
+    write_identity,
     write_part,
 )
 from jobs.offline.request import Request, make_plan
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 
-def run(request: Request, runs: str, report: Report) -> dict[str, Any]:
+def answer_files(request: Request, runs: str, report: Report) -> dict[str, Any]:
     """Answer for all rows, telling `report` how far it is; returns the summary."""
     began = time.time()
     request = request.model_copy(update={"output": storage.absolute(request.output)})
@@ -50,24 +50,24 @@ def run(request: Request, runs: str, report: Report) -> dict[str, Any]:
     if storage.exists(storage.join(request.output, SUMMARY)):
         report(f"{request.output} is complete, nothing is done again")
         return read_summary(request.output)
-    if read_asked(request.output) is None:
-        write_asked(request.output, plan.asked)
-    done = read_done(request.output, plan)
+    if read_identity(request.output) is None:
+        write_identity(request.output, plan.identity)
+    done = read_records(request.output, plan)
     if done:
-        report(f"going on: {len(done)} of {len(plan.pieces)} pieces are done")
-    progress = Progress(plan, done)
-    for number, one in _answer(request, plan, [n for n in range(len(plan.pieces)) if n not in done]):
+        report(f"going on: {len(done)} of {len(plan.splits)} pieces are done")
+    progress = RowProgress(plan, done)
+    for number, one in _answer(request, plan, [n for n in range(len(plan.splits)) if n not in done]):
         done[number] = one
         report(progress.line(number, one))
     return _finish(request.output, plan, done, progress, time.time() - began)
 
 
-class Progress:
-    """How far a run is, and how fast: over the pieces of this run, from the first one's begin on."""
+class RowProgress:
+    """How far a run is, and how fast: over the splits of this run, from the first one's begin on."""
 
-    def __init__(self, plan: Plan, before: Mapping[int, Done]) -> None:
-        self.total = sum(piece.rows for piece in plan.pieces)
-        self.rows = sum(plan.pieces[number].rows for number in before)
+    def __init__(self, plan: Plan, before: Mapping[int, SplitRecord]) -> None:
+        self.total = sum(split.rows for split in plan.splits)
+        self.rows = sum(plan.splits[number].rows for number in before)
         self.bad = sum(len(one.bad) for one in before.values())
         self.answered = 0
         self.began, self.ended = float("inf"), 0.0
@@ -78,9 +78,9 @@ class Progress:
         """Rows answered a second."""
         return self.answered / max(1e-9, self.ended - self.began) if self.answered else 0.0
 
-    def line(self, number: int, one: Done) -> str:
-        """Count a piece that is done; the state as a line."""
-        self.rows += self.plan.pieces[number].rows
+    def line(self, number: int, one: SplitRecord) -> str:
+        """Count a split that is done; the state as a line."""
+        self.rows += self.plan.splits[number].rows
         self.bad += len(one.bad)
         self.answered += one.rows
         self.began, self.ended = min(self.began, one.began), max(self.ended, one.ended)
@@ -88,67 +88,67 @@ class Progress:
         return f"{self.rows:,} of {self.total:,} rows ({share:.1%})  {self.rate:,.0f} rows/s  {self.bad:,} bad"
 
 
-class Answerer:
-    """An actor that holds the model and answers for pieces."""
+class AnswerSplits:
+    """An actor that holds the model and answers for splits."""
 
     def __init__(self, request: Request, plan: Plan) -> None:
         from serve.engines.engine import load_engine
 
         self.output, self.plan = request.output, plan
-        asked = plan.asked
-        directory = open_model(asked.model, asked.fingerprint).fetch(asked.variant)
+        identity = plan.identity
+        directory = open_model(identity.model, identity.fingerprint).fetch(identity.variant)
         # A GPU only where one is reserved: another actor's would else be used too.
         device: Device = "auto" if request.gpus else "cpu"
-        self.engine = load_engine(directory, asked.variant, request.cpus, request.batch_size, device)
+        self.engine = load_engine(directory, identity.variant, request.cpus, request.batch_size, device)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         numbers = [int(number) for number in batch["number"]]
         return {"number": numbers, "done": [self.answer(number).model_dump_json() for number in numbers]}
 
-    def answer(self, number: int) -> Done:
-        """Read a piece, write its part, then its record."""
-        began, piece, asked = time.time(), self.plan.pieces[number], self.plan.asked
+    def answer(self, number: int) -> SplitRecord:
+        """Read a split, write its part, then its record."""
+        began, split, identity = time.time(), self.plan.splits[number], self.plan.identity
         good: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         items: list[Item] = []
-        for place, row in enumerate(read(piece)):
+        for place, row in enumerate(read_split(split)):
             fault = fault_of(row, self.plan.texts)
             if fault is not None:
-                bad.append(bad_row(piece, place, row, fault))
+                bad.append(bad_row(split, place, row, fault))
                 continue
             items.append(Item(tuple(row.values[column] for column in self.plan.texts)))
-            good.append({name: row.values[name] for name in asked.keep if name in row.values})
+            good.append({name: row.values[name] for name in identity.keep if name in row.values})
         for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)
-        write_part(storage.join(self.output, part_name(number, asked.format)), good, self.plan, self._schema(piece))
-        done = Done(rows=len(good), bad=bad, began=began, ended=time.time())
-        storage.write_bytes(done_place(self.output, number), done.model_dump_json().encode())
+        write_part(storage.join(self.output, part_name(number, identity.format)), good, self.plan, self._schema(split))
+        done = SplitRecord(rows=len(good), bad=bad, began=began, ended=time.time())
+        storage.write_bytes(record_place(self.output, number), done.model_dump_json().encode())
         return done
 
     def _answers(self, items: list[Item]) -> Iterator[dict[str, Any]]:
         task, columns = self.plan.task, self.plan.answer_columns
         for answer in self.engine.answers(items):
-            cells = task.cells(answer, self.plan.asked.probabilities)
+            cells = task.cells(answer, self.plan.identity.probabilities)
             yield {name: cells[name] for name in columns}
 
-    def _schema(self, piece: Piece) -> "pa.Schema | None":
+    def _schema(self, split: InputSplit) -> "pa.Schema | None":
         if not self.plan.typed:
             return None
         from pyarrow import parquet
 
-        system, path = storage.filesystem(piece.file)
+        system, path = storage.filesystem(split.file)
         return parquet.read_schema(path, filesystem=system)
 
 
-def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, Done]]:
-    """Answer for these pieces on the actors; each as soon as it is done."""
+def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, SplitRecord]]:
+    """Answer for these splits on the actors; each as soon as it is done."""
     if not numbers:
         return
     import ray.data
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     answered = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers)).map_batches(
-        Answerer,
+        AnswerSplits,
         fn_constructor_args=(request, plan),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(len(numbers), _workers(request))),
@@ -156,7 +156,7 @@ def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[
         num_gpus=request.gpus,
     )
     for row in answered.iter_rows():
-        yield row["number"], Done.model_validate_json(row["done"])
+        yield row["number"], SplitRecord.model_validate_json(row["done"])
 
 
 def _workers(request: Request) -> int:
@@ -167,7 +167,7 @@ def _workers(request: Request) -> int:
     return max(1, int(min(there.cpus / request.cpus, by_gpu)))
 
 
-def _finish(output: str, plan: Plan, done: Mapping[int, Done], progress: Progress, seconds: float) -> dict[str, Any]:
+def _finish(output: str, plan: Plan, done: Mapping[int, SplitRecord], progress: RowProgress, seconds: float) -> dict[str, Any]:
     """Gather the bad rows in the input's order, write the summary, remove the records."""
     bad = [row for number in sorted(done) for row in done[number].bad]
     if bad:
@@ -180,7 +180,7 @@ def _finish(output: str, plan: Plan, done: Mapping[int, Done], progress: Progres
         "rows_per_second": round(progress.rate, 1),
         "seconds": round(seconds, 1),
         "output": output,
-        "asked": plan.asked.model_dump(mode="json"),
+        "asked": plan.identity.model_dump(mode="json"),
     }
     storage.write_bytes(storage.join(output, SUMMARY), json.dumps(summary, ensure_ascii=False, indent=1).encode())
     storage.delete(storage.join(output, UNFINISHED))

@@ -11,7 +11,7 @@ from matplotlib.transforms import Bbox
 SIDES = ((1, 0), (-1, 0), (1, -1), (1, 1), (-1, 1), (-1, -1), (0, 1), (0, -1))
 """Where a label may stand, in the order of preference: right of its point, left of it, the corners, above, below."""
 OUTSIDE_PENALTY = 100.0
-SPACE = 4.0
+LABEL_GAP = 4.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _around(x: float, y: float, radius: float) -> Bbox:
 
 def _write(axes: Axes, label: Label, side: tuple[int, int]) -> Annotation:
     across, up = side
-    reach = label.radius * (0.75 if across and up else 1) + SPACE
+    reach = label.radius * (0.75 if across and up else 1) + LABEL_GAP
     horizontal = {1: "left", 0: "center", -1: "right"}[across]
     vertical = {1: "bottom", 0: "center", -1: "top"}[up]
     place: dict[str, Any] = {"textcoords": "offset points", "ha": horizontal, "va": vertical, "zorder": 5}

@@ -21,7 +21,7 @@ from jobs.deploying.serve_client import ServeClient
 from serve.models.rollout.canary import Seen, Side
 from serve.settings import Arguments, CanarySettings, ModelSettings, ShadowSettings
 
-POLL_SECONDS = 2.0
+CANARY_POLL_SECONDS = 2.0
 ASKED_FOR_EACH_REPLICA = 4
 """A handle chooses the replica by itself; asked so often, none is missed for long."""
 
@@ -150,7 +150,7 @@ def _watch(name: str, config: CanaryConfig, report: Callable[[str], object]) -> 
         if decision.verdict != "watch":
             return decision
         report(f"canary: {decision.reasons[0]}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(CANARY_POLL_SECONDS)
 
 
 def _p95_ms(side: Side) -> float:

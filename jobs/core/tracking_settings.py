@@ -53,7 +53,7 @@ class Tracking(Config):
     """Log to Weights & Biases too; needs the extra `wandb`."""
 
 
-def check(tracking: Tracking) -> list[Problem]:
+def tracking_problems(tracking: Tracking) -> list[Problem]:
     """What is wrong with the settings, found before anything runs and without asking a server."""
     problems = []
     for name in ("mlflow", "wandb"):

@@ -32,7 +32,7 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
     from jobs.search.setup import demand
     from jobs.search.shapes import within_budget
     from jobs.search.trial import trial_function
-    from jobs.search.trials import adopt, kept_of, table
+    from jobs.search.trial_results import adopt, kept_of, trial_rows
 
     apply_settings()
     step, timed = within_budget(step, inputs, context)
@@ -46,7 +46,7 @@ def search(step: Step, inputs: Inputs, context: Context) -> Outcome:
         # Its snapshot was of two moments: what was drawn in between is in neither of them.
         delete(place_of(context))
         results = _new_tuner(trainable, step, context, records(context)).fit()
-    trials = table(step, results, context)
+    trials = trial_rows(step, results, context)
     kept = kept_of(step, trials)
     if not kept or len(trials) != asked:
         # Whoever runs the step again has changed something: then all is tried again, but for what has come to an end.

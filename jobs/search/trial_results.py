@@ -1,6 +1,6 @@
 """The trials of a search that has ended: a table of all, and the best one's output.
 
-rows = table(step, results, context)      # [{"name", "values", "score", "status", "reports", "seconds", …}, …]
+rows = trial_rows(step, results, context)      # [{"name", "values", "score", "status", "reports", "seconds", …}, …]
 """
 
 import json
@@ -14,21 +14,21 @@ from cluster.store.storage import FileStat, copy_file, exists, join, list_files,
 from jobs.core.recipe import Step
 from jobs.core.spaces import shape_spaces
 from jobs.core.stage import Context, Outcome
-from jobs.search.records import NAME, read_record
+from jobs.search.records import TRIAL_NAME, read_record
 from jobs.search.trial import MODEL, OUTCOME, trial_place
 
 if TYPE_CHECKING:
     from ray.tune import ResultGrid
 
 
-def table(step: Step, results: "ResultGrid", context: Context) -> list[dict[str, Any]]:
+def trial_rows(step: Step, results: "ResultGrid", context: Context) -> list[dict[str, Any]]:
     """One row a trial, in the order in which they began.
 
     Its values (pbt: the last), score, how it ended and why, evaluations, seconds; pbt: its schedule.
     """
     rows = []
     for result in (results[number] for number in range(len(results))):
-        name = (result.config or {}).get(NAME) or PurePosixPath(result.path).name
+        name = (result.config or {}).get(TRIAL_NAME) or PurePosixPath(result.path).name
         error = str(result.error) if result.error else None
         record = read_record(trial_place(context, name))
         rows.append((record.get("born", math.inf), _row(step, name, record, error, context)))
