@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.language_models import PAIRED
 from jobs.architectures.models import check_model
-from jobs.architectures.new import FITTING, ObjectiveName, Shape
+from jobs.architectures.new import FITTING, Shape
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
-from jobs.objectives.pretrained import PAIRED
 from jobs.running.cli import main
 from jobs.training.settings import RULES, Stability, Training
+from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,17 +6,16 @@ model = load_base("sample:minilm_l6", "masked", tokenizer, max_length=128)
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.language_models import AUTO_CLASSES, PAIRED, can_learn
 from jobs.architectures.models import training_attention
-from jobs.architectures.new import AUTO_CLASSES, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
+from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.objectives.target_head import HeadAtTargets
-
-PAIRED = ("masked_next_sentence", "masked_sentence_order")
 
 
 def load_base(
@@ -70,18 +69,10 @@ def wrapped(
 
 
 def _check_kind(config: Any, objective: ObjectiveName, named: str) -> None:
-    """Encoders load as causal models too, and would read what they are to predict."""
-    from transformers.models.auto import modeling_auto as auto
-
-    kind = config.model_type
-    encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    fits = {
-        "causal": kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder,
-        "span_corruption": kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    }.get(objective, encoder and not config.is_encoder_decoder)
-    if not fits:
+    """BadInput for a model that cannot learn so."""
+    if not can_learn(config, objective):
         other = {"causal": "a decoder", "span_corruption": "an encoder-decoder"}.get(objective, "an encoder")
-        reason = f"a {kind} model cannot learn by {objective}, which is for {other}"
+        reason = f"a {config.model_type} model cannot learn by {objective}, which is for {other}"
         raise BadInput([Problem("base", named, reason, "Take another base or another objective.")])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.fleet.placement import Demand
+from jobs.architectures.positions import LENGTH
 from jobs.compression.removal import kept_neurons
 from jobs.core.config import Config
 from jobs.core.recipe import Recipe, Step
@@ -54,7 +55,6 @@ ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"
 """Architectures that turn queries and keys by their positions, of which they have no table, and gate their neurons."""
 SHAPED_BY = ("model", "base", "student")
 """The keys that say what a model's shape is."""
-LENGTH = 128
 ADAPTED = 0.02
 """Share of the weights that learn with adapters."""
 

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
-from jobs.architectures.new import FITTING, Architecture, ObjectiveName, Shape, new_model
+from jobs.architectures.new import FITTING, Architecture, Shape, new_model
 from jobs.objectives.target_head import IGNORED, LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
+from serve.engines.card import ObjectiveName
 from tests.jobs.language_runs import language_tokenizer
 from tests.jobs.test_objectives_documents import DECODERS, ENCODERS, tiny
 
