@@ -115,8 +115,7 @@ def _load(origin: Path, language: Language) -> "PreTrainedModel":
 def _objective(model: "PreTrainedModel", language: Language, inputs: Inputs) -> "LanguageObjective | None":
     """What the model learned, over the text that it is judged on."""
     from jobs.data.tokenizer import tokenizer_of
-    from jobs.objectives.causal import CausalObjective
-    from jobs.objectives.corruption import SpanCorruption
+    from jobs.objectives.pretrained import objective_of
 
     tokens = inputs.maybe("tokens")
     if tokens is None:
@@ -126,9 +125,7 @@ def _objective(model: "PreTrainedModel", language: Language, inputs: Inputs) -> 
         reason = f"its tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
         remedy = "Give the tokens that the model was trained on."
         raise BadInput([Problem("inputs.tokens", tokens.manifest.step, reason, remedy)])
-    if language.objective == "causal":
-        return CausalObjective(tokens, tokenizer)
-    return SpanCorruption(tokens, tokenizer, CORRUPTED, int(model.config.decoder_start_token_id))
+    return objective_of(language.objective, tokens, tokenizer, model.config, CORRUPTED)
 
 
 def _quantize(kind: QuantizeKind, source: Path) -> tuple[Path, str]:

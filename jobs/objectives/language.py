@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
 from jobs.contracts.objective import Batch, Objective
-from jobs.data.loader import TokenRows
+from jobs.data.loader import TokenRows, row_length
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.target_head import IGNORED, HeadAtTargets
@@ -39,7 +39,7 @@ class LanguageObjective(Objective):
     """What the model is shown of its tokens."""
 
     def __init__(self, tokens: Artifact, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer, self.max_length = tokenizer, int(tokens.manifest.details["max_length"])
+        self.tokenizer, self.max_length = tokenizer, row_length(tokens)
         self.bounds = Bounds.from_details(tokens.manifest.details)
         self.train, self.validation = TokenRows(tokens, "train"), TokenRows(tokens, "validation")
         self.size, self.validation_size = len(self.train), min(len(self.validation), EVALUATION_ROWS)

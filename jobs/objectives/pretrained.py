@@ -1,6 +1,7 @@
-"""The model that pretraining begins with: new from a shape, or a base to go on from (Gururangan et al. 2020).
+"""What pretraining begins with: a model, new from a shape or a base to go on from (Gururangan et al. 2020), and an objective.
 
 model = load_base("sample:minilm_l6", "masked", tokenizer, max_length=128)
+objective = objective_of("masked", tokens, tokenizer, model.model.config, mask_probability=0.15)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ from jobs.data.sources import model_directory
 from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.objectives.language import LanguageObjective
+    from jobs.objectives.masked import Masking
     from jobs.objectives.target_head import HeadAtTargets
 
 
@@ -66,6 +69,29 @@ def wrapped(
     if named is not None and objective not in PAIRED:
         check_documents_part(model, made.reader, max_length, named)
     return made
+
+
+def objective_of(
+    name: ObjectiveName,
+    tokens: Artifact,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "PreTrainedConfig",
+    mask_probability: float,
+    masking: "Masking" = "tokens",
+) -> "LanguageObjective":
+    """What a model of this config learns from TOKENS by the objective of this name."""
+    from jobs.objectives.causal import CausalObjective
+    from jobs.objectives.corruption import SpanCorruption
+    from jobs.objectives.masked import MaskedObjective
+    from jobs.objectives.pairs import PairObjective
+
+    if name == "causal":
+        return CausalObjective(tokens, tokenizer)
+    if name == "span_corruption":
+        return SpanCorruption(tokens, tokenizer, mask_probability, int(config.decoder_start_token_id))
+    if name == "masked":
+        return MaskedObjective(tokens, tokenizer, mask_probability, masking)
+    return PairObjective(tokens, tokenizer, mask_probability, masking, name == "masked_sentence_order")
 
 
 def _check_kind(config: Any, objective: ObjectiveName, named: str) -> None:
