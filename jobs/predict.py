@@ -245,11 +245,11 @@ def _objective(model: Artifact, asked: Language) -> str:
     """By which objective the model answers; BadInput for one that does not answer for tokens."""
     from transformers import AutoConfig
 
-    from jobs.architectures.language_models import ANSWERING
+    from jobs.architectures.language_models import ANSWERING_OBJECTIVES
     from jobs.architectures.models import learned_of
 
     config, language = AutoConfig.from_pretrained(model.local(["config.json"])), learned_of(model).language
-    if language is None or language.objective not in ANSWERING:
+    if language is None or language.objective not in ANSWERING_OBJECTIVES:
         named = next(iter(config.architectures or ()), config.model_type)
         reason = f"a {named} neither fills in hidden tokens nor says the next one"
         raise BadInput([Problem("inputs.model", model.manifest.step, reason, "Use a masked or a causal model from pretrain.")])

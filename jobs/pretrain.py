@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
-from jobs.architectures.language_models import PAIRED
+from jobs.architectures.language_models import PAIR_OBJECTIVES
 from jobs.architectures.models import check_model
 from jobs.architectures.new import FITTING, Shape
 from jobs.core.config import BadInput, Problem
@@ -117,7 +117,7 @@ def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
 def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
     """BadInput where the objective needs pairs and the text is packed, or the other way round."""
     has = tokens.manifest.details.get("segments", "packed")
-    needs = "pairs" if config.objective in PAIRED else "packed"
+    needs = "pairs" if config.objective in PAIR_OBJECTIVES else "packed"
     if has != needs:
         reason = f"{config.objective} reads segments: {needs}, and {tokens.manifest.step} was prepared with segments: {has}"
         raise BadInput([Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")])

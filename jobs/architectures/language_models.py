@@ -21,9 +21,9 @@ AUTO_CLASSES: dict[ObjectiveName, str] = {
     "span_corruption": "AutoModelForSeq2SeqLM",
 }
 """The class of transformers that has the objective's head."""
-PAIRED = ("masked_next_sentence", "masked_sentence_order")
+PAIR_OBJECTIVES = ("masked_next_sentence", "masked_sentence_order")
 """The objectives over pairs of segments."""
-ANSWERING = ("masked", "causal")
+ANSWERING_OBJECTIVES = ("masked", "causal")
 """The objectives whose models say which tokens are likely at a place, which is what soft labels of tokens are."""
 
 

@@ -7,7 +7,7 @@ objective = objective_of("masked", tokens, tokenizer, model.model.config, mask_p
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
-from jobs.architectures.language_models import AUTO_CLASSES, PAIRED, can_learn
+from jobs.architectures.language_models import AUTO_CLASSES, PAIR_OBJECTIVES, can_learn
 from jobs.architectures.models import training_attention
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
@@ -39,7 +39,7 @@ def load_base(
         output_loading_info=True,
         **_without_padding(config),
     )
-    if objective in PAIRED and not _answers_pairs(model):
+    if objective in PAIR_OBJECTIVES and not _answers_pairs(model):
         reason = f"{type(model).__name__} has no head that tells two segments' relation"
         raise BadInput([Problem("base", named, reason, "Take a bert or albert model, or objective: masked.")])
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -56,7 +56,7 @@ def wrapped(
     from jobs.objectives.documents import check_documents_part
     from jobs.objectives.target_head import HeadAtTargets, LanguageModel, PairModel, SpanModel
 
-    if objective in PAIRED:
+    if objective in PAIR_OBJECTIVES:
         made: HeadAtTargets = PairModel(model, new_parameters=new)
     elif objective == "span_corruption":
         made = SpanModel(model, new_parameters=new)
@@ -66,7 +66,7 @@ def wrapped(
     if named is not None and positions is not None and max_length > positions:
         reason = f"it has {positions} positions, and the rows of tokens are {max_length} long"
         raise BadInput([Problem("base", named, reason, f"Prepare tokens with max_length {positions} at most.")])
-    if named is not None and objective not in PAIRED:
+    if named is not None and objective not in PAIR_OBJECTIVES:
         check_documents_part(model, made.reader, max_length, named)
     return made
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.architectures.language_models import ANSWERING, PAIRED
+from jobs.architectures.language_models import ANSWERING_OBJECTIVES, PAIR_OBJECTIVES
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
@@ -18,7 +18,7 @@ from jobs.running.nesting import nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
-from serve.engines.card import WRITING
+from serve.engines.card import WRITING_OBJECTIVES
 
 OF_PAIRS = "pair_accuracy"
 """The figure that objectives over pairs alone have."""
@@ -59,7 +59,7 @@ def learned_by(recipe: Recipe, step: Step) -> str:
         return str(config.objective)
     if step.stage.name == "compress":
         found = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
-        return next((objective for objective in found if objective in WRITING), TASK)
+        return next((objective for objective in found if objective in WRITING_OBJECTIVES), TASK)
     return TASK
 
 
@@ -107,7 +107,7 @@ def _monitor(step: Step, config: Training, path: str) -> Iterator[Problem]:
     known = [metric.name for metric in step.metrics]
     if step.stage.name != "pretrain":
         known += ["validation_loss"]
-    elif getattr(config, "objective", None) not in PAIRED:
+    elif getattr(config, "objective", None) not in PAIR_OBJECTIVES:
         known.remove(OF_PAIRS)
     if config.monitor is not None and step.metrics and config.monitor not in known:
         yield Problem(path, config.monitor, "this task has no such figure", f"Known here: {', '.join(known)}.")
@@ -117,7 +117,7 @@ def _pretrain(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model", "base"))
     tokens = recipe.steps[step.inputs["tokens"][0]]
     cut: Any = tokens.config
-    needs = "pairs" if config.objective in PAIRED else "packed"
+    needs = "pairs" if config.objective in PAIR_OBJECTIVES else "packed"
     if cut.segments != needs:
         reason = f"{config.objective} reads segments: {needs}, and {tokens.name} is prepared with segments: {cut.segments}"
         yield Problem("objective", config.objective, reason, f"Prepare the text with segments: {needs}.")
@@ -178,7 +178,7 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
         reason = f"it answers for other tokens than those of {step.inputs['tokens'][0]}"
         yield Problem("inputs.teacher", soft.name, reason, "Predict over the tokens that the student learns from.")
     said = learned_by(recipe, recipe.steps[soft.inputs["model"][0]])
-    if said not in ANSWERING:
+    if said not in ANSWERING_OBJECTIVES:
         return  # told at that step
     if said != config.objective:
         reason = f"the teacher answers by {said}, the student learns by {config.objective}"
@@ -260,9 +260,9 @@ def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:
 
 def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     learned = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
-    if learned & set(WRITING):
+    if learned & set(WRITING_OBJECTIVES):
         yield from _compress_language(step, config)
-    if not learned <= set(WRITING):
+    if not learned <= set(WRITING_OBJECTIVES):
         if "examples" not in step.inputs:
             yield Problem("inputs.examples", None, "a model of a task is compressed on its rows", "Name their step.")
         yield from _soft_labels(recipe, step)
@@ -315,7 +315,7 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
             reason = f"{step.inputs['examples'][0]} has no rows in these splits"
             yield Problem("splits", list(config.splits), reason, "Name splits that are there.")
         return
-    if learned not in ANSWERING:
+    if learned not in ANSWERING_OBJECTIVES:
         reason = f"it has learned {learned}, and neither fills in hidden tokens nor says the next one"
         yield Problem("inputs.model", name, reason, "Use a masked or a causal model from pretrain.")
     cut: Any = recipe.steps[step.inputs["tokens"][0]].config

@@ -32,7 +32,7 @@ REQUIRED = (CARD, "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "generation_config.json")
 
 ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
-WRITING = ("causal", "span_corruption")
+WRITING_OBJECTIVES = ("causal", "span_corruption")
 """The objectives by which a model learns to write."""
 GENERATION = "generation"
 """How older cards named the task of language models that write."""
@@ -124,7 +124,7 @@ class Language(BaseModel):
     @property
     def writes(self) -> bool:
         """Whether it can go on with a text."""
-        return self.objective in WRITING
+        return self.objective in WRITING_OBJECTIVES
 
 
 class Card(BaseModel):
