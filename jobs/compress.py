@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind, other_place, upload
-from jobs.architectures.models import beyond_training, card_of, length_of, writes_by
+from jobs.architectures.models import learned_of, read_base
 from jobs.compression.settings import COMPRESS_RULES, Factorize, Heal, Prune, Quantization
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
@@ -84,7 +84,8 @@ def run(config: CompressConfig, inputs: Inputs, context: Context) -> Outcome:
 def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig, Inputs, Context], Outcome]:
     """What is to be done, by what kind of model it is; BadInput where that cannot be."""
     model, examples = inputs.one("model"), inputs.maybe("examples")
-    if writes_by(model) is not None:
+    language = learned_of(model).language
+    if language is not None and language.writes:
         from jobs.compression.compress_language import check_language, compress_language
 
         asked = {key: getattr(config, key) for key in ("vocabulary", "prune", "factorize")}
@@ -113,10 +114,10 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
 
 def _length(config: CompressConfig, model: Artifact) -> int:
     """Tokens at which texts are cut; BadInput for more than the model has learned to read."""
-    length = length_of(model, config.max_length)
-    card = card_of(model)
-    if card is not None and card.task is not None and length > (trained := length_of(model, None)):
-        raise BadInput([beyond_training(length, model.manifest.step, trained)])
+    reach = read_base(model).reach
+    length = reach.length(config.max_length)
+    if (problem := reach.beyond_training(length)) is not None:
+        raise BadInput([problem])
     return length
 
 

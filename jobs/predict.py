@@ -184,17 +184,17 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
 
 def _task(model: Artifact, spec: Task) -> Task:
     """What the model answers for; BadInput unless that can be compared with the examples' task."""
-    from jobs.architectures.models import card_of
+    from jobs.architectures.models import learned_of
 
-    card, named = card_of(model), model.manifest.step
-    if card is None or card.task is None:
+    task, named = learned_of(model).task, model.manifest.step
+    if task is None:
         remedy = "Give a model that was fine-tuned or distilled, or inputs.tokens."
         raise BadInput([Problem("inputs.model", named, "a language model answers for no task", remedy)])
-    reads, given = (" and ".join(one.fields) for one in (card.task, spec))
-    reason = f"it reads {reads}, and the examples have {given}" if reads != given else spec.unlike(card.task)
+    reads, given = (" and ".join(one.fields) for one in (task, spec))
+    reason = f"it reads {reads}, and the examples have {given}" if reads != given else spec.unlike(task)
     if reason is not None:
         raise BadInput([Problem("inputs.model", named, reason, "Use a model of the examples' task.")])
-    return card.task
+    return task
 
 
 def _count(file: str) -> int:
@@ -242,23 +242,21 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
 
 
 def _objective(model: Artifact, asked: SoftTokenSettings) -> str:
-    """masked or causal, as the model's card says, or its architecture; BadInput for others."""
+    """By which objective the model answers; BadInput for one that does not answer for tokens."""
     from transformers import AutoConfig
 
-    from jobs.architectures.models import card_of, language_kind
+    from jobs.architectures.language_models import ANSWERING_OBJECTIVES
+    from jobs.architectures.models import learned_of
 
-    config, card = AutoConfig.from_pretrained(model.local(["config.json"])), card_of(model)
-    named = next(iter(config.architectures or ()), config.model_type)
-    objective: str | None = language_kind(config) or ("masked" if named.endswith("ForMaskedLM") else None)
-    if card is not None:
-        objective = None if card.language is None else card.language.objective
-    if objective not in ("masked", "causal"):
+    config, language = AutoConfig.from_pretrained(model.local(["config.json"])), learned_of(model).language
+    if language is None or language.objective not in ANSWERING_OBJECTIVES:
+        named = next(iter(config.architectures or ()), config.model_type)
         reason = f"a {named} neither fills in hidden tokens nor says the next one"
         raise BadInput([Problem("inputs.model", model.manifest.step, reason, "Use a masked or a causal model from pretrain.")])
     if asked.top_k > config.vocab_size:
         reason = f"the model knows {config.vocab_size} tokens"
         raise BadInput([Problem("language.top_k", asked.top_k, reason, "Lower it: 8 to 64 are usual.")])
-    return objective
+    return language.objective
 
 
 def _write_table(batch: dict[str, np.ndarray], name: str, output: str) -> tuple[str, File]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import Artifact, Kind
+from jobs.architectures.language_models import PAIR_OBJECTIVES
 from jobs.architectures.models import check_model
-from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, PAIR_OBJECTIVES, NewModelConfig, ObjectiveName
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, NewModelConfig
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.metric import Metric
@@ -21,13 +22,12 @@ from jobs.data.sources import model_fingerprint
 from jobs.losses.settings import TokenMix
 from jobs.running.cli import main
 from jobs.training.settings import RULES, StepSkipping, Training
+from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from jobs.contracts.objective import Learner
-    from jobs.objectives.language import LanguageObjective
 
 
 class PretrainStepSkipping(StepSkipping):
@@ -91,43 +91,27 @@ def origin(config: PretrainConfig, inputs: Inputs) -> NewModelConfig | str | Art
 def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The model, with fresh weights or the base's, and its objective."""
     from jobs.architectures.new import new_model
+    from jobs.data.loader import row_length
     from jobs.data.tokenizer import tokenizer_of
-    from jobs.objectives.pretrained import load_base, wrapped
+    from jobs.objectives.pretrained import load_base, objective_of, wrapped
 
     tokens = inputs.one("tokens")
     _check_layout(config, tokens)
     tokenizer = tokenizer_of(tokens)
-    length = int(tokens.manifest.details["max_length"])
+    length = row_length(tokens)
     begun = origin(config, inputs)
     if isinstance(begun, NewModelConfig):
         model = wrapped(new_model(begun, config.objective, tokenizer, length), config.objective, length)
     else:
         model = load_base(begun, config.objective, tokenizer, length)
-    objective = _objective(config, tokens, tokenizer, model.model)
+    masks = (config.mask_probability, config.masking)
+    objective = objective_of(config.objective, tokens, tokenizer, model.model.config, *masks)
     teacher = inputs.maybe("teacher")
     if teacher is None:
         return model, objective
     from jobs.objectives.distilled_language import DistilledLanguage
 
     return model, DistilledLanguage(objective, teacher, config.mix)
-
-
-def _objective(
-    config: PretrainConfig, tokens: Artifact, tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel"
-) -> "LanguageObjective":
-    from jobs.objectives.causal import CausalObjective
-    from jobs.objectives.corruption import SpanCorruption
-    from jobs.objectives.masked import MaskedObjective
-    from jobs.objectives.pairs import PairObjective
-
-    if config.objective == "causal":
-        return CausalObjective(tokens, tokenizer)
-    if config.objective == "span_corruption":
-        return SpanCorruption(tokens, tokenizer, config.mask_probability, int(model.config.decoder_start_token_id))
-    if config.objective == "masked":
-        return MaskedObjective(tokens, tokenizer, config.mask_probability, config.masking)
-    order = config.objective == "masked_sentence_order"
-    return PairObjective(tokens, tokenizer, config.mask_probability, config.masking, order)
 
 
 def _check_layout(config: PretrainConfig, tokens: Artifact) -> None:
@@ -153,15 +137,15 @@ def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
 
 def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer."""
+    from jobs.data.loader import row_length
     from jobs.training.ray_train import train
 
     origin(config, inputs)
     _check_layout(config, inputs.one("tokens"))
     _check_teacher(config, inputs)
     outcome = train(build, config, inputs, context)
-    # What is trained from here on takes its length from it.
-    length = int(inputs.one("tokens").manifest.details["max_length"])
-    return replace(outcome, details={**outcome.details, "max_length": length})
+    # The card says it too; older code reads it here.
+    return replace(outcome, details={**outcome.details, "max_length": row_length(inputs.one("tokens"))})
 
 
 PRETRAIN_RULES = (

@@ -1,17 +1,23 @@
-"""Existing models, from a name, a directory or a step (new ones: jobs/architectures/new.py)."""
+"""Existing models, from a name, a directory or a step (new ones: jobs/architectures/new.py).
+
+learned_of(model)                      # a task or a language, and how long its texts were
+read_base(origin).reach                # how far it can read; its config and tokenizer
+"""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cluster.store import storage
 from cluster.store.artifact import Artifact
+from jobs.architectures.language_models import language_of
 from jobs.architectures.padding import give_padding, plainly_padded
-from jobs.architectures.positions import longest_of_config
+from jobs.architectures.positions import Reach, longest_of_config
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
-from serve.engines.card import CARD, Card, read_card
+from serve.engines.card import CARD, Card, Language, read_card
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -19,13 +25,9 @@ if TYPE_CHECKING:
 
 READ = ("input_ids", "attention_mask")
 """What every model reads of its tokens."""
-LENGTH = 128
-"""Tokens at which texts are cut where neither the recipe nor the model says how many."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 TOKENIZERS = ("tokenizer", "vocab", "spiece", "sentencepiece", "merges", "bpe")
 """What the names of files begin with that hold tokenizers; without any, transformers makes an empty one of its own."""
-Writing = Literal["causal", "span_corruption"]
-"""The objectives by which models learn to write."""
 HEAVY = (".safetensors", ".onnx", ".data", ".onnx_data")
 """What the names of files end with that hold weights."""
 
@@ -42,18 +44,33 @@ def directory_of(origin: str | Artifact) -> str:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What a model is: a task's, a language model, or neither, as far as its files say."""
+
+    task: Task | None = None
+    """What it answers."""
+    language: Language | None = None
+    """What it says of tokens, where it has no task."""
+    longest: int | None = None
+    """Tokens of the longest texts that it was trained on."""
+
+
+@dataclass(frozen=True)
 class Base:
     """What is known of a model without its weights; config and tokenizer agree on what pads."""
 
     named: str
+    learned: Learned
     config: "PreTrainedConfig"
     tokenizer: "PreTrainedTokenizerBase"
-    trained: int | None
-    """Tokens of the longest texts that it was trained on, where that is written down."""
     padding: str | None
     """The token that pads, where the model has none of its own for it."""
-    task: Task | None = None
-    """What it answers, where it has a card that says so."""
+
+    @cached_property
+    def reach(self) -> Reach:
+        """How long its texts may be."""
+        longest, answers = self.learned.longest, self.learned.task is not None
+        return Reach(self.named, longest_of_config(self.config), longest, answers)
 
 
 def read_base(origin: str | Artifact) -> Base:
@@ -67,38 +84,30 @@ def described(origin: str | Artifact, directory: str) -> Base:
     from transformers import AutoConfig, AutoTokenizer
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin
-    trained = origin.manifest.details.get("max_length") if isinstance(origin, Artifact) else None
-    card = read_card(Path(directory)) if (Path(directory) / CARD).is_file() else None
-    trained = trained if card is None else card.max_length
     config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
-    task = None if card is None else card.task
-    return Base(named, config, tokenizer, trained, give_padding(tokenizer, config, named), task)
+    learned = _learned(origin, directory, config)
+    return Base(named, learned, config, tokenizer, give_padding(tokenizer, config, named))
 
 
-def card_of(model: Artifact) -> Card | None:
-    """The card of a model, where it has one: bases of older runs do not."""
-    return read_card(model.local([CARD])) if CARD in model.manifest.files else None
+def learned_of(model: Artifact) -> Learned:
+    """What a step's model is; only the file that says it is fetched."""
+    return _learned(model, str(model.local([CARD if CARD in model.manifest.files else "config.json"])))
 
 
-def writes_by(model: Artifact) -> Writing | None:
-    """What a model that writes text has learned by, as its card says, or else its architecture; None of one that does not."""
+def _learned(origin: str | Artifact, directory: str, config: "PreTrainedConfig | None" = None) -> Learned:
+    """By its card; where it has none, being from outside or of an older run, by its config and what its step noted."""
     from transformers import AutoConfig
 
-    card = card_of(model)
-    if card is None:
-        return language_kind(AutoConfig.from_pretrained(model.local(["config.json"])))
-    objective = card.language.objective if card.language is not None else None
-    return objective if objective == "causal" or objective == "span_corruption" else None
+    if (card := card_in(directory)) is not None:
+        return Learned(card.task, card.language, card.max_length)
+    noted = origin.manifest.details.get("max_length") if isinstance(origin, Artifact) else None
+    config = AutoConfig.from_pretrained(directory) if config is None else config
+    return Learned(language=language_of(config), longest=noted)
 
 
-def language_kind(config: "PreTrainedConfig") -> Writing | None:
-    """Whether a model of this config writes text, by the objective that it learned; None where it does not."""
-    from transformers.models.auto import modeling_auto as auto
-
-    made = set(getattr(config, "architectures", None) or ())
-    if made & set(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()):
-        return "span_corruption"
-    return "causal" if made & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()) else None
+def card_in(directory: str) -> Card | None:
+    """The card of the model in a directory, where it has one; EngineError if it is damaged."""
+    return read_card(Path(directory)) if (Path(directory) / CARD).is_file() else None
 
 
 def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
@@ -111,26 +120,7 @@ def set_dropout(config: "PreTrainedConfig", dropout: float) -> None:
 def length_of(origin: str | Artifact, asked: int | None) -> int:
     """Tokens at which texts for this base are cut: as many as asked, else as it was trained with (of a model from outside that
     is not known: 128 at most). BadInput where it has fewer positions."""
-    base = read_base(origin)
-    positions = longest_of_config(base.config)
-    if asked is None:
-        wanted = base.trained or LENGTH
-        return wanted if positions is None else min(wanted, positions)
-    if positions is not None and asked > positions:
-        raise BadInput([too_long(asked, base.named, positions)])
-    return asked
-
-
-def too_long(asked: int, named: str, positions: int) -> Problem:
-    """Texts may have more tokens than their model can number."""
-    reason = f"the base, {named}, has {positions} positions"
-    return Problem("max_length", asked, reason, f"Lower it to {positions}, or pretrain on longer rows.")
-
-
-def beyond_training(asked: int, named: str, trained: int) -> Problem:
-    """A model would be published for longer texts than it has learned to read."""
-    reason = f"{named} was trained on texts of {trained} tokens at the most, and would be served for longer ones"
-    return Problem("max_length", asked, reason, f"Leave it out, or train {named} with max_length: {asked}.")
+    return read_base(origin).reach.length(asked)
 
 
 def padding_told(origin: str | Artifact) -> dict[str, str]:

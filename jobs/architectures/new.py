@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from jobs.architectures.language_models import AUTO_CLASSES
 from jobs.architectures.models import training_attention
 from jobs.architectures.positions import longest_of_config
 from jobs.core.config import Config
+from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
 Architecture = Literal["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"]
 
 PAIR_OBJECTIVES = ("masked_next_sentence", "masked_sentence_order")
@@ -31,16 +32,6 @@ ARCHITECTURES_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "span_corruption": ("t5",),
 }
 """The architectures that a new model for each objective may have."""
-AUTO_CLASSES = {
-    "masked": "AutoModelForMaskedLM",
-    "masked_next_sentence": "AutoModelForPreTraining",
-    "masked_sentence_order": "AutoModelForPreTraining",
-    "causal": "AutoModelForCausalLM",
-    "span_corruption": "AutoModelForSeq2SeqLM",
-}
-"""The class of transformers that has the objective's head."""
-
-
 ROBERTA_FIRST = 2
 """The number of a text's first token in the published RoBERTa, whose padding id is 1; for higher ones rows are added."""
 

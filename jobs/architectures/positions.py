@@ -1,16 +1,64 @@
-"""How long a text a model can read: what its own embedding of positions holds.
+"""How long a model's texts may be: what its own embedding of positions holds, and what it has learned to read.
 
 longest_text(model)                    # of a model that is there
 longest_of_config(config)              # the same without its weights
+Reach("base", longest_of_config(config), trained=128).length(None)
 """
 
 import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.architectures.padding import has_embedding
+from jobs.core.config import BadInput, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+LENGTH = 128
+"""Tokens at which texts are cut where neither the recipe nor the model says how many."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a model can read; None where nothing bounds it, or it is not known yet."""
+
+    named: str
+    positions: int | None = None
+    """The tokens that it can number, at most."""
+    trained: int | None = None
+    """The tokens of the longest texts that it has learned from."""
+    answers: bool = True
+    """Whether it answers for a task, about texts of that length."""
+
+    @property
+    def usual(self) -> int:
+        """At how many tokens texts are cut for a model made from it, where nobody says."""
+        wanted = self.trained or LENGTH
+        return wanted if self.positions is None else min(wanted, self.positions)
+
+    def length(self, asked: int | None) -> int:
+        """At how many tokens they are cut where so many are asked for; BadInput for more than it can number."""
+        if asked is None:
+            return self.usual
+        if (problem := self.too_long(asked)) is not None:
+            raise BadInput([problem])
+        return asked
+
+    def too_long(self, asked: int) -> Problem | None:
+        """Texts would have more tokens than their model can number."""
+        if self.positions is None or asked <= self.positions:
+            return None
+        reason = f"the base, {self.named}, has {self.positions} positions"
+        return Problem("max_length", asked, reason, f"Lower it to {self.positions}, or pretrain on longer rows.")
+
+    def beyond_training(self, asked: int) -> Problem | None:
+        """A model that answers would be published for longer texts than it has learned to read."""
+        if not self.answers or self.trained is None or asked <= self.trained:
+            return None
+        reason = f"{self.named} was trained on texts of {self.trained} tokens at the most, and would be served for longer ones"
+        return Problem("max_length", asked, reason, f"Leave it out, or train {self.named} with max_length: {asked}.")
 
 
 def first_position(model: "PreTrainedModel") -> int:

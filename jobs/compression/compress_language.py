@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import upload
-from jobs.architectures.models import language_kind
-from jobs.architectures.new import AUTO_CLASSES
+from jobs.architectures.language_models import AUTO_CLASSES
+from jobs.architectures.models import learned_of
 from jobs.architectures.positions import longest_text
-from jobs.compression.export import export_onnx
-from jobs.compression.export_language import data_of, encoder_of
+from jobs.compression.export_language import data_of, encoder_of, export_language
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
 from jobs.compression.quantize import FROM_WEIGHTS
@@ -66,16 +65,17 @@ def compress_language(config: Quantization, inputs: Inputs, context: Context) ->
     from transformers import AutoTokenizer
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
-    origin = inputs.one("model").local()
-    model = _load(origin)
+    language, origin = learned_of(inputs.one("model")).language, inputs.one("model").local()
+    assert language is not None, "the caller has looked"
+    model = _load(origin, language)
     tokenizer = AutoTokenizer.from_pretrained(origin)
-    judged = _objective(model, inputs)
+    judged = _objective(model, language, inputs)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         context.report(state="exporting")
-        figures = {"export_difference": export_onnx(model, directory / SOURCE)}
+        figures = {"export_difference": export_language(model, directory / SOURCE)}
         files = {"onnx": (directory / SOURCE, "fp32")}
         for asked in config.quantize:
             context.report(state=f"quantising: {asked}")
@@ -92,10 +92,8 @@ def compress_language(config: Quantization, inputs: Inputs, context: Context) ->
         parameters = sum(weight.numel() for weight in model.parameters())
         longest = longest_text(model) or min(tokenizer.model_max_length, LONGEST)
         default = next((NAMES[asked] for asked in config.quantize), "onnx")
-        kind = language_kind(model.config)
-        assert kind is not None, "the caller has looked"
         card = Card(
-            language=Language(objective=kind),
+            language=language,
             max_length=longest,
             variants=variants,
             default=default,
@@ -106,21 +104,18 @@ def compress_language(config: Quantization, inputs: Inputs, context: Context) ->
         return Outcome(metrics=figures, files=upload(directory, replace(context, directory=directory).output))
 
 
-def _load(origin: Path) -> "PreTrainedModel":
+def _load(origin: Path, language: Language) -> "PreTrainedModel":
     import transformers
 
-    kind = language_kind(transformers.AutoConfig.from_pretrained(origin))
-    assert kind is not None, "the caller has looked"
-    loader: Any = getattr(transformers, AUTO_CLASSES[kind])
+    loader: Any = getattr(transformers, AUTO_CLASSES[language.objective])
     model: PreTrainedModel = loader.from_pretrained(origin, dtype="float32", attn_implementation="eager")
     return model.eval()
 
 
-def _objective(model: "PreTrainedModel", inputs: Inputs) -> "LanguageObjective | None":
+def _objective(model: "PreTrainedModel", language: Language, inputs: Inputs) -> "LanguageObjective | None":
     """What the model learned, over the text that it is judged on."""
     from jobs.data.tokenizer import tokenizer_of
-    from jobs.objectives.causal import CausalObjective
-    from jobs.objectives.corruption import SpanCorruption
+    from jobs.objectives.pretrained import objective_of
 
     tokens = inputs.maybe("tokens")
     if tokens is None:
@@ -130,9 +125,7 @@ def _objective(model: "PreTrainedModel", inputs: Inputs) -> "LanguageObjective |
         reason = f"its tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}"
         remedy = "Give the tokens that the model was trained on."
         raise BadInput([Problem("inputs.tokens", tokens.manifest.step, reason, remedy)])
-    if language_kind(model.config) == "causal":
-        return CausalObjective(tokens, tokenizer)
-    return SpanCorruption(tokens, tokenizer, CORRUPTED, int(model.config.decoder_start_token_id))
+    return objective_of(language.objective, tokens, tokenizer, model.config, CORRUPTED)
 
 
 def _quantize(kind: QuantizeKind, source: Path) -> tuple[Path, str]:

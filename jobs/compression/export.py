@@ -1,7 +1,6 @@
 """ONNX export, checked against the torch model that it came from before anything else is measured on it.
 
     export_onnx(model, directory / "onnx/model.onnx", Signature.of(card))      # a model of a task
-    export_onnx(model, directory / "onnx/model.onnx")                          # a decoder, an encoder-decoder
 
 B batch, T tokens.
 """
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from jobs.architectures.models import READ, language_kind
+from jobs.architectures.models import READ
 from jobs.architectures.positions import longest_text
-from jobs.compression.export_language import export_language
 from jobs.compression.graph import TOLERANCE, ExportError, write_graph
 from serve.engines.backends import HIDDEN
 from serve.engines.card import Card
@@ -58,12 +56,10 @@ def export_onnx(model: PreTrainedModel, target: Path, signature: Signature | Non
     """Export with free batch and length; returns the largest difference of an output from torch.
 
     The check runs shapes that were not exported, with rows of different lengths in a batch and each alone; ExportError if
-    any number differs by more than TOLERANCE. Language models that write have a signature of their own.
+    any number differs by more than TOLERANCE. Language models that write: export_language.
     """
     model = model.float().cpu().eval()
     target.parent.mkdir(parents=True, exist_ok=True)
-    if language_kind(model.config) is not None:
-        return export_language(model, target)
     signature = signature or Signature()
     sample = _inputs(model, signature, (2, 8), torch.Generator().manual_seed(0))  # no full mask: that is folded away
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest_text(model))}

@@ -35,6 +35,8 @@ def export_language(model: PreTrainedModel, target: Path) -> float:
     The check reads prompts of several lengths, together and alone, and writes on through the cache what torch's own greedy
     generation writes; each logit on the way is compared.
     """
+    model = model.float().cpu().eval()
+    target.parent.mkdir(parents=True, exist_ok=True)
     kind = model.config.model_type
     encoder = encoder_of(target) if model.config.is_encoder_decoder else None
     if encoder is not None and kind not in ENCODER_DECODERS:

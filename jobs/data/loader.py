@@ -42,6 +42,11 @@ class TokenRows:
         return np.stack([self.parts[o][i - starts[o]] for o, i in zip(owners, indices, strict=True)]).astype(np.int64)
 
 
+def row_length(tokens: Artifact) -> int:
+    """The tokens of each row, padding included."""
+    return int(tokens.manifest.details["max_length"])
+
+
 def read_examples(examples: Artifact, split: str) -> pa.Table:
     """The rows of one split: key, the task's texts and targets, slices; empty where the split is not there."""
     paths = examples.files(f"{split}/", ".parquet")

@@ -19,7 +19,7 @@ from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
 from jobs.contracts.learning import MISSING, Batch
 from jobs.contracts.objective import Objective
-from jobs.data.loader import TokenRows
+from jobs.data.loader import TokenRows, row_length
 from jobs.data.pack import Bounds
 from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.target_head import HeadAtTargets
@@ -40,7 +40,7 @@ class LanguageObjective(Objective):
     """What the model is shown of its tokens."""
 
     def __init__(self, tokens: Artifact, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer, self.max_length = tokenizer, int(tokens.manifest.details["max_length"])
+        self.tokenizer, self.max_length = tokenizer, row_length(tokens)
         self.bounds = Bounds.from_details(tokens.manifest.details)
         self.train, self.validation = TokenRows(tokens, "train"), TokenRows(tokens, "validation")
         self.size, self.validation_size = len(self.train), min(len(self.validation), EVALUATION_ROWS)

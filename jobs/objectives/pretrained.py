@@ -1,19 +1,23 @@
-"""The model that pretraining begins with: new from a shape, or a base to go on from (Gururangan et al. 2020).
+"""What pretraining begins with: a model, new from a shape or a base to go on from (Gururangan et al. 2020), and an objective.
 
 model = load_base("sample:minilm_l6", "masked", tokenizer, max_length=128)
+objective = objective_of("masked", tokens, tokenizer, model.model.config, mask_probability=0.15)
 """
 
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
+from jobs.architectures.language_models import AUTO_CLASSES, PAIR_OBJECTIVES, can_learn
 from jobs.architectures.models import training_attention
-from jobs.architectures.new import AUTO_CLASSES, PAIR_OBJECTIVES, ObjectiveName
 from jobs.core.config import BadInput, Problem
 from jobs.data.sources import model_directory
+from serve.engines.card import ObjectiveName
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from jobs.objectives.language import LanguageObjective
+    from jobs.objectives.masked import Masking
     from jobs.objectives.target_head import HeadAtTargets
 
 
@@ -67,19 +71,34 @@ def wrapped(
     return made
 
 
-def _check_kind(config: Any, objective: ObjectiveName, named: str) -> None:
-    """Encoders load as causal models too, and would read what they are to predict."""
-    from transformers.models.auto import modeling_auto as auto
+def objective_of(
+    name: ObjectiveName,
+    tokens: Artifact,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "PreTrainedConfig",
+    mask_probability: float,
+    masking: "Masking" = "tokens",
+) -> "LanguageObjective":
+    """What a model of this config learns from TOKENS by the objective of this name."""
+    from jobs.objectives.causal import CausalObjective
+    from jobs.objectives.corruption import SpanCorruption
+    from jobs.objectives.masked import MaskedObjective
+    from jobs.objectives.pairs import PairObjective
 
-    kind = config.model_type
-    encoder = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    fits = {
-        "causal": kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not encoder,
-        "span_corruption": kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    }.get(objective, encoder and not config.is_encoder_decoder)
-    if not fits:
+    if name == "causal":
+        return CausalObjective(tokens, tokenizer)
+    if name == "span_corruption":
+        return SpanCorruption(tokens, tokenizer, mask_probability, int(config.decoder_start_token_id))
+    if name == "masked":
+        return MaskedObjective(tokens, tokenizer, mask_probability, masking)
+    return PairObjective(tokens, tokenizer, mask_probability, masking, name == "masked_sentence_order")
+
+
+def _check_kind(config: Any, objective: ObjectiveName, named: str) -> None:
+    """BadInput for a model that cannot learn so."""
+    if not can_learn(config, objective):
         other = {"causal": "a decoder", "span_corruption": "an encoder-decoder"}.get(objective, "an encoder")
-        reason = f"a {kind} model cannot learn by {objective}, which is for {other}"
+        reason = f"a {config.model_type} model cannot learn by {objective}, which is for {other}"
         raise BadInput([Problem("base", named, reason, "Take another base or another objective.")])
 
 

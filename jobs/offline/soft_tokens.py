@@ -11,25 +11,16 @@ import torch
 
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import MISSING
+from jobs.data.loader import row_length
 from jobs.data.tokenizer import tokenizer_of
 from jobs.losses.answers import likeliest
-from jobs.objectives.causal import CausalObjective
 from jobs.objectives.distilled_language import masked_by
-from jobs.objectives.language import LanguageObjective, join_batches
-from jobs.objectives.masked import MaskedObjective
-from jobs.objectives.pretrained import load_base
+from jobs.objectives.language import join_batches
+from jobs.objectives.pretrained import load_base, objective_of
 from jobs.training.parallel import computing_in
 
 LEAST = 1e-7
 """Half precision's smallest share; less than that is left for the tokens that are not kept."""
-
-
-def language_objective(tokens: Artifact, settings: Mapping[str, Any]) -> LanguageObjective:
-    """What the teacher learned, over these tokens, with the masks that the settings say."""
-    tokenizer = tokenizer_of(tokens)
-    if settings["objective"] == "causal":
-        return CausalObjective(tokens, tokenizer)
-    return MaskedObjective(tokens, tokenizer, settings["mask_probability"], settings["masking"])
 
 
 class AnswerTokens:
@@ -37,12 +28,12 @@ class AnswerTokens:
 
     def __init__(self, model: Artifact, tokens: Artifact, settings: Mapping[str, Any], threads: int, precision: str) -> None:
         torch.set_num_threads(threads)
-        self.precision = precision
-        self.settings, self.objective = settings, language_objective(tokens, settings)
-        length = int(tokens.manifest.details["max_length"])
+        self.precision, self.settings = precision, settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = load_base(model, settings["objective"], self.objective.tokenizer, length)
-        self.model = loaded.eval().to(self.device)
+        named, tokenizer = settings["objective"], tokenizer_of(tokens)
+        self.model = load_base(model, named, tokenizer, row_length(tokens)).eval().to(self.device)
+        masks = (settings["mask_probability"], settings["masking"])
+        self.objective = objective_of(named, tokens, tokenizer, self.model.model.config, *masks)
 
     def __call__(self, asked: dict[str, np.ndarray]) -> dict[str, Any]:
         """Per row: its number, ids and log-shares of the K likeliest tokens of each target, log-share of all others."""

@@ -4,37 +4,15 @@ reach = reach_of(recipe, recipe.steps["student"])
 reach.positions, reach.trained
 """
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jobs.architectures.models import LENGTH, beyond_training, too_long, unreadable
-from jobs.architectures.positions import longest_of_config
+from jobs.architectures.models import card_in, unreadable
+from jobs.architectures.positions import LENGTH, Reach, longest_of_config
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.running.sizing import named_config, named_shape
-from serve.engines.card import CARD
-
-
-@dataclass(frozen=True)
-class Reach:
-    """How far a model can read; None where nothing bounds it, or it is not known yet."""
-
-    named: str
-    positions: int | None = None
-    """The tokens that it can number, at most."""
-    trained: int | None = None
-    """The tokens of the longest texts that it has learned from."""
-    answers: bool = True
-    """Whether it answers for a task, about texts of that length."""
-
-    @property
-    def usual(self) -> int:
-        """At how many tokens texts are cut for a model made from it, where nobody says."""
-        wanted = self.trained or LENGTH
-        return wanted if self.positions is None else min(wanted, self.positions)
+from serve.engines.card import EngineError
 
 
 def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
@@ -44,15 +22,13 @@ def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
     for length in _lengths(step):
         for name in step.inputs.get("teacher_model", ()):  # It reads the same texts as its student.
             read = length or reach_of(recipe, step).usual
-            reach = reach_of(recipe, recipe.steps[name], read)
-            if reach.positions is not None and read > reach.positions:
-                yield too_long(read, reach.named, reach.positions)
+            if (problem := reach_of(recipe, recipe.steps[name], read).too_long(read)) is not None:
+                yield problem
     for asked in (length for length in _lengths(step) if length is not None):
         for reach in bases_of(recipe, step, asked):
-            if reach.positions is not None and asked > reach.positions:
-                yield too_long(asked, reach.named, reach.positions)
-            elif step.stage.name == "compress" and reach.answers and reach.trained is not None and asked > reach.trained:
-                yield beyond_training(asked, reach.named, reach.trained)
+            served = step.stage.name == "compress"
+            if (problem := reach.too_long(asked) or (reach.beyond_training(asked) if served else None)) is not None:
+                yield problem
 
 
 def reach_of(recipe: Recipe, step: Step, asked: int = LENGTH) -> Reach:
@@ -115,8 +91,7 @@ def _outside(name: str, asked: int) -> Reach:
     if settings is None:
         shape = named_shape(name)
         return Reach(name, None if shape is None else shape.positions or None)  # 0: they are not in a table.
-    card = Path(name) / CARD
-    trained = json.loads(card.read_bytes()).get("max_length") if card.is_file() else None
+    trained = _trained(name)
     rows = settings.get("max_position_embeddings") or settings.get("n_positions")
     if isinstance(rows, int) and asked + _reserved(settings) <= rows:
         return Reach(name, rows, trained)
@@ -126,6 +101,15 @@ def _outside(name: str, asked: int) -> Reach:
         return Reach(name, longest_of_config(AutoConfig.from_pretrained(name)), trained)
     except unreadable():  # It is told where the model is checked.
         return Reach(name, None, trained)
+
+
+def _trained(name: str) -> int | None:
+    """The tokens of the texts that a model from outside was trained on, where it has a card."""
+    try:
+        card = card_in(name)
+    except EngineError:  # It is told where the model is read.
+        return None
+    return None if card is None else card.max_length
 
 
 def _reserved(settings: Mapping[str, Any]) -> int:

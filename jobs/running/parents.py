@@ -7,10 +7,9 @@ Only what the recipe itself says is looked at; what data and weights say is chec
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from jobs.architectures.models import Writing
-from jobs.architectures.new import PAIR_OBJECTIVES
+from jobs.architectures.language_models import ANSWERING_OBJECTIVES, PAIR_OBJECTIVES
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
@@ -19,10 +18,10 @@ from jobs.running.nesting import nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
+from serve.engines.card import WRITING_OBJECTIVES
 
 OF_PAIRS = "pair_accuracy"
-"""The figure that these alone have."""
-WRITING_OBJECTIVES = get_args(Writing)
+"""The figure that objectives over pairs alone have."""
 A_TASK = "a task"
 """What a model of a task has learned, where a language model has its objective."""
 CUTTING = ("source", "text", "clean", "split", "limit", "tokenizer")
@@ -178,8 +177,8 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
     if soft.inputs["tokens"] != step.inputs["tokens"]:
         reason = f"it answers for other tokens than those of {step.inputs['tokens'][0]}"
         yield Problem("inputs.teacher", soft.name, reason, "Predict over the tokens that the student learns from.")
-    said = _answers_by(learned_by(recipe, recipe.steps[soft.inputs["model"][0]]))
-    if said is None:
+    said = learned_by(recipe, recipe.steps[soft.inputs["model"][0]])
+    if said not in ANSWERING_OBJECTIVES:
         return  # told at that step
     if said != config.objective:
         reason = f"the teacher answers by {said}, the student learns by {config.objective}"
@@ -190,13 +189,6 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
             own, theirs = getattr(config, key), getattr(asked.language, key)
             if own != theirs:
                 yield Problem(key, own, f"the teacher's answers are for {theirs}", remedy)
-
-
-def _answers_by(learned: str) -> str | None:
-    """How a model answers for tokens; None where it does not."""
-    if learned in ("causal", "masked"):
-        return learned
-    return None
 
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -323,7 +315,7 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
             reason = f"{step.inputs['examples'][0]} has no rows in these splits"
             yield Problem("splits", list(config.splits), reason, "Name splits that are there.")
         return
-    if _answers_by(learned) is None:
+    if learned not in ANSWERING_OBJECTIVES:
         reason = f"it has learned {learned}, and neither fills in hidden tokens nor says the next one"
         yield Problem("inputs.model", name, reason, "Use a masked or a causal model from pretrain.")
     cut: Any = recipe.steps[step.inputs["tokens"][0]].config

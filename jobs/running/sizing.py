@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster.fleet.placement import Demand
-from jobs.architectures.models import LENGTH
+from jobs.architectures.positions import LENGTH
 from jobs.compression.settings import kept_neurons
 from jobs.core.config import Config
 from jobs.core.recipe import Recipe, Step

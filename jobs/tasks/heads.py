@@ -67,7 +67,8 @@ def _plan(origin: str | Artifact, directory: str, spec: Task) -> tuple["PreTrain
     """The config for this task, the tokenizer, and whether the model was trained for just this task."""
     base, learning = described(origin, directory), learning_of(spec.kind)
     config = base.config
-    known = learning.knows(spec, config) if base.task is None else base.task == spec
+    task = base.learned.task
+    known = learning.knows(spec, config) if task is None else task == spec
     for key, value in learning.head(spec).items():
         setattr(config, key, value)
     return config, base.tokenizer, known

@@ -31,8 +31,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 REQUIRED = (CARD, "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "generation_config.json")
 
-
-WRITING = "generation"
+ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
+WRITING_OBJECTIVES = ("causal", "span_corruption")
+"""The objectives by which a model learns to write."""
+GENERATION = "generation"
 """How older cards named the task of language models that write."""
 
 
@@ -116,13 +118,13 @@ class Language(BaseModel):
     """What a language model has learned from raw text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    objective: Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
+    objective: ObjectiveName
     """What it predicts: hidden tokens (and how two segments belong together), the next token, spans taken out."""
 
     @property
     def writes(self) -> bool:
         """Whether it can go on with a text."""
-        return self.objective in ("causal", "span_corruption")
+        return self.objective in WRITING_OBJECTIVES
 
 
 class Card(BaseModel):
@@ -153,7 +155,7 @@ class Card(BaseModel):
         if not isinstance(given, dict) or not isinstance(given.get("task"), str):
             return given
         rest = {key: value for key, value in given.items() if key not in ("task", "labels")}
-        if given["task"] == WRITING:
+        if given["task"] == GENERATION:
             variants = given.get("variants")
             each = variants.values() if isinstance(variants, dict) else ()
             encoders = any(isinstance(variant, dict) and variant.get("encoder") for variant in each)

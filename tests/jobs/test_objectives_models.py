@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
-from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Architecture, NewModelConfig, ObjectiveName, new_model
+from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, Architecture, NewModelConfig, new_model
 from jobs.contracts.learning import MISSING
 from jobs.objectives.target_head import LanguageModel, SpanModel
 from jobs.pretrain import PretrainConfig
+from serve.engines.card import ObjectiveName
 from tests.jobs.language_runs import language_tokenizer
 from tests.jobs.test_objectives_documents import DECODERS, ENCODERS, tiny
 
