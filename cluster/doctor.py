@@ -28,7 +28,7 @@ from cluster.store.storage import StorageError, absolute, delete, exists, join, 
 from cluster.submit import current_job_id
 from cluster.submit import main as submit_and_follow
 
-ANSWER_SECONDS = 60.0
+NODE_ANSWER_SECONDS = 60.0
 CLOCK_CALLS = 3
 SIGNS = {Level.ERROR: "✗", Level.WARNING: "!"}
 
@@ -115,7 +115,9 @@ def _examine_nodes(nodes: Mapping[str, Any], storage: str, found: Examination, p
         _clean(place)
     gpus = {name: node["Resources"].get("GPU", 0.0) for name, node in nodes.items()}
     mend = "Look at its raylet.log; a node that is being started answers later"
-    findings += [Finding(Level.ERROR, "node", name, f"no answer in {ANSWER_SECONDS:.0f} s", mend) for name in found.silent]
+    findings += [
+        Finding(Level.ERROR, "node", name, f"no answer in {NODE_ANSWER_SECONDS:.0f} s", mend) for name in found.silent
+    ]
     return findings + node_findings(found.reports, found.skews, gpus)
 
 
@@ -134,7 +136,7 @@ def _ask_all(nodes: Mapping[str, Any], files: Mapping[str, str], marker: str, po
         peers = _doors(names[(number + 1) % len(names)], nodes) if len(names) > 1 else []
         waiting[probes[name].examine.remote(marker, files[name], peers)] = name
     _print_head(names)
-    deadline = time.monotonic() + ANSWER_SECONDS
+    deadline = time.monotonic() + NODE_ANSWER_SECONDS
     while waiting and time.monotonic() < deadline:
         for ready in ray.wait(list(waiting), timeout=1)[0]:
             name = waiting.pop(ready)

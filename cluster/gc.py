@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from cluster.fleet.placement import size
 from cluster.store.artifact import EARLIER_REGISTRY, MANIFEST, Artifact, ArtifactError, find_outputs, first_place, split_place
 from cluster.store.registry import RegistryError, aliases
-from cluster.store.run_records import Run, RunError, artifact_size, list_runs
+from cluster.store.run_records import RunError, RunRecord, artifact_size, list_runs
 from cluster.store.storage import StorageError, absolute, delete, exists, join, list_directories, list_files, modified
 
 STEP = re.compile(r"^(?P<step>.+)-[0-9a-f]{8}$")
@@ -144,7 +144,7 @@ def _recipe(artifact: Artifact) -> str:
     return artifact.uri.rsplit("/", 2)[1]
 
 
-def _kept_runs(runs: Iterable[Run], keep: int) -> Iterator[Run]:
+def _kept_runs(runs: Iterable[RunRecord], keep: int) -> Iterator[RunRecord]:
     """Each recipe's newest runs (they come newest first), and those that are marked."""
     seen: dict[str, int] = {}
     for run in runs:

@@ -12,7 +12,7 @@ HAProxy's metrics and stats ports listen on all addresses and cannot be told oth
 import shlex
 from pathlib import Path
 
-SETTINGS = {
+INGRESS_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     # One thread of HAProxy fills four cores' worth of small models; more of them take cores from the replicas.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -29,7 +29,7 @@ def ingress_environment(directory: Path, metrics_port: int, stats_port: int) -> 
     """The environment of a node whose files and ports are its own, so that several clusters fit on one machine."""
     place = directory / "haproxy"
     return {
-        **SETTINGS,
+        **INGRESS_ENVIRONMENT,
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy.cfg"),
@@ -41,4 +41,4 @@ def ingress_environment(directory: Path, metrics_port: int, stats_port: int) -> 
 
 
 if __name__ == "__main__":
-    print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in SETTINGS.items()))
+    print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in INGRESS_ENVIRONMENT.items()))

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from cluster.fleet.placement import size
 from cluster.store.archive import ArchiveError, export_run, import_run
 from cluster.store.artifact import ArtifactError, find_outputs
-from cluster.store.run_records import Run, RunError, artifact_size, find_run, list_runs, run_places, write_run
+from cluster.store.run_records import RunError, RunRecord, artifact_size, find_run, list_runs, run_places, write_run
 from cluster.store.storage import StorageError, absolute
 
 
-def table(storage: str, runs: Sequence[Run]) -> list[str]:
+def table(storage: str, runs: Sequence[RunRecord]) -> list[str]:
     """A row for each run: when, how long, how large, how good."""
     rows = [("run", "ended", "took", "size", "kept", "scores")]
     for run in runs:

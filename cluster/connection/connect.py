@@ -48,7 +48,7 @@ class Cluster:
     """What a client process must have in its environment to reach it."""
     temp_dir: str | None = None
     """Directory of an owned cluster: logs, token; removed on close."""
-    _embedded: embedded.Embedded | None = field(default=None, repr=False)
+    _embedded: embedded.EmbeddedCluster | None = field(default=None, repr=False)
     _before: dict[str, str | None] = field(default_factory=dict, repr=False)
 
     def jobs(self) -> "JobSubmissionClient":

@@ -28,7 +28,7 @@ from cluster.store.artifact import cache_directory
 
 OBJECT_STORE_BYTES = 1_000_000_000
 START_SECONDS = 60.0
-LOG = "start.log"
+LOG_FILE = "start.log"
 TOKEN = "token"
 
 # Below the range from which systems hand out ports by themselves, so that none is taken between choice and use.
@@ -46,7 +46,7 @@ PORT_OPTIONS = (
 )
 PORT_VARIABLES = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 
-SETTINGS = {
+RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the end of a run waits for one check, and each takes time from the workers
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -64,7 +64,7 @@ class StartError(Exception):
     """The embedded cluster did not start; the message holds the end of its log."""
 
 
-class Embedded:
+class EmbeddedCluster:
     """A running embedded cluster: where it is, and how to end it."""
 
     def __init__(self, directory: Path, ports: list[int], process: "subprocess.Popen[bytes]") -> None:
@@ -117,7 +117,7 @@ class Embedded:
         self.close()
 
 
-def start(cpus: int | None = None, gpus: int | None = None) -> Embedded:
+def start(cpus: int | None = None, gpus: int | None = None) -> EmbeddedCluster:
     """Start a cluster and wait until its node and its jobs API are there; StartError with the end of its log if it does not.
 
     `cpus` and `gpus` are what it hands out to tasks; by default what Ray detects (container limits count).
@@ -127,7 +127,7 @@ def start(cpus: int | None = None, gpus: int | None = None) -> Embedded:
     ports = free_ports(len(PORT_OPTIONS) + len(PORT_VARIABLES))
     token = secrets.token_hex(32)
     _write_private(directory / TOKEN, token)
-    cluster = Embedded(directory, ports, _launch(directory, ports, cpus, gpus))
+    cluster = EmbeddedCluster(directory, ports, _launch(directory, ports, cpus, gpus))
     try:
         _wait_until_ready(cluster, token)
     except BaseException:
@@ -168,7 +168,7 @@ def _launch(
     # Without it Train and the state API look for any cluster on this machine, and fail where there are two.
     own = {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
     own |= {name: str(port) for name, port in zip(PORT_VARIABLES, ports[len(PORT_OPTIONS) :], strict=True)}
-    with open(directory / LOG, "wb") as log:
+    with open(directory / LOG_FILE, "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-P", guard.__file__, str(directory), *command],
             stdin=subprocess.PIPE,
@@ -194,10 +194,10 @@ def _inherited(directory: Path) -> dict[str, str]:
     # Temporary files of Ray and of jobs go with the cluster; downloaded models outlive it.
     temporary = {"TMPDIR": str(directory), "RAYSTILL_CACHE": str(cache_directory())}
     access = {**LOOPBACK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(directory / TOKEN)}
-    return {**SETTINGS, **kept, **temporary, **access}
+    return {**RAY_ENVIRONMENT, **kept, **temporary, **access}
 
 
-def _wait_until_ready(cluster: Embedded, token: str) -> None:
+def _wait_until_ready(cluster: EmbeddedCluster, token: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not _is_ready(cluster.dashboard, token):
         code = cluster.exit_code
@@ -225,6 +225,6 @@ def _get(url: str, token: str) -> Any:
         return None
 
 
-def _log_tail(cluster: Embedded, lines: int = 20) -> str:
-    text = (cluster.directory / LOG).read_text(errors="replace")
+def _log_tail(cluster: EmbeddedCluster, lines: int = 20) -> str:
+    text = (cluster.directory / LOG_FILE).read_text(errors="replace")
     return "\n".join(text.splitlines()[-lines:]) or "(its log is empty)"

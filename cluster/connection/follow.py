@@ -17,7 +17,7 @@ import aiohttp
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 POLL_SECONDS = 0.3
 SECONDS_AWAY = 300.0
@@ -80,7 +80,7 @@ def has_ended(client: "JobSubmissionClient", job_id: str, seconds: float | None 
     return bool(patiently(lambda: client.get_job_status(job_id), job_id, seconds).is_terminal())
 
 
-def patiently(ask: Callable[[], Answer], what: str, seconds: float | None = None) -> Answer:
+def patiently(ask: Callable[[], T], what: str, seconds: float | None = None) -> T:
     """The cluster's answer; while it fails (no connection, a server's error, no sense in it) it is asked again.
 
     Raises Lost where that goes on for so many seconds (SECONDS_AWAY), or where the cluster does not know the job.

@@ -18,13 +18,13 @@ FLEET = Path(__file__).parents[1] / "fleet.yaml"
 Cloud = Literal["aws", "gcp", "azure"]
 
 
-class Described(BaseModel):
+class FleetPart(BaseModel):
     """A part of the description."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Node(Described):
+class NodeKind(FleetPart):
     """One kind of node."""
 
     machines: dict[Cloud, str]
@@ -32,7 +32,7 @@ class Node(Described):
     disk_gb: int = Field(ge=50)
 
 
-class Worker(Node):
+class Worker(NodeKind):
     """A kind of node that comes with the work and goes when idle."""
 
     most: int = Field(ge=1)
@@ -42,7 +42,7 @@ class Worker(Node):
     """Of nodes that would do alike the one with the highest comes first; one that is not to be had yields for a while."""
 
 
-class Place(Described):
+class CloudPlace(FleetPart):
     """One cloud."""
 
     place: str
@@ -50,7 +50,7 @@ class Place(Described):
     storage: str
 
 
-class Kubernetes(Described):
+class Kubernetes(FleetPart):
     """What KubeRay's files need besides."""
 
     image: str
@@ -58,21 +58,21 @@ class Kubernetes(Described):
     sizes_of: Cloud
 
 
-class Fleet(Described):
+class Fleet(FleetPart):
     """A whole cluster."""
 
     name: str = Field(pattern="^[a-z][a-z0-9-]*$")
     idle_minutes: int = Field(ge=1)
     most_workers: int = Field(ge=1)
-    head: Node
+    head: NodeKind
     workers: dict[str, Worker]
-    clouds: dict[Cloud, Place]
+    clouds: dict[Cloud, CloudPlace]
     kubernetes: Kubernetes
 
     @model_validator(mode="after")
     def _machines_are_known(self) -> "Fleet":
         known = read_prices().machines
-        nodes: dict[str, Node] = {"head": self.head, **self.workers}
+        nodes: dict[str, NodeKind] = {"head": self.head, **self.workers}
         for name, node in nodes.items():
             for cloud in self.clouds:
                 machine = node.machines.get(cloud)
@@ -80,7 +80,7 @@ class Fleet(Described):
                     raise ValueError(f"{name}.machines.{cloud}: {machine} is not in cluster/prices.yaml; add it there")
         return self
 
-    def machine(self, node: Node, cloud: Cloud) -> Machine:
+    def machine(self, node: NodeKind, cloud: Cloud) -> Machine:
         """What the node's machine has and costs."""
         return read_prices().machines[node.machines[cloud]]
 

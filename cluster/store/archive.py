@@ -33,7 +33,7 @@ from cluster.store.artifact import (
     other_place,
     split_place,
 )
-from cluster.store.run_records import Run, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
+from cluster.store.run_records import RunRecord, artifact_size, has_run, needed_artifacts, run_artifacts, write_run
 from cluster.store.storage import CHUNK_BYTES, join, open_input, open_output, write_bytes
 
 RECORD = "run.json"
@@ -49,7 +49,7 @@ class ArchiveError(Exception):
     """An archive cannot be used; the message names it, the member and the reason."""
 
 
-def export_run(storage: str, run: Run, file: str) -> tuple[int, int]:
+def export_run(storage: str, run: RunRecord, file: str) -> tuple[int, int]:
     """Write the archive; returns of how many steps it has the outputs, and their bytes."""
     artifacts = needed_artifacts(run_artifacts(storage, run).values())
     with open_output(str(Path(file).absolute())) as whole, tarfile.open(fileobj=whole, mode="w") as archive:
@@ -65,7 +65,7 @@ def export_run(storage: str, run: Run, file: str) -> tuple[int, int]:
     return len({first_place(uri) for uri in artifacts}), sum(artifact_size(artifact) for artifact in artifacts.values())
 
 
-def import_run(file: str, storage: str) -> tuple[Run, int]:
+def import_run(file: str, storage: str) -> tuple[RunRecord, int]:
     """Take the run into a storage; returns it, and of how many steps the outputs were new there."""
     try:
         with tarfile.open(file, "r:") as archive:
@@ -133,7 +133,7 @@ class _Archive:
             raise self.error(f"{uri} is there already with other content; import into another storage")
         return there is not None
 
-    def end(self, run: Run) -> None:
+    def end(self, run: RunRecord) -> None:
         """All has come; ArchiveError where the run names what did not, or a further output has no first one."""
         places = [split_place(made.uri)[1] for made in run.artifacts.values()] + [first_place(place) for place in self.seen]
         if missing := [place for place in places if place not in self.seen]:
@@ -144,7 +144,7 @@ class _Archive:
         return ArchiveError(f"{self.file}: {reason}")
 
 
-def _import(tar: tarfile.TarFile, file: str, storage: str) -> tuple[Run, int]:
+def _import(tar: tarfile.TarFile, file: str, storage: str) -> tuple[RunRecord, int]:
     members = iter(tar)
     run = _record(tar, next(members, None), file)
     known = has_run(storage, run)
@@ -223,11 +223,11 @@ def _small(archive: tarfile.TarFile, member: tarfile.TarInfo, file: str) -> byte
     return stream.read()
 
 
-def _record(archive: tarfile.TarFile, member: tarfile.TarInfo | None, file: str) -> Run:
+def _record(archive: tarfile.TarFile, member: tarfile.TarInfo | None, file: str) -> RunRecord:
     if member is None or member.name != RECORD or not member.isreg():
         raise ArchiveError(f"{file}: its first member is not {RECORD}; make it with `python -m cluster.runs export`")
     try:
-        run = Run.model_validate_json(_small(archive, member, file))
+        run = RunRecord.model_validate_json(_small(archive, member, file))
     except ValidationError as error:
         raise ArchiveError(f"{file}: {RECORD} is not a run's record: {error.errors()[0]['msg']}") from error
     name = RUN.fullmatch(run.name)

@@ -9,7 +9,7 @@ the forms that the usual services give theirs.
 
 import re
 
-HIDDEN = "[secret]"
+REDACTED = "[secret]"
 REMEDY = "Leave it out: credentials come from the environment (AWS_SECRET_ACCESS_KEY, HF_TOKEN, …) or the machine's role."
 
 _PATTERNS = (
@@ -41,5 +41,5 @@ def secret_in(text: str) -> str | None:
 def redacted(text: str) -> str:
     """The text with its secrets hidden."""
     for _, pattern in _PATTERNS:
-        text = pattern.sub(lambda found: found["before"] + HIDDEN, text)
+        text = pattern.sub(lambda found: found["before"] + REDACTED, text)
     return text

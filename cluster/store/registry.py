@@ -28,7 +28,7 @@ class RegistryError(Exception):
     """An alias is not there, or it or a verdict cannot be read; the message names it."""
 
 
-class Target(BaseModel):
+class AliasTarget(BaseModel):
     """What an alias points at: one variant of one published model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,10 +49,10 @@ class Alias(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    history: tuple[Target, ...] = Field(min_length=1)
+    history: tuple[AliasTarget, ...] = Field(min_length=1)
 
     @property
-    def target(self) -> Target:
+    def target(self) -> AliasTarget:
         return self.history[-1]
 
 
@@ -69,7 +69,7 @@ def move(storage: str, name: str, uri: str, fingerprint: str, variant: str, conf
         now = before.target
         if (now.fingerprint, now.variant, now.config) == (fingerprint, variant, wanted):
             return before
-    target = Target(uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC), config=wanted)
+    target = AliasTarget(uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC), config=wanted)
     alias = Alias(name=name, history=(*(before.history if before else ()), target))
     write_bytes(_places(storage, name)[0], alias.model_dump_json(indent=1).encode())
     return alias

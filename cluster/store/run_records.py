@@ -21,7 +21,7 @@ class RunError(Exception):
     """A run is not there or cannot be read; the message names it."""
 
 
-class Run(BaseModel):
+class RunRecord(BaseModel):
     """One finished run of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,10 +39,10 @@ class Run(BaseModel):
 
 def record_run(
     storage: str, recipe: str, artifacts: Mapping[str, Artifact], seconds: float, scores: Mapping[str, str | float]
-) -> Run:
+) -> RunRecord:
     """Write down a run that has ended."""
     ended = datetime.now(UTC)
-    run = Run(
+    run = RunRecord(
         recipe=recipe,
         name=f"{recipe}-{ended:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         ended=ended,
@@ -54,12 +54,12 @@ def record_run(
     return run
 
 
-def write_run(storage: str, run: Run) -> None:
+def write_run(storage: str, run: RunRecord) -> None:
     """Put a run's record in its place, whole."""
     write_bytes(_place(storage, run.recipe, run.name), run.model_dump_json(indent=1).encode())
 
 
-def has_run(storage: str, run: Run) -> bool:
+def has_run(storage: str, run: RunRecord) -> bool:
     """Whether this very run is there, marked as kept or not; RunError where another one has its name."""
     place = _place(storage, run.recipe, run.name)
     if not exists(place):
@@ -69,7 +69,7 @@ def has_run(storage: str, run: Run) -> bool:
     return True
 
 
-def list_runs(storage: str) -> list[Run]:
+def list_runs(storage: str) -> list[RunRecord]:
     """All runs, the newest first."""
     root = join(storage, RUNS)
     if not exists(root):
@@ -78,7 +78,7 @@ def list_runs(storage: str) -> list[Run]:
     return sorted(runs, key=lambda run: run.ended, reverse=True)
 
 
-def find_run(storage: str, name: str) -> Run:
+def find_run(storage: str, name: str) -> RunRecord:
     """The run of that name; RunError if there is none."""
     runs = {run.name: run for run in list_runs(storage)}
     if name not in runs:
@@ -107,12 +107,12 @@ def needed_artifacts(artifacts: Iterable[Artifact]) -> dict[str, Artifact]:
     return found
 
 
-def run_artifacts(storage: str, run: Run) -> dict[str, Artifact]:
+def run_artifacts(storage: str, run: RunRecord) -> dict[str, Artifact]:
     """All that a run made or found made, by step; ArtifactError where one is missing."""
     return {step: open_artifact(uri) for step, uri in run_places(storage, run).items()}
 
 
-def run_places(storage: str, run: Run) -> dict[str, str]:
+def run_places(storage: str, run: RunRecord) -> dict[str, str]:
     """Where the first output of each of a run's steps is."""
     beside = join(storage, run.recipe, "x")
     return {step: first_place(sibling(beside, made.uri)) for step, made in run.artifacts.items()}
@@ -127,8 +127,8 @@ def _place(storage: str, recipe: str, name: str) -> str:
     return join(storage, RUNS, recipe, f"{name}.json")
 
 
-def _read(uri: str) -> Run:
+def _read(uri: str) -> RunRecord:
     try:
-        return Run.model_validate_json(read_bytes(uri))
+        return RunRecord.model_validate_json(read_bytes(uri))
     except ValidationError as error:
         raise RunError(f"{uri} is not a run's record: {error.errors()[0]['msg']}; delete it") from error

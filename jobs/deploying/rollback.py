@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.store.registry import Alias, RegistryError, Target, move, read
+from cluster.store.registry import Alias, AliasTarget, RegistryError, move, read
 from cluster.store.storage import absolute
 from jobs.core.execute import default_storage
 from jobs.core.recipe import load_recipe
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     guarded(lambda: _run(parsed))
 
 
-def version_before(alias: Alias, told: Mapping[str, Any] | None) -> Target:
+def version_before(alias: Alias, told: Mapping[str, Any] | None) -> AliasTarget:
     """The version to go back to; RegistryError where there is none.
 
     `told` is what Serve was last told of the application. Where that is not the newest version (it did not start, or was

@@ -87,7 +87,7 @@ class Head:
         """Wait until it is there."""
         with patch.dict(os.environ, self.environment):
             guarded = embedded._launch(self.directory, self.ports, self.cpus, None, self.options)
-        self.running = embedded.Embedded(self.directory, self.ports, guarded)
+        self.running = embedded.EmbeddedCluster(self.directory, self.ports, guarded)
         embedded._wait_until_ready(self.running, self.token)
 
     def kill(self) -> None:

@@ -16,7 +16,7 @@ from cluster import runs
 from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
 from cluster.store.artifact import MANIFEST, Artifact, find_artifact, other_place, with_others
 from cluster.store.registry import move, read, record_verdict
-from cluster.store.run_records import Run, RunError, find_run, list_runs, record_run, write_run
+from cluster.store.run_records import RunError, RunRecord, find_run, list_runs, record_run, write_run
 from cluster.store.storage import exists, join, list_files, write_bytes
 from tests.cluster.outputs import put
 
@@ -220,7 +220,7 @@ def test_a_run_is_not_written_over_another_one_and_its_mark_stays(tmp_path: Path
     write_run(storage, run.model_copy(update={"kept": True}))
     assert import_run(archive, storage) == (run, 0)
     assert find_run(storage, run.name).kept, "what was marked here stays marked"
-    other = Run(recipe="spam", name=run.name, ended=run.ended, seconds=2, artifacts={})
+    other = RunRecord(recipe="spam", name=run.name, ended=run.ended, seconds=2, artifacts={})
     write_run(storage, other)
     with pytest.raises(RunError, match="tells of another run"):
         import_run(archive, storage)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from cluster import gc, runs
 from cluster.gc import find_garbage, remove
 from cluster.store.artifact import MANIFEST, Artifact, Parent, find_artifact, other_place
-from cluster.store.registry import Alias, Target, aliases, move, read, record_verdict, verdicts
-from cluster.store.run_records import Run, list_runs, record_run, write_run
+from cluster.store.registry import Alias, AliasTarget, aliases, move, read, record_verdict, verdicts
+from cluster.store.run_records import RunRecord, list_runs, record_run, write_run
 from cluster.store.storage import delete, exists, join, read_bytes, write_bytes
 from tests.cluster.outputs import LONG_AGO, NOW, put
 
@@ -105,7 +105,9 @@ def tell(story: Story, storage: str) -> list[list[Artifact]]:
     for index, (recipe, chosen, kept) in enumerate(story.runs):
         named = {str(one): made[one][0].as_parent() for one in chosen}
         ended = LONG_AGO + timedelta(hours=index)
-        write_run(storage, Run(recipe=recipe, name=f"{recipe}-{index}", ended=ended, seconds=1, artifacts=named, kept=kept))
+        write_run(
+            storage, RunRecord(recipe=recipe, name=f"{recipe}-{index}", ended=ended, seconds=1, artifacts=named, kept=kept)
+        )
     for name, pointer in story.pointers.items():
         point(storage, name, pointer, made)
     for place, young in story.left:
@@ -124,7 +126,7 @@ def point(storage: str, name: str, pointer: Pointer, made: list[list[Artifact]])
         second = made[pointer.second[0]][pointer.second[1] - 1]
         config = {"name": "x", "args": {"model": targets[-1].uri, "others": {"teacher": {"model": second.uri}}}}
     history = [
-        Target(uri=one.uri, fingerprint=one.fingerprint, variant=str(turn), moved=NOW + timedelta(seconds=turn))
+        AliasTarget(uri=one.uri, fingerprint=one.fingerprint, variant=str(turn), moved=NOW + timedelta(seconds=turn))
         for turn, one in enumerate(targets)
     ]
     history[-1] = history[-1].model_copy(update={"config": config})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store.registry import Alias, RegistryError, Target, aliases, has_alias, move, read, record_verdict, verdicts
+from cluster.store.registry import Alias, AliasTarget, RegistryError, aliases, has_alias, move, read, record_verdict, verdicts
 from cluster.store.storage import delete, join, list_files, write_bytes
 
 NAME = "reviews/production"
@@ -14,7 +14,7 @@ LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
 
 def earlier_alias(storage: str, uri: str, moved: datetime = LONG_AGO) -> Alias:
     """As earlier versions wrote it."""
-    alias = Alias(name=NAME, history=(Target(uri=uri, fingerprint=uri, variant="int8", moved=moved),))
+    alias = Alias(name=NAME, history=(AliasTarget(uri=uri, fingerprint=uri, variant="int8", moved=moved),))
     write_bytes(join(storage, "registry", f"{NAME}.json"), alias.model_dump_json(indent=1).encode())
     return alias
 

@@ -14,7 +14,7 @@ from cluster.gc import find_garbage
 from cluster.store.archive import RECORD, ArchiveError, export_run, import_run
 from cluster.store.artifact import MANIFEST, Artifact, ArtifactError, find_artifact, publish
 from cluster.store.registry import move
-from cluster.store.run_records import Run, find_run, list_runs, record_run
+from cluster.store.run_records import RunRecord, find_run, list_runs, record_run
 from cluster.store.storage import delete, exists, join, write_bytes
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -129,7 +129,7 @@ def test_it_lists_and_deletes_only_when_told(
     assert "nothing to delete" in capsys.readouterr().out
 
 
-def exported(story: dict[str, Artifact], storage: str, file: Path) -> Run:
+def exported(story: dict[str, Artifact], storage: str, file: Path) -> RunRecord:
     run = list_runs(storage)[0]
     assert export_run(storage, run, str(file))[0] == 2
     return run

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.connection.connect import Cluster, ConnectError, _token_mode, attach
 from cluster.ray_private import JOB_CONFIG
-from cluster.store.redact import HIDDEN, redacted, secret_in
+from cluster.store.redact import REDACTED, redacted, secret_in
 from cluster.submit import SubmitError, submit
 
 AWAY = "http://192.0.2.1:8265"
@@ -37,7 +37,7 @@ PLAIN = [
 def test_secrets_are_found_and_hidden(text: str, secret: str) -> None:
     assert secret_in(text) is not None
     assert secret not in redacted(text)
-    assert HIDDEN in redacted(text)
+    assert REDACTED in redacted(text)
 
 
 @pytest.mark.parametrize("text", PLAIN)

@@ -4,9 +4,9 @@ from typing import Any
 
 import yaml
 
-from cluster.connection.embedded import SETTINGS
+from cluster.connection.embedded import RAY_ENVIRONMENT
 from cluster.fleet.clouds.launcher import GENERATED
-from cluster.fleet.description import Fleet, Node, Worker, image, version_of
+from cluster.fleet.description import Fleet, NodeKind, Worker, image, version_of
 from cluster.fleet.supply import CLUSTER_FILE, GPU_LIMIT
 
 CODE = "/home/ray/raystill"
@@ -138,11 +138,11 @@ def _group(fleet: Fleet, name: str, worker: Worker, file: str) -> dict[str, Any]
     }
 
 
-def _pod(fleet: Fleet, container: str, node: Node, variant: str, file: str) -> dict[str, Any]:
+def _pod(fleet: Fleet, container: str, node: NodeKind, variant: str, file: str) -> dict[str, Any]:
     machine = fleet.machine(node, fleet.kubernetes.sizes_of)
     cpus, memory = max(1, int(machine.cpus * LEFT_FOR_POD)), f"{int(machine.memory_gib * LEFT_FOR_POD)}Gi"
     amounts: dict[str, Any] = {"cpu": str(cpus), "memory": memory} | ({GPU_LIMIT: str(machine.gpus)} if machine.gpus else {})
-    settings = {"RAYSTILL_STORAGE": fleet.kubernetes.storage, CLUSTER_FILE: file, **SETTINGS}
+    settings = {"RAYSTILL_STORAGE": fleet.kubernetes.storage, CLUSTER_FILE: file, **RAY_ENVIRONMENT}
     described = {
         "name": container,
         "image": f"{fleet.kubernetes.image}:{version_of('ray')}{variant}",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from textwrap import indent
 
-from cluster.connection.embedded import SETTINGS
-from cluster.fleet.description import Cloud, Fleet, Node, Worker, image
+from cluster.connection.embedded import RAY_ENVIRONMENT
+from cluster.fleet.description import Cloud, Fleet, NodeKind, Worker, image
 from cluster.fleet.supply import CLUSTER_FILE
 
 GENERATED = "# Written by `python -m cluster.generate` from cluster/fleet.yaml: change it there."
@@ -22,7 +22,7 @@ class Provider:
     """What has to be made and filled in before the first start."""
     provider: Callable[[Fleet], str]
     auth: str
-    node: Callable[[Node, bool], str]
+    node: Callable[[NodeKind, bool], str]
     """A node's `node_config`; the second argument says whether it is the head."""
     packages: str
     """What the launcher needs on the head to start machines."""
@@ -131,7 +131,7 @@ def _start(fleet: Fleet, cloud: Cloud, provider: Provider) -> str:
     words = [
         f"RAY_AUTH_MODE=token RAYSTILL_STORAGE={fleet.clouds[cloud].storage}",
         f"{CLUSTER_FILE}={provider.file} {provider.environment(fleet)}".rstrip(),
-        " ".join(f"{name}={value}" for name, value in SETTINGS.items()),
+        " ".join(f"{name}={value}" for name, value in RAY_ENVIRONMENT.items()),
     ]
     exported = indent("\n".join(words), "    ")
     return f"""# What is exported here reaches all drivers and workers: no credentials, those come from the machines' role.
@@ -155,6 +155,6 @@ worker_start_ray_commands:
 """
 
 
-def is_spot(node: Node) -> bool:
+def is_spot(node: NodeKind) -> bool:
     """Whether the cloud may take such a node back."""
     return isinstance(node, Worker) and node.spot

@@ -1,7 +1,7 @@
 """The three clouds that `ray up` knows: what to prepare, and how each says a machine, its disk and its spot market."""
 
 from cluster.fleet.clouds.launcher import Provider, is_spot
-from cluster.fleet.description import Cloud, Fleet, Node
+from cluster.fleet.description import Cloud, Fleet, NodeKind
 
 
 def _aws_provider(fleet: Fleet) -> str:
@@ -13,7 +13,7 @@ def _aws_provider(fleet: Fleet) -> str:
 """
 
 
-def _aws_node(node: Node, head: bool) -> str:
+def _aws_node(node: NodeKind, head: bool) -> str:
     market = "InstanceMarketOptions: {MarketType: spot}\n" if is_spot(node) else ""
     return f"""InstanceType: {node.machines["aws"]}
 SecurityGroupIds: [sg-REPLACE]
@@ -58,7 +58,7 @@ def _gcp_provider(fleet: Fleet) -> str:
 """
 
 
-def _gcp_node(node: Node, head: bool) -> str:
+def _gcp_node(node: NodeKind, head: bool) -> str:
     market = (
         "{provisioningModel: SPOT, instanceTerminationAction: DELETE, onHostMaintenance: TERMINATE, automaticRestart: false}"
     )
@@ -114,7 +114,7 @@ def _azure_provider(fleet: Fleet) -> str:
 """
 
 
-def _azure_node(node: Node, head: bool) -> str:
+def _azure_node(node: NodeKind, head: bool) -> str:
     market = "\n  priority: Spot\n  evictionPolicy: Delete\n  billingProfile: {maxPrice: -1}" if is_spot(node) else ""
     return f"""azure_arm_parameters:
   vmSize: {node.machines["azure"]}
