@@ -19,14 +19,14 @@ from ray.serve import Application
 
 from serve.deployment.replica import ModelReplica, ModelServer
 from serve.engines.card import EngineError
-from serve.engines.published import find_model
+from serve.engines.published import open_model
+from serve.models.local import RETRY_AFTER_SECONDS
 from serve.models.remote import Described
 from serve.settings import Arguments, ModelSettings
 
 IMPORT_PATH = "serve.app:build"
 DEPLOYMENT = "model"
 """The name of the default model's deployment."""
-RETRY_AFTER_SECONDS = 1
 SHUTDOWN_SECONDS = 5
 """What a replica that is to go has beyond the longest request before it is killed."""
 S = TypeVar("S", bound=ModelSettings)
@@ -70,7 +70,7 @@ def deployment_config(name: str, arguments: Arguments, route_prefix: str) -> dic
 
 def _pin(settings: S, name: str) -> tuple[S, Described]:
     """The settings with the fingerprint of what lies there now: replicas started later must answer with those bytes too."""
-    published = find_model(settings.model, settings.fingerprint)
+    published = open_model(settings.model, settings.fingerprint)
     card = published.card()
     variant, _ = card.variant(settings.variant)
     pinned = settings.model_copy(update={"fingerprint": published.fingerprint, "variant": variant})

@@ -189,7 +189,7 @@ def _special(directory: Path, tokenizer: Tokenizer) -> Special:
 
 
 def _main() -> None:
-    from serve.engines.published import find_model
+    from serve.engines.published import open_model
 
     parser = argparse.ArgumentParser(prog="python -m serve.generation", description="Write on after a text.")
     parser.add_argument("model", help="the URI of a published language model")
@@ -203,7 +203,7 @@ def _main() -> None:
     given = parser.parse_args()
     try:
         sampling = Sampling(given.max_new_tokens, given.temperature, given.top_k, given.seed)
-        generator = load_generator(find_model(given.model).fetch(given.variant), given.variant, given.threads)
+        generator = load_generator(open_model(given.model).fetch(given.variant), given.variant, given.threads)
         written = generator.generate(given.texts, sampling)
     except (EngineError, ValueError) as error:
         parser.exit(2, f"{error}\n")

@@ -15,7 +15,7 @@ from jobs.data.sources import file_format, resolve
 from jobs.offline.input_splits import Scanned, scan
 from jobs.offline.output_parts import Asked, Format, Plan, read_asked
 from serve.engines.card import EngineError
-from serve.engines.published import Published, find_model
+from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
 
 FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
@@ -110,7 +110,7 @@ def _model(request: Request, runs: str) -> tuple[Published, str, Task]:
             raise BadInput([Problem("--model", uri, f"no model is there, and {error}", remedy)]) from error
         uri, variant, fingerprint = target.uri, variant or target.variant, target.fingerprint
     try:
-        published = find_model(storage.absolute(uri), fingerprint)
+        published = open_model(storage.absolute(uri), fingerprint)
         card = published.card()
         chosen = card.variant(variant)[0]
     except EngineError as error:

@@ -33,7 +33,7 @@ from jobs.offline.output_parts import (
 )
 from jobs.offline.request import Request, make_plan
 from serve.engines.backends import Device
-from serve.engines.published import find_model
+from serve.engines.published import open_model
 from serve.tasks.protocol import Item
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Answerer:
 
         self.output, self.plan = request.output, plan
         asked = plan.asked
-        directory = find_model(asked.model, asked.fingerprint).fetch(asked.variant)
+        directory = open_model(asked.model, asked.fingerprint).fetch(asked.variant)
         # A GPU only where one is reserved: another actor's would else be used too.
         device: Device = "auto" if request.gpus else "cpu"
         self.engine = load_engine(directory, asked.variant, request.cpus, request.batch_size, device)

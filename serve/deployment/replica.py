@@ -1,4 +1,4 @@
-"""What runs in the replicas of an application: the default model with the HTTP face around it, and the other models."""
+"""What runs in the replicas of an application: the default model with its HTTP application, and the other models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,10 +12,10 @@ from starlette.types import ASGIApp
 from cluster.ray_private import serve_controller, serve_logs_directory
 from serve.deployment.chores import start_chore
 from serve.engines.engine import load_engine
-from serve.engines.published import find_model
+from serve.engines.published import open_model
+from serve.http.application import build_application
 from serve.http.auth import Guard, check_exposure
 from serve.http.example import example_of
-from serve.http.face import build_face
 from serve.http.gate import Gate
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
@@ -28,11 +28,11 @@ from serve.models.spread import Bulk, Spread
 from serve.settings import Arguments, ModelSettings
 from serve.tasks.protocol import Item, Outputs
 from serve.watch.access_log import AccessLog
-from serve.watch.drift import Watch, note_asked
+from serve.watch.drift import DriftWindow, note_asked
 from serve.watch.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 
-FLUSH_SECONDS = 1.0
-SLOW_SECONDS = 10.0
+CHORE_SECONDS = 1.0
+SLOW_CHORE_SECONDS = 10.0
 """How often what costs more is done: reading the keys again, counting over the window of drift, asking for replicas."""
 
 
@@ -42,7 +42,7 @@ class ModelReplica:
     def __init__(self, settings: ModelSettings, described: Described) -> None:
         self.model = load_local(settings, described)
         self.metrics = ModelMetrics(self.model)
-        self._chores = [start_chore("The metrics of the model", FLUSH_SECONDS, self.metrics.flush)]
+        self._chores = [start_chore("The metrics of the model", CHORE_SECONDS, self.metrics.flush)]
 
     async def predict(self, items: list[Item]) -> tuple[Outputs, int, list[int]]:
         """The outcome's outputs, how many requests shared a batch, and the items' lengths in tokens."""
@@ -60,7 +60,7 @@ class ModelReplica:
 
 
 class ModelServer(ModelReplica):
-    """One replica of the default model, with the HTTP face of the application around it."""
+    """One replica of the default model, with the HTTP application around it."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ModelServer(ModelReplica):
         self.arguments = arguments
         self.requests = RequestMetrics()
         known = {arguments.default_name: described, **{name: told for name, (told, _) in others.items()}}
-        self.watches = {name: Watch(told.task, told.training) for name, told in known.items()}
+        self.drift_windows = {name: DriftWindow(told.task, told.training) for name, told in known.items()}
         self.replicas = max(1, arguments.min_replicas)
         self.guard = Guard(arguments.keys, lambda: self.replicas)
         context = serve.get_replica_context()
@@ -107,23 +107,23 @@ class ModelServer(ModelReplica):
 
     def _start_chores(self) -> None:
         self._chores += [
-            start_chore("The metrics of requests", FLUSH_SECONDS, self._flush_requests),
-            start_chore("Drift", SLOW_SECONDS, DriftMetrics(self.watches).flush, in_thread=True),
-            start_chore("The API keys", SLOW_SECONDS, self.guard.reload, in_thread=True),
-            start_chore("The number of replicas", SLOW_SECONDS, self._count_replicas, in_thread=True),
+            start_chore("The metrics of requests", CHORE_SECONDS, self._flush_requests),
+            start_chore("Drift", SLOW_CHORE_SECONDS, DriftMetrics(self.drift_windows).flush, in_thread=True),
+            start_chore("The API keys", SLOW_CHORE_SECONDS, self.guard.reload, in_thread=True),
+            start_chore("The number of replicas", SLOW_CHORE_SECONDS, self._count_replicas, in_thread=True),
         ]
         if self.log is not None:
-            self._chores.append(start_chore(f"The access log {self.log.file}", FLUSH_SECONDS, self.log.flush))
+            self._chores.append(start_chore(f"The access log {self.log.file}", CHORE_SECONDS, self.log.flush))
 
     # Serve's hook: see cluster/ray_private.py.
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The ASGI application, once the model is loaded and warm."""
         example = example_of(self.model.engine)
-        drift = self.watches[self.arguments.default_name].report
-        face = build_face(self.models, example, drift, self.shadow.report if self.shadow else None)
-        finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.watches)]
+        drift = self.drift_windows[self.arguments.default_name].report
+        application = build_application(self.models, example, drift, self.shadow.report if self.shadow else None)
+        finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.drift_windows)]
         finished += [one.note for one in (self.log, self.shadow) if one is not None]
-        return Gate(face, self.arguments.request_timeout_seconds, self.guard, finished)
+        return Gate(application, self.arguments.request_timeout_seconds, self.guard, finished)
 
     async def seen(self) -> tuple[str, Seen]:
         """The replica's id, and what the versions were asked here while one is tried."""
@@ -149,7 +149,7 @@ class ModelServer(ModelReplica):
 
 def load_local(settings: ModelSettings, described: Described) -> LocalModel:
     """Fetch, check, load and warm the model on this host."""
-    directory = find_model(settings.model, settings.fingerprint).fetch(settings.variant)
+    directory = open_model(settings.model, settings.fingerprint).fetch(settings.variant)
     engine = load_engine(
         directory, settings.variant, settings.threads, settings.max_batch_size, settings.device, settings.max_batch_tokens
     )

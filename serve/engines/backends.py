@@ -28,7 +28,7 @@ GPU_PROVIDERS = {
 KNOWN_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 HIDDEN = "last_hidden_state"
 """The graph's output that embeddings are made of, where it has one."""
-REMEDY = "Publish the model again"
+PUBLISH_AGAIN = "Publish the model again"
 
 
 class Backend(Protocol):
@@ -105,11 +105,11 @@ class TorchBackend:
                 output_loading_info=True,
             )
         except Exception as error:
-            raise EngineError(f"{directory / file}: transformers cannot load it ({error}). {REMEDY}.") from error
+            raise EngineError(f"{directory / file}: transformers cannot load it ({error}). {PUBLISH_AGAIN}.") from error
         # transformers fills what is missing with random numbers and only warns.
         if loading["missing_keys"]:
             missing = ", ".join(sorted(loading["missing_keys"])[:4])
-            raise EngineError(f"{directory / file}: these weights are not in it: {missing}. {REMEDY}.")
+            raise EngineError(f"{directory / file}: these weights are not in it: {missing}. {PUBLISH_AGAIN}.")
         self.model = model.eval().to(self.device)
         self.outputs = card.task.graph_outputs
         # No others than in training: GPT-2 looks the numbers of segments up among its words.
@@ -153,7 +153,7 @@ def open_session(file: Path, threads: int, device: Device) -> "InferenceSession"
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:
-        raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {REMEDY}.") from error
+        raise EngineError(f"{file}: ONNX Runtime cannot load it ({error}). {PUBLISH_AGAIN}.") from error
     # A provider whose libraries are missing is only warned of, and the CPU takes its place.
     if session.get_providers()[0] != providers[0]:
         raise EngineError(

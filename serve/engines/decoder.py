@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from serve.engines.backends import REMEDY, Device, open_session
+from serve.engines.backends import PUBLISH_AGAIN, Device, open_session
 from serve.engines.card import EngineError
 
 TOKENS, MASK, POSITIONS, LOGITS = "input_ids", "attention_mask", "positions", "logits"
@@ -47,7 +47,7 @@ class OnnxDecoder:
         self.outputs = [LOGITS, *(name.replace("past_", "present_") for name in self.past)]
         expected = {TOKENS, MASK, POSITIONS, *self.past, *(self._source_names())}
         if not self.past or expected != set(inputs) or {node.name for node in self.session.get_outputs()} != set(self.outputs):
-            raise EngineError(f"{file}: it is no decoder with a cache: its inputs are {', '.join(inputs)}. {REMEDY}.")
+            raise EngineError(f"{file}: it is no decoder with a cache: its inputs are {', '.join(inputs)}. {PUBLISH_AGAIN}.")
         self.shapes = {name: (inputs[name].shape[1], inputs[name].shape[3]) for name in self.past}
 
     def begin(self, mask: np.ndarray, source_BS: np.ndarray | None = None) -> Cache:

@@ -21,7 +21,7 @@ from tokenizers import Encoding, Tokenizer
 
 from serve.engines.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.engines.card import Card, EngineError, read_card, variant_files
-from serve.engines.lengths import Budget, batches
+from serve.engines.lengths import BatchBudget, batches
 from serve.engines.tokens import pad_id, read_json
 from serve.tasks.protocol import Item, Output, Outputs
 
@@ -33,7 +33,7 @@ class Engine:
     """A model ready to answer. Calls from several threads at once are safe, but gain nothing over one at a time."""
 
     def __init__(
-        self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, budget: Budget, threads: int
+        self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, budget: BatchBudget, threads: int
     ) -> None:
         assert card.task is not None, "the caller has looked"
         self.card, self.task = card, card.task
@@ -188,7 +188,7 @@ def load_engine(
         backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device)
     else:
         backend = TorchBackend(directory, card, chosen, threads, device)
-    together = Budget(1 if chosen.batching == "alone" else max_batch, max_tokens)
+    together = BatchBudget(1 if chosen.batching == "alone" else max_batch, max_tokens)
     engine = Engine(card, name, tokenizer, pad_id(directory, tokenizer), backend, together, threads)
     try:
         engine.warm_up()

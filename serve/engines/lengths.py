@@ -1,6 +1,6 @@
 """Batches of texts of like length, so that little of a batch is padding.
 
-    for rows in batches([12, 3, 128, 4], Budget(texts=32, tokens=4096)):      # [1, 3], [0], [2]
+    for rows in batches([12, 3, 128, 4], BatchBudget(texts=32, tokens=4096)):      # [1, 3], [0], [2]
 
 A batch costs as much as its longest text, times its texts. So a text joins others only while the padding that this brings
 costs less than a forward pass of its own.
@@ -14,7 +14,7 @@ CALL_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BatchBudget:
     """How much goes into one forward pass."""
 
     texts: int
@@ -23,7 +23,7 @@ class Budget:
     """Tokens at most, padding included; a single text may have more."""
 
 
-def batches(lengths: Sequence[int], budget: Budget) -> list[list[int]]:
+def batches(lengths: Sequence[int], budget: BatchBudget) -> list[list[int]]:
     """The indices of all texts, in batches, short texts first."""
     made: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -34,10 +34,10 @@ def batches(lengths: Sequence[int], budget: Budget) -> list[list[int]]:
     return made
 
 
-def _joins(texts: int, longest: int, longer: int, budget: Budget) -> bool:
+def _joins(texts: int, longest: int, longer: int, budget: BatchBudget) -> bool:
     """Whether one more, longer text goes into a batch of so many texts: all of them are padded to it then."""
     return texts * (longer - longest) <= CALL_TOKENS and _fits(texts + 1, longer, budget)
 
 
-def _fits(texts: int, longest: int, budget: Budget) -> bool:
+def _fits(texts: int, longest: int, budget: BatchBudget) -> bool:
     return texts <= budget.texts and texts * longest <= budget.tokens

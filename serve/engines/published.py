@@ -1,6 +1,6 @@
 """A published model behind a URI: find it, check it against its fingerprint, bring what one variant needs to this host.
 
-    published = find_model("s3://bucket/runs/spam/small-1a2b3c4d")
+    published = open_model("s3://bucket/runs/spam/small-1a2b3c4d")
     engine = load_engine(published.fetch("int8"), "int8")
 
 A plain local directory without a manifest is taken too; there is nothing then to check its files against.
@@ -42,7 +42,7 @@ class Published:
         return directory
 
 
-def find_model(uri: str, fingerprint: str | None = None) -> Published:
+def open_model(uri: str, fingerprint: str | None = None) -> Published:
     """The model at a URI, or in a plain local directory; EngineError if it is none or has not this fingerprint."""
     plain = storage.is_local(uri) and not storage.exists(storage.join(uri, MANIFEST))
     found = _plain(uri) if plain else _artifact(uri)

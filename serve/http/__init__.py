@@ -1,1 +1,1 @@
-"""The HTTP face: routes, what they take and give, who may ask. Knows no Ray."""
+"""The HTTP application: routes, what they take and give, who may ask. Knows no Ray."""

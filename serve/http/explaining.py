@@ -1,6 +1,6 @@
 """The route POST /v1/explain: which words of an item its answer rests on.
 
-face.include_router(explain_route(models, example))
+application.include_router(explain_route(models, example))
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from serve.http.routes import REFUSALS, body_of, json_response, problem, replies
 from serve.http.schema import explain_form, explanation_form
 from serve.models.deadline import left
 from serve.models.exchange import exchange_of
-from serve.models.model import Model, Models, Outcome, ServedModel
+from serve.models.model import Model, ModelOutcome, Models, ServedModel
 from serve.models.problems import FieldError, Refusal
 from serve.tasks.protocol import Explained, Item, Part, Task
 
@@ -63,7 +63,7 @@ def explain_route(models: Models, example: Example) -> APIRouter:
     return router
 
 
-async def _answers_of_one(answerers: Sequence[Model], items: Sequence[Item]) -> tuple[Model, Outcome]:
+async def _answers_of_one(answerers: Sequence[Model], items: Sequence[Item]) -> tuple[Model, ModelOutcome]:
     """All items' outputs by a single model, or they would not compare: the first one that answers, and which it is."""
     *others, last = answerers
     for model in others:

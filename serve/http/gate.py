@@ -1,6 +1,6 @@
 """What every request passes on its way in and out: request id, API key, deadline; then the access log and the metrics.
 
-    application = Gate(face, request_timeout_seconds=30, guard=Guard(keys), finished=(log.note, metrics.note))
+    application = Gate(inner, request_timeout_seconds=30, guard=Guard(keys), finished=(log.note, metrics.note))
 
 One ASGI layer, for each costs time. A client asks for less time by X-Request-Timeout (seconds) and names its request by
 X-Request-Id, which comes back.
@@ -29,7 +29,7 @@ LATE = Problem(title="The answer took longer than allowed", status=504)
 
 
 class Gate:
-    """The ASGI layer around the face."""
+    """The ASGI layer around the HTTP application."""
 
     def __init__(
         self, inner: ASGIApp, request_timeout_seconds: float, guard: Guard, finished: Sequence[Callable[[Exchange], None]] = ()

@@ -1,7 +1,7 @@
 """The routes of models: POST /v1/predict, POST /v1/embeddings, GET /v1/models.
 
-face.include_router(listing_route(models))
-Face(face, [model_routes(models, example)])
+application.include_router(listing_route(models))
+HttpApplication(application, [model_routes(models, example)])
 """
 
 from typing import Any

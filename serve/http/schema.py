@@ -1,4 +1,4 @@
-"""What the HTTP face takes and gives: requests and replies, as a task has them. Their limits stand in serve/settings.py.
+"""Requests and replies over HTTP: what the application takes and gives, as a task has it. Limits stand in serve/settings.py.
 
     form = predict_form(task)
     wanted = parse_request(b'{"inputs": "Win a prize now", "top_k": 1}', form)      # Refusal names the wrong field
@@ -35,7 +35,7 @@ from serve.settings import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS
 from serve.tasks.protocol import Item, NoOptions, Task
 
 # Tags of the two forms of inputs. No field has such a name, so that they can be left out of the paths in errors.
-ONE, MANY = "(one)", "(many)"
+ONE_ITEM, MANY_ITEMS = "(one)", "(many)"
 LIMITS = f"1 to {MAX_CHARACTERS:,} characters, not all whitespace."
 
 R = TypeVar("R", bound="TextsRequest")
@@ -189,12 +189,12 @@ def _one_or_many(one: Any, kind: type, otherwise: str) -> Any:
     """One, or a list of them. It is told which was meant, so that errors are those of one form only."""
 
     def shape(value: Any) -> str | None:
-        return ONE if isinstance(value, kind) else MANY if isinstance(value, list) else None
+        return ONE_ITEM if isinstance(value, kind) else MANY_ITEMS if isinstance(value, list) else None
 
     # One that is wrong ends the check: a body of 1 MiB can hold half a million wrong ones.
-    many = Annotated[list[one], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True), Tag(MANY)]
+    many = Annotated[list[one], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True), Tag(MANY_ITEMS)]
     which = Discriminator(shape, custom_error_type="not_inputs", custom_error_message=otherwise)
-    return Annotated[Annotated[one, Tag(ONE)] | many, which]
+    return Annotated[Annotated[one, Tag(ONE_ITEM)] | many, which]
 
 
 def _item(given: Any, options: str) -> Item:
@@ -229,4 +229,4 @@ def _members(kind: type) -> dict[str, Any]:
 
 def _field(location: tuple[int | str, ...]) -> str:
     """A dotted path such as inputs.3.pair, without the name of the form that was taken for it."""
-    return ".".join(str(part) for part in location if part not in (ONE, MANY)) or "body"
+    return ".".join(str(part) for part in location if part not in (ONE_ITEM, MANY_ITEMS)) or "body"

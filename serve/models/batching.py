@@ -1,6 +1,6 @@
 """Items that wait at the same time are run together, in batches of like length; the same item is run once.
 
-    batcher = Batcher(Work(engine.tokenise, engine.run, engine.joined), Budget(texts=32, tokens=4096), executor)
+    batcher = Batcher(Work(engine.tokenise, engine.run, engine.joined), BatchBudget(texts=32, tokens=4096), executor)
     outputs, requests, lengths = await batcher([Item(("Win a prize now",))])
 
 Fair: each request's items stand in a line of their own, and all lines move together, so that a single item does not wait
@@ -20,7 +20,7 @@ from itertools import count
 
 from tokenizers import Encoding
 
-from serve.engines.lengths import Budget, batches
+from serve.engines.lengths import BatchBudget, batches
 from serve.tasks.protocol import Item, Output, Outputs
 
 
@@ -38,7 +38,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Counts:
+class BatchCounts:
     """What a batcher has done so far."""
 
     batches: int = 0
@@ -53,7 +53,7 @@ class Counts:
     cached: int = 0
     """Items answered from the cache."""
 
-    def copy(self) -> "Counts":
+    def copy(self) -> "BatchCounts":
         """As they are now."""
         return replace(self)
 
@@ -121,7 +121,7 @@ class Batcher:
     def __init__(
         self,
         work: Work,
-        budget: Budget,
+        budget: BatchBudget,
         executor: Executor,
         wait_seconds: float = 0.0,
         cache_texts: int = 0,
@@ -129,7 +129,7 @@ class Batcher:
     ) -> None:
         self.work, self.budget, self.executor = work, budget, executor
         self.wait_seconds, self.cache_texts, self.max_waiting = wait_seconds, cache_texts, max_waiting
-        self.counts = Counts()
+        self.counts = BatchCounts()
         self._sizes: deque[int] = deque(maxlen=10_000)
         self._cache: OrderedDict[bytes, tuple[Output, int]] = OrderedDict()
         self._pending: dict[Item, _Waiting] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.tasks.protocol import Item, Task
 
 KEY = "raystill.exchange"
@@ -30,7 +30,7 @@ class Exchange:
     task: Task | None = None
     """That model's."""
     items: Sequence[Item] = ()
-    outcome: Outcome | None = None
+    outcome: ModelOutcome | None = None
     """What the model gave, where it was asked for answers."""
     status: int = 0
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from serve.engines.engine import Engine
 from serve.models.batching import Batcher, Full, Work
-from serve.models.model import Model, Outcome, ServedModel
+from serve.models.model import Model, ModelOutcome, ServedModel
 from serve.models.problems import FieldError, Refusal
 from serve.settings import ModelSettings
 from serve.tasks.protocol import Item, Output
@@ -34,17 +34,17 @@ class LocalModel:
         self.outputs_batcher = Batcher(predict, engine.budget, executor, *waits)
         self.embeddings_batcher = Batcher(embed, engine.budget, executor, *waits)
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict; Refusal 503 when too many items wait."""
         outputs, requests, lengths = await self._ask(self.outputs_batcher, items)
-        return Outcome(self.task.stacked(outputs), self.served, requests, lengths)
+        return ModelOutcome(self.task.stacked(outputs), self.served, requests, lengths)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings; Refusal 409 where the variant gives no hidden states."""
         if not self.embeds:
             raise no_embeddings(self.served)
         vectors, requests, lengths = await self._ask(self.embeddings_batcher, items)
-        return Outcome(np.stack(vectors), self.served, requests, lengths)
+        return ModelOutcome(np.stack(vectors), self.served, requests, lengths)
 
     async def answerers(self, item: Item) -> Sequence[Model]:
         """As Model.answerers."""

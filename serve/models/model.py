@@ -1,4 +1,4 @@
-"""A model as the HTTP face sees it, wherever it runs: in this very replica or in another one.
+"""A model as the HTTP application sees it, wherever it runs: in this very replica or in another one.
 
     outcome = await models.get("teacher").predict([Item(("Win a prize now",))])
 
@@ -25,7 +25,7 @@ class ServedModel(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ModelOutcome:
     """What a model gave for the items of one request."""
 
     outputs: Outputs
@@ -53,10 +53,10 @@ class Model(Protocol):
     def embeds(self) -> bool:
         """Whether it has embeddings."""
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """The settled output of each item, in their order."""
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """The mean of the last hidden states of each item's tokens, scaled to length 1."""
 
     async def answerers(self, item: Item) -> "Sequence[Model]":

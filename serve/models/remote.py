@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve.engines.card import Card, EngineError, TrainingData
 from serve.models.local import overloaded
-from serve.models.model import Model, Outcome, ServedModel
+from serve.models.model import Model, ModelOutcome, ServedModel
 from serve.models.problems import Refusal
 from serve.tasks.protocol import Item, Task
 
@@ -44,11 +44,11 @@ class RemoteModel:
         self.served, self.task, self.embeds = described.served, described.task, described.embeds
         self._handle = handle
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict."""
         return await self._ask("predict", items)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings."""
         return await self._ask("embeddings", items)
 
@@ -56,7 +56,7 @@ class RemoteModel:
         """As Model.answerers."""
         return [self]
 
-    async def _ask(self, method: str, items: Sequence[Item]) -> Outcome:
+    async def _ask(self, method: str, items: Sequence[Item]) -> ModelOutcome:
         try:
             outputs, requests, lengths = await getattr(self._handle, method).remote(list(items))
         except BackPressureError:
@@ -65,4 +65,4 @@ class RemoteModel:
             if isinstance(error.cause, Refusal):
                 raise error.cause from None
             raise
-        return Outcome(outputs, self.served, requests, lengths)
+        return ModelOutcome(outputs, self.served, requests, lengths)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.tasks.protocol import Item, Outputs
 
 PART_TEXTS = 32
@@ -23,7 +23,7 @@ class Spread:
         self.here, self.siblings, self.replicas = here, siblings, replicas
         self.served, self.task, self.embeds = here.served, here.task, here.embeds
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict."""
         parts = self._parts(items)
         return (
@@ -32,7 +32,7 @@ class Spread:
             else _joined(await asyncio.gather(self.here.predict(parts[0]), *map(self.siblings.predict, parts[1:])))
         )
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings."""
         parts = self._parts(items)
         return (
@@ -59,11 +59,11 @@ class Bulk:
         self.usual, self.bulk, self.from_texts = usual, bulk, from_texts
         self.served, self.task, self.embeds = usual.served, usual.task, usual.embeds
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict."""
         return await self._for(items).predict(items)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings."""
         return await self._for(items).embeddings(items)
 
@@ -75,9 +75,9 @@ class Bulk:
         return self.bulk if len(items) >= self.from_texts else self.usual
 
 
-def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+def _joined(outcomes: Sequence[ModelOutcome]) -> ModelOutcome:
     parts = [outcome.outputs for outcome in outcomes]
     dense = isinstance(parts[0], np.ndarray)
     outputs: Outputs = np.concatenate(parts) if dense else [output for part in parts for output in part]
     lengths = [length for outcome in outcomes for length in outcome.lengths]
-    return Outcome(outputs, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)
+    return ModelOutcome(outputs, outcomes[0].model, max(outcome.batch_requests for outcome in outcomes), lengths)

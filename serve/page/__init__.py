@@ -1,6 +1,6 @@
 """The page at `/`: type a text, see what each model answers, how sure it is, in what time, and on which words it rests.
 
-    face.include_router(page_routes())
+    application.include_router(page_routes())
 
 A few files without a framework, which ask nothing of another host: index.html, page.css, page.js, and all texts in strings.js.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import Response
 
-DIRECTORY = Path(__file__).parent
+PAGE_DIRECTORY = Path(__file__).parent
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {
     "content-security-policy": (
@@ -27,7 +27,7 @@ def page_routes() -> APIRouter:
     """GET / and the files that it names."""
     router = APIRouter(include_in_schema=False)
     # Read once, and served by name from here: no path of a request ever becomes a path on the disk.
-    files = {path.name: (path.read_bytes(), KINDS[path.suffix]) for path in DIRECTORY.iterdir() if path.suffix in KINDS}
+    files = {path.name: (path.read_bytes(), KINDS[path.suffix]) for path in PAGE_DIRECTORY.iterdir() if path.suffix in KINDS}
 
     def add(path: str, name: str) -> None:
         content, kind = files[name]

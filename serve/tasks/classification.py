@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.tasks import protocol
-from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Task, View
+from serve.tasks.protocol import Evidence, Explained, Fitted, Item, Output, Outputs, Task, View
 from serve.tasks.shared.probabilities import softmax
 
 TEMPERATURE = "temperature"
@@ -64,7 +63,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence(protocol.Evidence):
+class LabelEvidence(Evidence):
     """What a part does for the label: by how much its log-odds fall without it."""
 
     probability_without: float
@@ -84,7 +83,7 @@ class Classification(Task):
     Answer: ClassVar = Answer
     Target: ClassVar = Target
     Whole: ClassVar = Whole
-    Evidence: ClassVar = Evidence
+    Evidence: ClassVar = LabelEvidence
     view: ClassVar[View] = "labels"
     summary: ClassVar[str] = "Classify texts"
 
@@ -186,7 +185,7 @@ class Classification(Task):
         bounded_N = probability_N.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
         odds_N = np.log(bounded_N / (1 - bounded_N))
         fell_N = odds_N[0] - odds_N[1:]
-        parts = [Evidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
+        parts = [LabelEvidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
         return Explained({"label": self.labels[column], "probability": float(probability_N[0])}, parts)
 
     def columns(self, wide: bool) -> dict[str, type]:

@@ -1,9 +1,9 @@
 """Whether the texts that are asked look like those that the model was trained on: what is answered, and their lengths.
 
-    watch = Watch(card.task, card.training)
-    watch.note(lengths_B, outputs)
-    watch.report().labels          # population stability index: below 0.1 alike, above 0.25 another population
-    note_asked({"spam": watch}, exchange)         # once a request is answered
+    window = DriftWindow(card.task, card.training)
+    window.note(lengths_B, outputs)
+    window.report().labels          # population stability index: below 0.1 alike, above 0.25 another population
+    note_asked({"spam": window}, exchange)         # once a request is answered
 
 Each text that a client asked an answer for counts once, whether it was run or known already; nothing else does that models
 run. What is answered is counted by what its task says of it in a few words, such as a label. The index is the sum of
@@ -46,7 +46,7 @@ class Drift:
         return max(self.labels or 0.0, self.lengths or 0.0) > ALARM
 
 
-class Watch:
+class DriftWindow:
     """Answers to the texts that were asked last, and these texts' lengths."""
 
     def __init__(self, task: Task, training: TrainingData | None) -> None:
@@ -75,11 +75,11 @@ class Watch:
         )
 
 
-def note_asked(watches: Mapping[str, Watch], exchange: Exchange) -> None:
+def note_asked(drift_windows: Mapping[str, DriftWindow], exchange: Exchange) -> None:
     """Take in a request, where it asked one of these models for answers, with those that it got."""
-    watch = watches.get(exchange.model or "")
-    if exchange.outcome is not None and watch is not None:
-        watch.note(exchange.outcome.lengths, exchange.outcome.outputs)
+    window = drift_windows.get(exchange.model or "")
+    if exchange.outcome is not None and window is not None:
+        window.note(exchange.outcome.lengths, exchange.outcome.outputs)
 
 
 def stability_index(then_K: Sequence[float], counts_K: Sequence[int]) -> float:

@@ -15,12 +15,12 @@ from dataclasses import asdict
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from serve.models.batching import Batcher, Counts
+from serve.models.batching import BatchCounts, Batcher
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
-from serve.models.rollout.cascade import Counts as CascadeCounts
-from serve.models.rollout.shadow import Counts as ShadowCounts
-from serve.watch.drift import Watch
+from serve.models.rollout.cascade import CascadeCounts
+from serve.models.rollout.shadow import ShadowCounts
+from serve.watch.drift import DriftWindow
 
 LOGGER = logging.getLogger("ray.serve")
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
@@ -30,7 +30,7 @@ ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models"
 
 
 class RequestMetrics:
-    """Requests of the HTTP face."""
+    """Requests of the HTTP application."""
 
     def __init__(self) -> None:
         self._requests = Counter("raystill_requests", "Requests answered.", ("route", "model", "status"))  # type: ignore[arg-type]
@@ -71,14 +71,14 @@ class ModelMetrics:
         self._counters = {name: Counter(f"raystill_{name}", about, ("model",)) for name, about in names}
         self._sizes = Histogram("raystill_batch_texts", "Texts in a forward pass.", BATCH_TEXTS, ("model",))
         self._waiting = Gauge("raystill_waiting_texts", "Texts that wait or are being run.", ("model",))
-        self._before: dict[Batcher, Counts] = {}
+        self._before: dict[Batcher, BatchCounts] = {}
 
     def flush(self) -> None:
         """Make visible what the batchers did since the last time."""
         waiting = 0
         for batcher in (self.model.outputs_batcher, self.model.embeddings_batcher):
             waiting += batcher.waiting
-            now, before = batcher.counts.copy(), self._before.get(batcher, Counts())
+            now, before = batcher.counts.copy(), self._before.get(batcher, BatchCounts())
             self._before[batcher] = now
             for name, counter in self._counters.items():
                 if more := getattr(now, name) - getattr(before, name):
@@ -91,18 +91,18 @@ class ModelMetrics:
 class DriftMetrics:
     """How far what clients ask of the models is from training; where it is far, the log says so once."""
 
-    def __init__(self, watches: Mapping[str, Watch]) -> None:
-        self.watches, self._alarmed = watches, set[str]()
+    def __init__(self, drift_windows: Mapping[str, DriftWindow]) -> None:
+        self.drift_windows, self._alarmed = drift_windows, set[str]()
         self._shares = Gauge("raystill_label_share", "Share of a label.", ("model", "label", "of"))  # type: ignore[arg-type]
         self._drift = Gauge("raystill_drift", "Population stability index against training.", ("model", "what"))  # type: ignore[arg-type]
 
     def flush(self) -> None:
         """Label shares and the indices; not every second, for it counts over the whole window."""
-        for name, watch in self.watches.items():
-            drift, tags = watch.report(), {"model": tag(name)}
+        for name, window in self.drift_windows.items():
+            drift, tags = window.report(), {"model": tag(name)}
             for label, share in drift.label_shares.items():
                 self._shares.set(share, {**tags, "label": tag(label), "of": "requests"})
-            for label, share in (watch.training.labels if watch.training else {}).items():
+            for label, share in (window.training.labels if window.training else {}).items():
                 self._shares.set(share, {**tags, "label": tag(label), "of": "training"})
             for what, index in (("labels", drift.labels), ("lengths", drift.lengths)):
                 if index is not None:

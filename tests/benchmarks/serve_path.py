@@ -1,4 +1,4 @@
-"""What a request costs in Python: the whole HTTP face over the winner, called in this process without sockets and Ray.
+"""What a request costs in Python: the whole HTTP application over the winner, called in this process without sockets and Ray.
 
     python -m tests.benchmarks.serve_path MODEL        # a JSON object: microseconds of CPU by concurrency
 
@@ -17,14 +17,14 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message
 
+from serve.http.application import build_application
 from serve.http.auth import Guard
 from serve.http.example import example_of
-from serve.http.face import build_face
 from serve.http.gate import Gate
 from serve.models.exchange import Exchange
 from serve.models.model import Models
 from serve.watch.access_log import AccessLog
-from serve.watch.drift import Watch, note_asked
+from serve.watch.drift import DriftWindow, note_asked
 from tests.benchmarks.served_models import texts
 from tests.serve.faces import REQUEST_TIMEOUT_SECONDS, local_model
 
@@ -56,10 +56,12 @@ async def _measure(directory: Path, bodies: Sequence[bytes], concurrency: int) -
 
 def _application(directory: Path, logs: Path) -> ASGIApp:
     model = local_model(directory, "winner", "int8")
-    watches = {"winner": Watch(model.task, model.engine.card.training)}
-    face = build_face(Models({"winner": model}, "winner"), example_of(model.engine), watches["winner"].report)
-    finished: list[Callable[[Exchange], None]] = [AccessLog(logs / "access.jsonl").note, partial(note_asked, watches)]
-    return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(None), finished)
+    drift_windows = {"winner": DriftWindow(model.task, model.engine.card.training)}
+    application = build_application(
+        Models({"winner": model}, "winner"), example_of(model.engine), drift_windows["winner"].report
+    )
+    finished: list[Callable[[Exchange], None]] = [AccessLog(logs / "access.jsonl").note, partial(note_asked, drift_windows)]
+    return Gate(application, REQUEST_TIMEOUT_SECONDS, Guard(None), finished)
 
 
 async def _drive(application: ASGIApp, bodies: Iterator[bytes], concurrency: int) -> None:

@@ -20,7 +20,7 @@ from cluster.ingress import ingress_environment
 from cluster.ray_private import serve_rest_client
 from serve.app import deployment_config
 from serve.engines.engine import load_engine
-from serve.engines.published import find_model
+from serve.engines.published import open_model
 from serve.settings import Arguments
 from tests.chaos.faults import ROUNDS, note_load, processes, wait
 from tests.chaos.second_node import Node, occupy_head, second_node
@@ -39,7 +39,7 @@ class Service:
 
     def __init__(self, cluster: Cluster, node: Node, versions: Sequence[Path]) -> None:
         self.cluster, self.node, self.versions = cluster, node, versions
-        self.fingerprints = [find_model(str(version)).fingerprint for version in versions]
+        self.fingerprints = [open_model(str(version)).fingerprint for version in versions]
         self._right = dict(zip(self.fingerprints, map(_answers, versions), strict=True))
         self._port = free_ports(1)[0]
         self._client = serve_rest_client(cluster.dashboard)

@@ -1,4 +1,4 @@
-"""The HTTP face of models in this very process, without Ray: the same routes, engines and batching, started in a second.
+"""The HTTP application of models in this process, without Ray: the same routes, engines and batching, started in a second.
 
 with serving({"spam": LocalModel(…), "teacher": LocalModel(…)}) as url: requests.get(url + "/v1/models")
 """
@@ -17,14 +17,14 @@ import uvicorn
 from starlette.types import Message
 
 from serve.engines.engine import load_engine
+from serve.http.application import build_application
 from serve.http.auth import Guard
 from serve.http.example import example_of
-from serve.http.face import build_face
 from serve.http.gate import Gate
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models, ServedModel
 from serve.settings import ModelSettings
-from serve.watch.drift import Watch, note_asked
+from serve.watch.drift import DriftWindow, note_asked
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 
@@ -37,13 +37,16 @@ def local_model(directory: Path, name: str, variant: str) -> LocalModel:
 
 
 def face_of(
-    models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None, watches: Mapping[str, Watch] | None = None
+    models: Mapping[str, Model],
+    engine_of: LocalModel,
+    keys: str | None = None,
+    drift_windows: Mapping[str, DriftWindow] | None = None,
 ) -> Gate:
     """The ASGI application of the models; the first one is the default, whose engine is `engine_of`'s."""
     default, card = next(iter(models)), engine_of.engine.card
-    watches = watches or {name: Watch(model.task, card.training) for name, model in models.items()}
-    face = build_face(Models(models, default), example_of(engine_of.engine), watches[default].report)
-    return Gate(face, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), [partial(note_asked, watches)])
+    drift_windows = drift_windows or {name: DriftWindow(model.task, card.training) for name, model in models.items()}
+    application = build_application(Models(models, default), example_of(engine_of.engine), drift_windows[default].report)
+    return Gate(application, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), [partial(note_asked, drift_windows)])
 
 
 async def asked(application: Gate, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:

@@ -16,7 +16,7 @@ import requests
 from serve.app import build
 from serve.engines.card import EngineError, read_card, write_card
 from serve.engines.engine import Engine, load_engine
-from serve.engines.published import find_model
+from serve.engines.published import open_model
 from serve.settings import MAX_BODY_BYTES, Arguments, BulkSettings
 from serve.tasks.classification import Classification
 from tests.serve.generated import ask_generated
@@ -48,7 +48,7 @@ def test_one_text_and_many_are_answered_as_the_engine_does(service: str, engine:
     assert reply.status_code == 200
     assert reply.json()["model"] == {
         "name": "tiny",
-        "fingerprint": find_model(str(model_directory)).fingerprint,
+        "fingerprint": open_model(str(model_directory)).fingerprint,
         "variant": "onnx",
     }
     assert_same(reply.json()["answers"][0], engine, TEXTS[0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.models.local import LocalModel
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.rollout.canary import Canary
 from serve.models.rollout.cascade import Cascade
 from serve.models.rollout.shares import chosen
@@ -18,7 +18,7 @@ from serve.tasks.classification import Classification, Target
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import split, without
 from serve.tasks.shared.probabilities import softmax
-from serve.watch.drift import Watch
+from serve.watch.drift import DriftWindow
 from tests.serve.faces import asked, face_of, local_model
 from tests.serve.tiny_model import LABELS, TEXTS, publish_tiny, texts_as_items
 
@@ -33,15 +33,15 @@ class Turned:
         self.model, self.error, self.wait = model, False, False
         self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         if self.error:
             raise RuntimeError("no memory")
         if self.wait:
             await asyncio.sleep(60)
         outcome = await self.model.predict(items)
-        return Outcome(np.asarray(outcome.outputs)[:, ::-1], self.served, 1, outcome.lengths)
+        return ModelOutcome(np.asarray(outcome.outputs)[:, ::-1], self.served, 1, outcome.lengths)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         raise AssertionError("nobody asks for embeddings here")
 
     async def answerers(self, item: Item) -> Sequence[Model]:
@@ -161,8 +161,8 @@ def test_each_text_that_was_asked_counts_once_for_drift_and_nothing_else_does(
             Spread(cached, siblings, lambda: 3), Turned(teacher), CascadeSettings(model="teacher", threshold=0.9)
         )
         await cascade.large.look()
-        watches = {"tiny": Watch(plain.task, None), "teacher": Watch(Turned(teacher).task, None)}
-        face = face_of({"tiny": cascade, "teacher": Turned(teacher)}, plain, watches=watches)
+        drift_windows = {"tiny": DriftWindow(plain.task, None), "teacher": DriftWindow(Turned(teacher).task, None)}
+        face = face_of({"tiny": cascade, "teacher": Turned(teacher)}, plain, drift_windows=drift_windows)
         given: list[str] = []
 
         async def ask(inputs: str | list[str], **more: str) -> None:
@@ -178,17 +178,17 @@ def test_each_text_that_was_asked_counts_once_for_drift_and_nothing_else_does(
         await ask([f"{TEXTS[number % 7]} {number}" for number in range(100)])  # in three parts
         for _ in range(3):
             assert (await asked(face, EXPLAIN, {"inputs": LONG}))[0] == 200
-        report = watches["tiny"].report()
+        report = drift_windows["tiny"].report()
         assert report.texts == len(given) == 2 * len(TEXTS) + 5 + 10 + 100
         shares = {label: given.count(label) / len(given) for label in LABELS}
         assert report.label_shares == pytest.approx(shares), "as they were answered"
-        lengths = [length for _, length in watches["tiny"]._seen]
+        lengths = [length for _, length in drift_windows["tiny"]._seen]
         own = [len(window) for (window,) in plain.engine.tokenise(texts_as_items(TEXTS))]
         assert lengths[: 2 * len(TEXTS)] == own * 2, "those from the cache too"
         assert min(lengths) > 0
-        assert watches["teacher"].report().texts == 0, "what was passed on was not asked of it"
+        assert drift_windows["teacher"].report().texts == 0, "what was passed on was not asked of it"
         await ask(TEXTS, model="teacher")
-        assert watches["teacher"].report().texts == len(TEXTS)
-        assert watches["tiny"].report().texts == len(given)
+        assert drift_windows["teacher"].report().texts == len(TEXTS)
+        assert drift_windows["tiny"].report().texts == len(given)
 
     asyncio.run(run())

@@ -11,19 +11,19 @@ import pytest
 from tokenizers import Encoding
 
 from serve.engines.engine import Engine, load_engine
-from serve.engines.lengths import Budget, batches
+from serve.engines.lengths import BatchBudget, batches
 from serve.models.batching import Batcher, Full, Work
 from serve.tasks.protocol import Output, Outputs
 from tests.serve.tiny_model import TEXTS, texts_as_items
 
-FOUR = Budget(4, 4096)
+FOUR = BatchBudget(4, 4096)
 
 
 class Recorder:
     """The tiny engine, which notes what is run, takes its time, and fails on one text."""
 
     def __init__(
-        self, engine: Engine, budget: Budget = FOUR, cache_texts: int = 0, max_waiting: int = 1000, seconds: float = 0.0
+        self, engine: Engine, budget: BatchBudget = FOUR, cache_texts: int = 0, max_waiting: int = 1000, seconds: float = 0.0
     ) -> None:
         self.engine, self.seconds, self.ran = engine, seconds, list[list[list[int]]]()
         work = Work(engine.tokenise, self.run, engine.joined)
@@ -59,14 +59,14 @@ def engine(model_directory: Path) -> Engine:
 
 def test_batches_hold_every_text_once_within_the_budget_and_pad_little() -> None:
     lengths = np.random.default_rng(0).integers(1, 129, 500).tolist()
-    made = batches(lengths, Budget(texts=16, tokens=512))
+    made = batches(lengths, BatchBudget(texts=16, tokens=512))
     assert sorted(index for rows in made for index in rows) == list(range(500))
     for rows in made:
         longest = max(lengths[index] for index in rows)
         assert len(rows) <= 16 and (len(rows) == 1 or len(rows) * longest <= 512)
     padded = sum(len(rows) * max(lengths[index] for index in rows) for rows in made)
     assert padded < 1.1 * sum(lengths)
-    assert batches([600, 3], Budget(16, 512)) == [[1], [0]], "a text over the budget is run alone"
+    assert batches([600, 3], BatchBudget(16, 512)) == [[1], [0]], "a text over the budget is run alone"
 
 
 def test_rows_come_back_to_their_texts(engine: Engine) -> None:
@@ -97,7 +97,7 @@ def test_the_same_text_in_flight_is_run_once_and_an_answer_may_be_kept(engine: E
 
 def test_a_single_text_does_not_wait_behind_a_long_list(engine: Engine) -> None:
     async def ask() -> list[str]:
-        recorder, done = Recorder(engine, Budget(2, 4096), seconds=0.02), list[str]()
+        recorder, done = Recorder(engine, BatchBudget(2, 4096), seconds=0.02), list[str]()
 
         async def one(name: str, texts: list[str]) -> None:
             await recorder(texts)
@@ -117,7 +117,7 @@ def test_no_text_is_overtaken_by_a_later_one_of_fitting_length(engine: Engine) -
     short, long = ["keys", "prize", "film"], "see you at the station, bring the keys, bring the film"
 
     async def ask() -> list[list[list[int]]]:
-        recorder = Recorder(engine, Budget(2, 4096), seconds=0.2)
+        recorder = Recorder(engine, BatchBudget(2, 4096), seconds=0.2)
         first = asyncio.create_task(recorder(["a"]))
         while not recorder.ran:
             await asyncio.sleep(0.001)
@@ -143,7 +143,7 @@ def test_too_many_waiting_texts_are_refused_at_once(engine: Engine) -> None:
 
 def test_an_error_meets_its_own_batch_alone(engine: Engine) -> None:
     async def ask() -> None:
-        recorder = Recorder(engine, Budget(1, 4096))
+        recorder = Recorder(engine, BatchBudget(1, 4096))
         outcomes = await asyncio.gather(
             *(recorder([text]) for text in ("see you", "keys film", "prize")), return_exceptions=True
         )
@@ -156,7 +156,7 @@ def test_an_error_meets_its_own_batch_alone(engine: Engine) -> None:
 
 def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
     async def ask() -> int:
-        recorder = Recorder(engine, Budget(1, 4096), seconds=0.02)
+        recorder = Recorder(engine, BatchBudget(1, 4096), seconds=0.02)
         left = asyncio.create_task(recorder([f"prize {number}" for number in range(50)]))
         await asyncio.sleep(0)
         await recorder(["see you"])
@@ -173,7 +173,7 @@ def test_texts_of_a_caller_who_left_are_not_run(engine: Engine) -> None:
 
 def test_a_batch_waits_for_more_until_its_deadline_or_until_it_is_full(engine: Engine) -> None:
     async def ask() -> tuple[float, float, int]:
-        recorder = Recorder(engine, Budget(4, 4096))
+        recorder = Recorder(engine, BatchBudget(4, 4096))
         recorder.batcher.wait_seconds = 0.2
         loop = asyncio.get_running_loop()
         began = loop.time()

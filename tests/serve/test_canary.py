@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve.models.local import LocalModel
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.problems import Refusal
 from serve.models.rollout.canary import Canary
 from serve.models.rollout.shares import chosen, key_of
@@ -32,14 +32,14 @@ class Candidate:
             self.there.set()
         self.served, self.task, self.embeds = self.model.served, Classification(labels=LABELS[::-1]), True
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         await self.there.wait()
         if self.error is not None:
             raise self.error
         outcome = await self.model.predict(items)
-        return Outcome(np.asarray(outcome.outputs)[:, ::-1], self.served)
+        return ModelOutcome(np.asarray(outcome.outputs)[:, ::-1], self.served)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         raise AssertionError("vectors of two models do not compare")
 
     async def answerers(self, item: Item) -> Sequence[Model]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from serve.models.local import LocalModel, overloaded
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.rollout.cascade import Cascade
-from serve.models.rollout.second import PROBE
+from serve.models.rollout.fallible_model import PROBE
 from serve.settings import CascadeSettings
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
@@ -31,16 +31,16 @@ class Large:
         self.model, self.error, self.wait, self.asked = model, error, wait, list[Item]()
         self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         self.asked += items
         if self.wait:
             await asyncio.sleep(60)
         if self.error is not None:
             raise self.error
         outcome = await self.model.predict(items)
-        return Outcome(-np.asarray(outcome.outputs)[:, ::-1], self.served)
+        return ModelOutcome(-np.asarray(outcome.outputs)[:, ::-1], self.served)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         return await self.model.embeddings(items)
 
     async def answerers(self, item: Item) -> Sequence[Model]:

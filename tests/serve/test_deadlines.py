@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serve.models.local import LocalModel
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.rollout.canary import Canary
 from serve.models.rollout.cascade import Cascade
 from serve.models.rollout.shares import chosen
@@ -31,12 +31,12 @@ class Slow:
         self.served = model.served.model_copy(update={"name": "slow"})
         self.task, self.embeds = model.task, model.embeds
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         self.calls += 1
         await asyncio.sleep(self.seconds)
-        return Outcome((await self.model.predict(items)).outputs, self.served)
+        return ModelOutcome((await self.model.predict(items)).outputs, self.served)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         raise AssertionError("nobody asks for embeddings here")
 
     async def answerers(self, item: Item) -> Sequence[Model]:

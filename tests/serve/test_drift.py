@@ -7,7 +7,7 @@ import pytest
 
 from serve.engines.card import read_card, write_card
 from serve.tasks.classification import Classification
-from serve.watch.drift import ENOUGH_TEXTS, Watch, stability_index, training_data
+from serve.watch.drift import ENOUGH_TEXTS, DriftWindow, stability_index, training_data
 from tests.serve.tiny_model import publish_tiny
 
 LABELS = ("ham", "spam")
@@ -33,19 +33,19 @@ def test_texts_like_those_of_training_raise_no_alarm_and_others_do() -> None:
     training = training_data(["spam"] * 400 + ["ham"] * 3600, lengths.tolist())
     assert training.labels == {"ham": 0.9, "spam": 0.1}
     assert sum(training.length_shares) == pytest.approx(1)
-    watch = Watch(Classification(labels=LABELS), training)
-    watch.note(*asked(random.geometric(0.05, ENOUGH_TEXTS - 1), 0.1, 1))
-    assert watch.report().labels is None, "too few texts to tell"
-    watch.note(*asked(random.geometric(0.05, 1500), 0.1, 2))
-    alike = watch.report()
+    window = DriftWindow(Classification(labels=LABELS), training)
+    window.note(*asked(random.geometric(0.05, ENOUGH_TEXTS - 1), 0.1, 1))
+    assert window.report().labels is None, "too few texts to tell"
+    window.note(*asked(random.geometric(0.05, 1500), 0.1, 2))
+    alike = window.report()
     assert alike.labels is not None and alike.lengths is not None
     assert alike.labels < 0.05 and alike.lengths < 0.05 and not alike.alarm
-    watch.note(*asked(random.geometric(0.05, 2000), 0.6, 3))
-    other = watch.report()
+    window.note(*asked(random.geometric(0.05, 2000), 0.6, 3))
+    other = window.report()
     assert other.labels is not None and other.lengths is not None
     assert other.labels > 0.25 > other.lengths and other.alarm
-    watch.note(*asked(random.geometric(0.01, 2000), 0.1, 4))
-    longer = watch.report()
+    window.note(*asked(random.geometric(0.01, 2000), 0.1, 4))
+    longer = window.report()
     assert longer.lengths is not None and longer.lengths > 0.25 and longer.alarm
 
 

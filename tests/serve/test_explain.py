@@ -9,7 +9,7 @@ import requests
 from jobs.compression.quantize import quantize_dynamic_int8
 from serve.engines.card import Variant, read_card, write_card
 from serve.engines.engine import load_engine
-from serve.tasks.classification import Classification, Evidence, Target
+from serve.tasks.classification import Classification, LabelEvidence, Target
 from serve.tasks.shared.explain import MOST_SPANS, Span, split, without
 from serve.tasks.shared.probabilities import softmax
 from tests.serve.tiny_model import LABELS, publish_tiny, texts_as_items
@@ -54,7 +54,7 @@ def test_evidence_is_the_fall_of_the_log_odds() -> None:
     found = Classification(labels=("spam", "ham")).evidence(logits_NC, [], Target(label="spam")).parts
     # Of two classes the log-odds are the difference of the logits.
     assert [one.attribution for one in found[:2]] == pytest.approx([2.0, -1.0], abs=1e-6)
-    assert isinstance(found[0], Evidence) and found[0].probability_without == pytest.approx(0.5)
+    assert isinstance(found[0], LabelEvidence) and found[0].probability_without == pytest.approx(0.5)
     assert np.isfinite(found[2].attribution)
 
 

@@ -15,7 +15,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from serve import tasks
 from serve.keys import add as add_key
-from serve.page import DIRECTORY
+from serve.page import PAGE_DIRECTORY
 from tests.serve.faces import local_model, serving
 from tests.serve.tiny_model import publish_tiny
 from tests.serve.windowed import publish_windowed
@@ -265,7 +265,7 @@ def test_the_page_asks_nothing_of_another_host_and_has_no_inline_script(page: st
     html = requests.get(f"{page}/", timeout=30)
     policy = html.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
-    for file in DIRECTORY.iterdir():
+    for file in PAGE_DIRECTORY.iterdir():
         if file.suffix in (".html", ".css", ".js"):
             served = html if file.name == "index.html" else requests.get(f"{page}/page/{file.name}", timeout=30)
             assert served.text == file.read_text()

@@ -9,7 +9,7 @@ import pytest
 from cluster.store.artifact import MANIFEST, Artifact, Kind, publish
 from serve.engines.card import EngineError
 from serve.engines.engine import load_engine
-from serve.engines.published import find_model
+from serve.engines.published import open_model
 from tests.serve.tiny_model import TEXTS, texts_as_items
 
 
@@ -20,8 +20,8 @@ def publish_model(model_directory: Path, place: Path, kind: Kind = Kind.MODEL) -
 
 def test_an_artifact_and_its_plain_directory_are_the_same_model(model_directory: Path, tmp_path: Path) -> None:
     artifact = publish_model(model_directory, tmp_path / "small")
-    published = find_model(artifact.uri, artifact.fingerprint)
-    assert published.fingerprint == artifact.fingerprint == find_model(str(model_directory)).fingerprint
+    published = open_model(artifact.uri, artifact.fingerprint)
+    assert published.fingerprint == artifact.fingerprint == open_model(str(model_directory)).fingerprint
     engine = load_engine(published.fetch("onnx"), "onnx")
     items = texts_as_items(TEXTS)
     assert engine.answers(items) == load_engine(model_directory, "onnx").answers(items)
@@ -33,18 +33,18 @@ def test_changed_weights_are_refused(model_directory: Path, tmp_path: Path) -> N
         file.seek(-1, 2)
         file.write(b"\x01")
     with pytest.raises(EngineError, match="changed or damaged"):
-        find_model(artifact.uri).fetch("torch")
+        open_model(artifact.uri).fetch("torch")
     # The other variant's own files are whole.
-    find_model(artifact.uri).fetch("onnx")
+    open_model(artifact.uri).fetch("onnx")
 
 
 def test_what_is_no_model_is_refused(model_directory: Path, tmp_path: Path) -> None:
     report = publish_model(model_directory, tmp_path / "report", Kind.REPORT)
     with pytest.raises(EngineError, match="holds report, not a model"):
-        find_model(report.uri)
+        open_model(report.uri)
     with pytest.raises(EngineError, match="asked for"):
-        find_model(str(model_directory), "0" * 64)
+        open_model(str(model_directory), "0" * 64)
     shutil.copytree(model_directory, tmp_path / "damaged")
     (tmp_path / "damaged" / MANIFEST).write_text("{}")
     with pytest.raises(EngineError, match="is not a manifest"):
-        find_model(str(tmp_path / "damaged"))
+        open_model(str(tmp_path / "damaged"))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.rollout.shadow import Shadow
 from serve.models.rollout.shares import chosen
 from serve.settings import Arguments, ShadowSettings
@@ -29,11 +29,11 @@ class Changed:
         self.model, self.change, self.task = model, change, Classification(labels=labels)
         self.served, self.embeds = model.served, model.embeds
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         outcome = await self.model.predict(items)
-        return Outcome(await self.change(np.asarray(outcome.outputs)), self.served)
+        return ModelOutcome(await self.change(np.asarray(outcome.outputs)), self.served)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         return await self.model.embeddings(items)
 
     async def answerers(self, item: Item) -> Sequence[Model]:

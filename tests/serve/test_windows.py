@@ -14,7 +14,7 @@ from serve import tasks
 from serve.app import build
 from serve.engines.card import EngineError
 from serve.engines.engine import Engine
-from serve.engines.lengths import Budget
+from serve.engines.lengths import BatchBudget
 from serve.models.batching import Batcher, Work
 from serve.models.local import LocalModel
 from serve.models.model import ServedModel
@@ -23,7 +23,7 @@ from serve.models.rollout.shadow import Shadow
 from serve.models.spread import Spread
 from serve.settings import Arguments, CanarySettings, CascadeSettings, ModelSettings, ShadowSettings
 from serve.tasks.protocol import Item, Outputs
-from serve.watch.drift import Watch
+from serve.watch.drift import DriftWindow
 from tests.serve.faces import asked, face_of
 from tests.serve.windowed import ITEMS, LONG, QUESTION, TASK, publish_windowed, windowed_engine
 
@@ -123,7 +123,7 @@ def test_an_item_whose_one_window_fails_fails_once_and_the_others_are_answered(e
 
     async def run() -> None:
         work = Work(engine.tokenise, run_or_fail, engine.joined)
-        batcher = Batcher(work, Budget(1, 4096), ThreadPoolExecutor(1))
+        batcher = Batcher(work, BatchBudget(1, 4096), ThreadPoolExecutor(1))
         asks = [batcher([ITEMS[0]]), batcher([ITEMS[3], ITEMS[0]]), batcher([ITEMS[3]]), batcher([ITEMS[2]])]
         first, both, alone, other = await asyncio.gather(*asks, return_exceptions=True)
         assert isinstance(both, RuntimeError) and isinstance(alone, RuntimeError)
@@ -154,7 +154,7 @@ def test_an_item_without_windows_is_at_its_end_and_in_nobodys_way(engine: Engine
 
     async def ask() -> tuple[list[Any], int]:
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(Work(tokenise, engine.run, joined), Budget(4, 4096), executor, wait_seconds)
+            batcher = Batcher(Work(tokenise, engine.run, joined), BatchBudget(4, 4096), executor, wait_seconds)
             calls = [batcher([Item(("", QUESTION))]), batcher(ITEMS)]
             return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30), batcher.waiting
 
@@ -169,7 +169,7 @@ def test_an_item_without_windows_is_at_its_end_and_in_nobodys_way(engine: Engine
 
 def test_a_caller_who_left_leaves_with_all_windows(engine: Engine) -> None:
     async def run() -> None:
-        batcher = Batcher(Work(engine.tokenise, engine.run, engine.joined), Budget(2, 64), ThreadPoolExecutor(1))
+        batcher = Batcher(Work(engine.tokenise, engine.run, engine.joined), BatchBudget(2, 64), ThreadPoolExecutor(1))
         left = asyncio.create_task(batcher([Item((QUESTION, f"{LONG} {number}")) for number in range(60)]))
         await asyncio.sleep(0.02)
         left.cancel()
@@ -185,8 +185,8 @@ def test_a_caller_who_left_leaves_with_all_windows(engine: Engine) -> None:
 def test_over_http_with_an_explanation_of_both_fields_and_drift(engine: Engine) -> None:
     async def run() -> None:
         model = local(engine)
-        watches = {"tiny": Watch(engine.task, None)}
-        face = face_of({"tiny": model}, model, watches=watches)
+        drift_windows = {"tiny": DriftWindow(engine.task, None)}
+        face = face_of({"tiny": model}, model, drift_windows=drift_windows)
         bodies = [engine.task.named(item) for item in ITEMS]
         status, reply = await asked(face, "/v1/predict", {"inputs": bodies})
         assert status == 200

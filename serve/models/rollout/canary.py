@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from serve.models.deadline import NEVER, left
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.problems import Refusal
-from serve.models.rollout.second import Second
+from serve.models.rollout.fallible_model import FallibleModel
 from serve.models.rollout.shares import chosen, key_of
 from serve.settings import CanarySettings
 from serve.tasks.protocol import Item
@@ -50,11 +50,11 @@ class Canary:
 
     def __init__(self, stable: Model, candidate: Model, settings: CanarySettings) -> None:
         self.stable, self.settings = stable, settings
-        self.candidate = Second(candidate, settings.timeout_seconds)
+        self.candidate = FallibleModel(candidate, settings.timeout_seconds)
         self.served, self.task, self.embeds = stable.served, stable.task, stable.embeds
         self.seen = Seen()
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict; the outcome names the version that answered."""
         if self._takes(items):
             try:
@@ -68,7 +68,7 @@ class Canary:
                 return replace(outcome, outputs=self.task.aligned(outcome.outputs, self.candidate.model.task))
         return await _timed(self.stable.predict, self.seen.stable, items)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings, of the stable version."""
         return await self.stable.embeddings(items)
 
@@ -80,13 +80,13 @@ class Canary:
     def _takes(self, items: Sequence[Item]) -> bool:
         return chosen(key_of(items), self.settings.share, "canary") and self.candidate.there
 
-    async def _ask_candidate(self, items: Sequence[Item]) -> Outcome:
+    async def _ask_candidate(self, items: Sequence[Item]) -> ModelOutcome:
         # Where it gives no answer, the stable version needs time for its own: as much as it has taken lately.
         needed = max(self.seen.stable.seconds, default=NEVER)
         return await self.candidate.predict(items, spare=min(needed, left() / 2))
 
 
-async def _timed(ask: Callable[[Sequence[Item]], Awaitable[Outcome]], side: Side, items: Sequence[Item]) -> Outcome:
+async def _timed(ask: Callable[[Sequence[Item]], Awaitable[ModelOutcome]], side: Side, items: Sequence[Item]) -> ModelOutcome:
     began = time.perf_counter()
     side.requests += 1
     answered = False

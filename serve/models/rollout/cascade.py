@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.models.problems import Refusal
-from serve.models.rollout.second import Second
+from serve.models.rollout.fallible_model import FallibleModel
 from serve.settings import CascadeSettings
 from serve.tasks.protocol import Item, Outputs
 
@@ -26,7 +26,7 @@ LOGGER = logging.getLogger("ray.serve")
 
 
 @dataclass(slots=True)
-class Counts:
+class CascadeCounts:
     """Texts by who answered them."""
 
     sure: int = 0
@@ -42,12 +42,12 @@ class Cascade:
 
     def __init__(self, small: Model, large: Model, settings: CascadeSettings) -> None:
         self.small, self.settings = small, settings
-        self.large = Second(large, settings.timeout_seconds)
+        self.large = FallibleModel(large, settings.timeout_seconds)
         self.served, self.task, self.embeds = small.served, small.task, small.embeds
-        self.counts = Counts()
+        self.counts = CascadeCounts()
         self._failing = False
 
-    async def predict(self, items: Sequence[Item]) -> Outcome:
+    async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict; the outputs of unsure items are the large model's."""
         outcome = await self.small.predict(items)
         unsure_U = np.flatnonzero(self._unsure(outcome.outputs)).tolist()
@@ -73,7 +73,7 @@ class Cascade:
             outputs[place] = output
         return replace(outcome, outputs=outputs)
 
-    async def embeddings(self, items: Sequence[Item]) -> Outcome:
+    async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings, of the small model."""
         return await self.small.embeddings(items)
 

@@ -1,7 +1,7 @@
 """A second model sees a share of the traffic after the answers went out, and how often it disagrees is counted.
 
     shadow = Shadow(models.get("teacher"), models.get(None), settings, timeout_seconds=30)
-    gate = Gate(face, 30, guard, finished=[shadow.note])       # called once the answer is out
+    gate = Gate(application, 30, guard, finished=[shadow.note])       # called once the answer is out
     shadow.report().disagreement
 
 No request waits for it: items wait in a queue of its own, and are dropped and counted where that is full.
@@ -19,11 +19,11 @@ from serve.settings import ShadowSettings
 from serve.tasks.protocol import Item, Output, Outputs
 
 LOGGER = logging.getLogger("ray.serve")
-BATCH_TEXTS = 32
+COMPARED_AT_ONCE = 32
 
 
 @dataclass(slots=True)
-class Counts:
+class ShadowCounts:
     """Texts by what became of them."""
 
     agreed: int = 0
@@ -58,7 +58,7 @@ class Shadow:
 
     def __init__(self, model: Model, default: Model, settings: ShadowSettings, timeout_seconds: float) -> None:
         self.model, self.default, self.settings, self.timeout = model, default, settings, timeout_seconds
-        self.counts = Counts()
+        self.counts = ShadowCounts()
         self._changes: Counter[tuple[str, str]] = Counter()
         self._gaps = 0.0
         self._waiting: asyncio.Queue[tuple[Item, Output]] = asyncio.Queue(settings.max_waiting_texts)
@@ -100,7 +100,7 @@ class Shadow:
     async def _compare_what_waits(self) -> None:
         while True:
             batch = [await self._waiting.get()]
-            while len(batch) < BATCH_TEXTS and not self._waiting.empty():
+            while len(batch) < COMPARED_AT_ONCE and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             task = self.default.task
             try:

@@ -1,8 +1,8 @@
-"""A model beside the default one, asked only once it is there, and never for longer than so many seconds or the request has.
+"""A model that may fail, beside the default one: asked once it is there, and never for longer than it or the request has.
 
-    second = Second(candidate, timeout_seconds=5)        # made on a running event loop
-    if second.there:
-        outcome = await second.predict(items)
+    candidate = FallibleModel(model, timeout_seconds=5)        # made on a running event loop
+    if candidate.there:
+        outcome = await candidate.predict(items)
 
 Its replicas may still start while those of the default model take requests, or may have gone before them: Serve would
 let a request wait for a replica until its deadline.
@@ -13,14 +13,14 @@ import contextlib
 from collections.abc import Sequence
 
 from serve.models.deadline import left
-from serve.models.model import Model, Outcome
+from serve.models.model import Model, ModelOutcome
 from serve.tasks.protocol import Item
 
 PROBE = "."
 """The texts of what a model is asked to see whether it is there."""
 
 
-class Second:
+class FallibleModel:
     """A canary's candidate, or the large model of a cascade."""
 
     def __init__(self, model: Model, timeout_seconds: float) -> None:
@@ -42,7 +42,7 @@ class Second:
             self._looking = asyncio.get_running_loop().create_task(self._look())
         return self._looking
 
-    async def predict(self, items: Sequence[Item], spare: float = 0.0) -> Outcome:
+    async def predict(self, items: Sequence[Item], spare: float = 0.0) -> ModelOutcome:
         """As Model.predict; TimeoutError where it is too late, be it that the request has only `spare` seconds left."""
         seconds = min(self.timeout_seconds, left() - spare)
         if seconds <= 0:

@@ -1,6 +1,6 @@
-"""The HTTP face of an application: an ASGI application around its models. Knows no Ray.
+"""The HTTP application: one of ASGI, around the models of an application of Serve. Knows no Ray.
 
-    face = build_face(models, example, watch.report)        # GET /docs lists its routes
+    application = build_application(models, example, window.report)       # GET /docs lists its routes
 
 One file a concern: routes.py has the routes of models, gate.py what every request passes, problems.py how it is refused.
 """
@@ -30,7 +30,7 @@ from serve.watch.drift import Drift
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Face:
+class HttpApplication:
     """FastAPI, and a way past it to the routes of models, which take a request as it is and give a whole response.
 
     FastAPI describes them all the same; only its search for the route and for what an endpoint wants costs more than
@@ -55,43 +55,43 @@ class Face:
         await response(scope, receive, send)
 
 
-def build_face(
+def build_application(
     models: Models, example: Example, drift: Callable[[], Drift], shadow: Callable[[], Disagreement] | None = None
-) -> Face:
+) -> HttpApplication:
     """The ASGI application.
 
     `drift` tells how far the default model's texts are from its training, `shadow` how often its shadow disagrees.
     """
     default = models.get(None)
-    face = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
-    face.add_exception_handler(Refusal, _refuse)
-    face.add_exception_handler(HTTPException, _refuse_route)
-    face.include_router(listing_route(models))
-    face.include_router(page_routes())
+    application = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
+    application.add_exception_handler(Refusal, _refuse)
+    application.add_exception_handler(HTTPException, _refuse_route)
+    application.include_router(listing_route(models))
+    application.include_router(page_routes())
 
-    @face.get("/healthz", summary="Whether the process is alive")
+    @application.get("/healthz", summary="Whether the process is alive")
     async def health() -> Health:
         return Health(status="ok", model=default.served)
 
-    @face.get("/readyz", summary="Whether the default model is loaded and warm")
+    @application.get("/readyz", summary="Whether the default model is loaded and warm")
     async def readiness() -> Health:
         return Health(status="ready", model=default.served)
 
-    @face.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
+    @application.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
     async def drifted() -> Drift:
         return drift()
 
     if shadow is not None:
 
-        @face.get("/v1/shadow", summary="How often the shadow disagrees with this replica's default model")
+        @application.get("/v1/shadow", summary="How often the shadow disagrees with this replica's default model")
         async def shadowed() -> Disagreement:
             return shadow()
 
-    @face.get("/docs", include_in_schema=False)
+    @application.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(face.openapi()))
+        return HTMLResponse(docs_page(application.openapi()))
 
-    return Face(face, [model_routes(models, example), explain_route(models, example)])
+    return HttpApplication(application, [model_routes(models, example), explain_route(models, example)])
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
