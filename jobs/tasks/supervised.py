@@ -87,7 +87,8 @@ class Supervised(Objective):
             together = windows[start : start + EVALUATION_BATCH]
             batch = {name: one.to(device) for name, one in validation.batch(together, self.inputs).items()}
             arrays = self.learning.arrays(self.forward(model, batch))
-            said += [_cut(arrays, row, validation.lengths[window], spec) for row, window in enumerate(together)]
+            for row, window in enumerate(together):
+                said.append(spec.window_output([array[row] for array in arrays], validation.lengths[window]))
         if validation.encodings is None:
             return order, spec.stacked(said)
         joined, place = [], 0
@@ -147,9 +148,3 @@ def save_model(
     )
     write_card(directory, card)
     return {"parameters": float(parameters)}
-
-
-def _cut(arrays: Sequence[np.ndarray], row: int, tokens: int, spec: Task) -> Output:
-    """One window's output, without its padding; by name where there are several."""
-    rows = [array[row, :tokens] if spec.per_token else array[row] for array in arrays]
-    return rows[0] if len(rows) == 1 else dict(zip(spec.graph_outputs, rows, strict=True))

@@ -72,7 +72,7 @@ class Engine:
         arrays = self.backend(self._feeds(windows))
         if self.plain and len(arrays) == 1:
             return arrays[0]
-        return [self._cut([array[row] for array in arrays], len(window)) for row, window in enumerate(windows)]
+        return [self.task.window_output([array[row] for array in arrays], len(window)) for row, window in enumerate(windows)]
 
     def run(self, windows: Sequence[Encoding]) -> Outputs:
         """`forward`, for `joined`: where a window is an item, what was fitted is applied to all at once."""
@@ -138,11 +138,6 @@ class Engine:
         if self.plain:
             return [outputs[0] for outputs in said]
         return [self.task.combine(*each) for each in zip(windows, said, items, strict=True)]
-
-    def _cut(self, arrays: list[np.ndarray], tokens: int) -> Output:
-        """One window's row of each array, without its padding; by name where there are several."""
-        rows = [array[:tokens] if self.task.per_token else array for array in arrays]
-        return rows[0] if len(rows) == 1 else dict(zip(self.task.graph_outputs, rows, strict=True))
 
     def _feeds(self, windows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """int64 arrays of shape BT, padded to the longest, for just the inputs that the graph has."""

@@ -64,8 +64,6 @@ class TextsRequest(BaseModel):
     def items(self) -> list[Item]:
         """The inputs as items."""
         changing = json.dumps({name: getattr(self, name) for name in self.changing}) if self.changing else ""
-        if isinstance(self.inputs, str):
-            return [Item((self.inputs,), changing)]
         return [_item(given, changing) for given in (self.inputs if isinstance(self.inputs, list) else [self.inputs])]
 
 

@@ -155,6 +155,11 @@ class Task(BaseModel):
         texts: Any = [item.values[0] if len(item.values) == 1 else cut_pair(tokenizer, item.values) for item in items]
         return [[encoding] for encoding in many(texts)]
 
+    def window_output(self, rows: Sequence[np.ndarray], tokens: int) -> Output:
+        """The output of a window of so many tokens, from its row of each array that the graph gave: without its padding."""
+        own = [row[:tokens] if self.per_token else row for row in rows]
+        return own[0] if len(own) == 1 else dict(zip(self.graph_outputs, own, strict=True))
+
     def combine(self, windows: Sequence[Encoding], outputs: Sequence[Output], item: Item) -> Output:
         """The output of an item from those of its windows, which run over just a window's tokens where the kind is
         `per_token`.
