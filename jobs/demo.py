@@ -26,7 +26,7 @@ from cluster.submit import follow, result, stop, stop_children, submit
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import load_recipe
 from jobs.running.cli import add_recipe_arguments, guarded
-from jobs.running.events import EVENT_MARK, RunEnded, State, StepChanged, StepLog, read_event
+from jobs.running.events import EVENT_MARK, RunEnded, StepChanged, StepLog, StepState, read_event
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NOISE = re.compile(r"\sINFO |worker\.py:|Running entrypoint for job|RayDeprecationWarning")
 LONGEST_SHOWN = 200
 """Characters of a text in the line that shows how to ask."""
-MARKS: dict[State, str] = {
+MARKS: dict[StepState, str] = {
     "done": "✓",
     "complete": "✓",
     "failed": "✗",

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 
 from cluster.store.artifact import Artifact, Kind
 from cluster.store.registry import has_alias, move, read, record_verdict
-from jobs.contracts.learning import chosen
+from jobs.contracts.learning import targets_at
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.deploying.canary_decision import CanaryConfig, try_out
@@ -154,7 +154,7 @@ def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]
     columns = table.to_pydict()
     truth = learning.truth(spec, columns)
     known = np.flatnonzero(learning.known(truth)).tolist()
-    truth = chosen(truth, known)
+    truth = targets_at(truth, known)
     answers = []
     for place in learning.questions(spec, truth, count):
         fields = {name: columns[name][known[place]] for name in spec.fields}

@@ -40,9 +40,9 @@ from jobs.running.events import (
     LogFormat,
     RunStarted,
     RunStep,
-    State,
     StepChanged,
     StepLog,
+    StepState,
     finite,
     print_words,
 )
@@ -258,7 +258,7 @@ class Pipeline:
                     spoken = time.monotonic()
         return outcome or result(self.client, job), tail
 
-    def _look(self, job: str, progress: Progress, waiting: Waiting) -> tuple[State, str, Figures]:
+    def _look(self, job: str, progress: Progress, waiting: Waiting) -> tuple[StepState, str, Figures]:
         """What a job does, as a state, in words and in figures."""
         try:
             if waits := waiting.look():
@@ -269,14 +269,14 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001
             return "running", f"not known for now ({in_a_line(error)})", {}
 
-    def _made(self, place: Place, state: State, seconds: float, artifact: Artifact, job: str | None = None) -> None:
+    def _made(self, place: Place, state: StepState, seconds: float, artifact: Artifact, job: str | None = None) -> None:
         figures = finite(artifact.manifest.metrics)
         self._change(place, state, seconds, headline(place, artifact), job, figures=figures, uri=artifact.uri)
 
     def _change(
         self,
         place: Place,
-        state: State,
+        state: StepState,
         seconds: float,
         text: str,
         job: str | None,

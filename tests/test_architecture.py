@@ -25,6 +25,8 @@ ORDER = (
 )
 """Rooms and single modules from the ground up; a floor's own name stands for what lies at its top and is not named."""
 FLOORS = ("cluster", "serve", "jobs")
+SHARED = {"LOGGER", "ROOT", "STAGE", "T", "Problem"}
+"""Names of several modules: each has its own logger, root or stage; type variables; problems of recipes and those of HTTP."""
 RAY_PRIVATE = "cluster.ray_private"
 PRIVATE = re.compile(r"ray\.(dashboard\b|(\w+\.)*_(?!_))\S*")
 """Names of Ray's that are its own business: with a part that begins with one underscore, or of the dashboard."""
@@ -56,6 +58,14 @@ def imported(source: str) -> set[str]:
             # A package gives its own names too: then it is the package that is imported.
             names |= whole if whole <= set(MODULES) else whole | {node.module}
     return names & set(MODULES)
+
+
+def defined(source: str) -> Iterator[str]:
+    """The public classes and constants at the top of a module."""
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = [node.name] if isinstance(node, ast.ClassDef) else [one.id for one in targets if isinstance(one, ast.Name)]
+        yield from (name for name in names if not name.startswith("_"))
 
 
 def room(module: str) -> str:
@@ -100,6 +110,14 @@ def test_a_stage_imports_no_other(stage: str) -> None:
 
 def test_no_import_circle() -> None:
     assert not circle({name: path.read_text() for name, path in MODULES.items()})
+
+
+def test_a_class_or_constant_has_its_name_to_itself() -> None:
+    owners: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        for name in defined(path.read_text()):
+            owners.setdefault(name, set()).add(module)
+    assert {name: modules for name, modules in owners.items() if len(modules) > 1 and name not in SHARED} == {}
 
 
 def test_each_room_is_in_the_order() -> None:

@@ -76,11 +76,11 @@ class Base:
 def read_base(origin: str | Artifact) -> Base:
     """What a model's files say of it; no weights are fetched."""
     if not isinstance(origin, Artifact):
-        return described(origin, model_directory(origin))
-    return described(origin, str(origin.local([name for name in origin.manifest.files if not name.endswith(HEAVY)])))
+        return base_in(origin, model_directory(origin))
+    return base_in(origin, str(origin.local([name for name in origin.manifest.files if not name.endswith(HEAVY)])))
 
 
-def described(origin: str | Artifact, directory: str) -> Base:
+def base_in(origin: str | Artifact, directory: str) -> Base:
     from transformers import AutoConfig, AutoTokenizer
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 Architecture = Literal["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "qwen3", "t5"]
 
-PAIR_OBJECTIVES = ("masked_next_sentence", "masked_sentence_order")
-"""The objectives that read two segments in a row."""
 ENCODERS = ("bert", "roberta", "distilbert", "electra", "modernbert")
 ARCHITECTURES_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
     "masked": ENCODERS,

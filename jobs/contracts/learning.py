@@ -44,7 +44,7 @@ MISSING = -100
 """The number of a target that is not there; torch's losses pass over it."""
 
 
-def chosen(truth: Truth, places: Sequence[int] | np.ndarray) -> Truth:
+def targets_at(truth: Truth, places: Sequence[int] | np.ndarray) -> Truth:
     """The targets at these places: an array of an array, else a list."""
     return truth[np.asarray(places, dtype=np.int64)] if isinstance(truth, np.ndarray) else [truth[place] for place in places]
 

@@ -39,7 +39,7 @@ LINE_ENDS = {ord(each): f"\\u{ord(each):04x}" for each in "\x85\u2028\u2029"}
 """Those that JSON may hold as they are; only its strings have them."""
 
 LogFormat = Literal["text", "events"]
-State = Literal["submitted", "joined", "waiting", "running", "done", "complete", "failed", "stopped"]
+StepState = Literal["submitted", "joined", "waiting", "running", "done", "complete", "failed", "stopped"]
 _breaks_a_line = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -96,7 +96,7 @@ class StepChanged(_Event):
     """The step's name."""
     stage: str
     """What kind of step it is."""
-    state: State
+    state: StepState
     """submitted or joined (another pipeline's job), then waiting (for resources) and running, then done, failed (also where
     it refused) or stopped (by a person); complete: was done before, nothing runs."""
     seconds: Seconds

@@ -8,7 +8,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.artifact import Artifact
-from jobs.architectures.models import READ, described, directory_of, set_dropout, training_attention
+from jobs.architectures.models import READ, base_in, directory_of, set_dropout, training_attention
 from jobs.tasks import learning_of
 from serve.tasks.protocol import Task
 
@@ -65,7 +65,7 @@ def _loader(spec: Task) -> Any:
 
 def _plan(origin: str | Artifact, directory: str, spec: Task) -> tuple["PreTrainedConfig", "PreTrainedTokenizerBase", bool]:
     """The config for this task, the tokenizer, and whether the model was trained for just this task."""
-    base, learning = described(origin, directory), learning_of(spec.kind)
+    base, learning = base_in(origin, directory), learning_of(spec.kind)
     config = base.config
     task = base.learned.task
     known = learning.knows(spec, config) if task is None else task == spec

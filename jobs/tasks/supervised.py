@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
 from jobs.architectures.adapter import merged
-from jobs.contracts.learning import Batch, chosen
+from jobs.contracts.learning import Batch, targets_at
 from jobs.contracts.objective import Objective
 from jobs.tasks import learning_of
 from jobs.tasks.windows import Windows
@@ -70,7 +70,7 @@ class Supervised(Objective):
     def evaluate(self, model: nn.Module, indices: np.ndarray, device: torch.device) -> Any:
         """Of the validation items with these numbers, what `measure` needs."""
         order, outputs = self.outputs(model, indices, device)
-        return self.learning.part(self.spec, outputs, chosen(self.validation.truth, order))
+        return self.learning.part(self.spec, outputs, targets_at(self.validation.truth, order))
 
     def measure(self, parts: Sequence[Any]) -> dict[str, float]:
         """The task's figures and the mean loss."""
@@ -117,7 +117,7 @@ class Supervised(Objective):
         with torch.inference_mode():
             order, outputs = self.outputs(model, np.arange(self.validation_size), model.device)
         model.train(training)
-        return self.learning.fit(self.spec, outputs, chosen(self.validation.truth, order))
+        return self.learning.fit(self.spec, outputs, targets_at(self.validation.truth, order))
 
 
 def save_model(

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.learning import MISSING, Batch, Learning, Truth, chosen
+from jobs.contracts.learning import MISSING, Batch, Learning, Truth, targets_at
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
 from serve.tasks.protocol import Item, Task
@@ -45,7 +45,7 @@ class Windows:
         kept = np.flatnonzero(np.ones(table.num_rows, dtype=bool) if unlabelled else learning.known(truth)).tolist()
         self.learning, self.spec = learning, spec
         self.keys: list[str] = [columns["key"][row] for row in kept]
-        self.truth: Truth = chosen(truth, kept)
+        self.truth: Truth = targets_at(truth, kept)
         texts = [columns[name] for name in spec.fields]
         self.items = [Item(tuple(column[row] for column in texts)) for row in kept]
         self.pad = int(tokenizer.pad_token_id)

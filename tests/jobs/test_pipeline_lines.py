@@ -14,7 +14,7 @@ import pytest
 
 from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
 from jobs.demo import MARKS, Screen
-from jobs.running.events import EVENT_MARK, Event, RunEnded, State, StepChanged, StepLog, in_words
+from jobs.running.events import EVENT_MARK, Event, RunEnded, StepChanged, StepLog, StepState, in_words
 from jobs.running.progress import Progress
 
 SUMMARY = {"recipe": "spam", "seconds": 3.0, "winner": "small:int8"}
@@ -71,7 +71,7 @@ def marked(event: Event) -> str:
     return EVENT_MARK + event.line()
 
 
-def step_line(step: str, stage: str, state: State, seconds: float, text: str) -> str:
+def step_line(step: str, stage: str, state: StepState, seconds: float, text: str) -> str:
     """The line of a step's event."""
     return marked(StepChanged(step=step, stage=stage, state=state, seconds=seconds, text=text))
 
@@ -85,9 +85,9 @@ def shown(log: Iterable[str], columns: int, monkeypatch: pytest.MonkeyPatch, row
     return terminal.lines()[:-1]
 
 
-@pytest.mark.parametrize("state", get_args(State))
+@pytest.mark.parametrize("state", get_args(StepState))
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_event_is_shown_in_the_words_of_the_pipeline_s_log(state: State, stage: str) -> None:
+def test_each_event_is_shown_in_the_words_of_the_pipeline_s_log(state: StepState, stage: str) -> None:
     for seconds, text in ((0.4, "never run"), (59.6, ""), (1_234_567.0, "macro_f1 0.9812  温度 1 → 2")):
         event = StepChanged(step="my_step-2", stage=stage, state=state, seconds=seconds, text=text)
         assert in_words(event) == f"[my_step-2] {stage:<9} {state:<9} {seconds:6.0f} s  {text}"
