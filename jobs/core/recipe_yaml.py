@@ -28,7 +28,7 @@ def load_yaml(text: str, where: str) -> Any:
     if loader.twice:
         raise BadInput(
             [
-                Problem(f"{where}: line {line}", key, f"this key stands in line {first} already", "Leave one of them.")
+                Problem(f"{where}: line {line}", key, f"this key stands twice, first in line {first}", "Leave one of them.")
                 for line, first, key in sorted(loader.twice, key=lambda found: found[:2])
             ]
         )

@@ -101,10 +101,10 @@ def test_a_key_that_stands_twice_is_refused_by_name_and_line(write: Path) -> Non
     with pytest.raises(BadInput) as caught:
         read(write, text)
     assert [(problem.path, problem.value, problem.reason) for problem in caught.value.problems] == [
-        (f"{write / 'own.yaml'}: line 6", "limit", "this key stands in line 5 already"),
-        (f"{write / 'own.yaml'}: line 7", "model", "this key stands in line 3 already"),
+        (f"{write / 'own.yaml'}: line 6", "limit", "this key stands twice, first in line 5"),
+        (f"{write / 'own.yaml'}: line 7", "model", "this key stands twice, first in line 3"),
     ]
-    with pytest.raises(BadInput, match="steps.model.optimizer: line 1 = 'a': this key stands in line 1 already"):
+    with pytest.raises(BadInput, match="steps.model.optimizer: line 1 = 'a': this key stands twice, first in line 1"):
         read(write, "extends: base.yaml", "steps.model.optimizer={a: 1, a: 2}")
 
 
