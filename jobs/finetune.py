@@ -9,13 +9,14 @@ The base is another step's model (`inputs.init`) or one from outside (`model:`).
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.models import length_of, padding_told
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
+from jobs.data.clean import value_names
 from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.heads import inputs_of
@@ -42,6 +43,8 @@ class FinetuneConfig(TaskConfig):
     sampling_temperature: float = Field(2.0, ge=1)
     """With inputs.auxiliary: a task is drawn for each step with a chance that grows with its examples to the power of 1 /
     temperature (1: by size, high: all alike)."""
+
+    _as_read = field_validator("class_weights")(value_names)
 
 
 def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:

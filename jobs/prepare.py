@@ -25,7 +25,7 @@ from jobs.data.clean import Clean
 from jobs.data.dedup import Split
 from jobs.data.rows import Reading, TrainTexts, as_many_as_fit, check_source, load_rows
 from jobs.data.sources import each, fingerprint, model_fingerprint
-from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
 from jobs.tasks.labelling import Labelling, settings_type
@@ -204,6 +204,7 @@ class PackRows:
             for name, content in tokenizer.items():
                 (Path(scratch) / name).write_bytes(content)
             self.tokenizer = AutoTokenizer.from_pretrained(scratch)
+        self.cut = text_cutter(self.tokenizer)
         self.bounds, self.length, self.segments, self.output = bounds, length, segments, output
 
     def __call__(self, frame: "pd.DataFrame") -> dict[str, np.ndarray]:
@@ -225,11 +226,11 @@ class PackRows:
         from jobs.data.segments import pad_rows, pair_frame, pair_rows, sentence_tokens
 
         if self.segments == "packed":
-            documents = documents_of(texts, self.tokenizer, self.bounds)
+            documents = documents_of(texts, self.cut, self.bounds)
             ids_NT = pack(documents, self.length, self.bounds.pad, len(self.tokenizer))
             return ids_NT, sum(map(len, documents)), 0
         frame = pair_frame(self.tokenizer)
-        rows, left_out = pair_rows((sentence_tokens(text, self.tokenizer, frame) for text in texts), self.length, frame)
+        rows, left_out = pair_rows((sentence_tokens(text, self.cut) for text in texts), self.length, frame)
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 

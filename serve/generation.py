@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from serve.engines.backends import Device
 from serve.engines.card import Card, EngineError, read_card, variant_files
 from serve.engines.decoder import Cache, OnnxDecoder
-from serve.engines.tokens import pad_id, read_json
+from serve.engines.tokens import as_text, pad_id, read_json
 from serve.tasks.shared.probabilities import softmax
 
 MAX_BATCH = 8
@@ -168,7 +168,7 @@ def load_generator(directory: Path, variant: str | None = None, threads: int = 1
     variant_files(directory, card, name)
     encoder = directory / chosen.encoder if chosen.encoder is not None else None
     decoder = OnnxDecoder(directory / chosen.file, encoder, threads, device)
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = as_text(Tokenizer.from_file(str(directory / "tokenizer.json")))
     tokenizer.no_padding()
     tokenizer.no_truncation()
     generator = Generator(card, name, tokenizer, decoder, _special(directory, tokenizer))

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from jobs.architectures.positions import first_position
 from jobs.compression.tokenizer_pruning import model_kind, needed_tokens, partial_pieces, without_others
 from jobs.core.config import BadInput, Problem
+from jobs.data.tokenizer import served, text_cutter
 
 VOCABULARY_KEY = "vocabulary"
 LEAVE_IT_OUT = "Leave it out for this model."
@@ -50,8 +51,7 @@ def reduced_tokenizer(
         reason = f"{type(tokenizer).__name__} has no tokenizer.json to rebuild"
         raise BadInput([Problem(VOCABULARY_KEY, "used", reason, LEAVE_IT_OUT)])
     description = json.loads(backend.to_str())
-    # Called as people call it: what the backend remembers of an earlier call might cut long texts off.
-    encodings = tokenizer(list(texts), verbose=False).encodings or []
+    encodings = served(backend).encode_batch(list(texts))
     counts = Counter(token for encoding in encodings for token in encoding.tokens)
     kept = needed_tokens(description, counts, least)
     if model_kind(description) == "WordPiece":
@@ -97,7 +97,7 @@ def changed_texts(
     """The texts that the two do not cut into the same tokens."""
     if not texts:
         return []
-    old, new = (one(list(texts), verbose=False)["input_ids"] for one in (tokenizer, smaller))
+    old, new = (text_cutter(one)(texts, True) for one in (tokenizer, smaller))
     return [
         text for text, before, after in zip(texts, old, new, strict=True) if [places.get(number) for number in before] != after
     ]

@@ -14,6 +14,8 @@ import yaml
 
 from cluster.store.redact import REMEDY, secret_in
 from jobs.core.config import BadInput, Problem
+from jobs.core.encodings import decoded
+from jobs.core.recipe_yaml import load_yaml
 from jobs.core.spaces import SPACE_KINDS, fill, find_spaces
 
 EXTENDS = "extends"
@@ -40,7 +42,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
         if not sign or not path:
             raise BadInput([Problem(override, None, "an override is written key=value", "E.g. temperature=4.")])
         try:
-            values[path] = yaml.safe_load(text)
+            values[path] = load_yaml(text, path)
         except yaml.YAMLError as error:
             raise BadInput([Problem(path, text, "the value is not YAML", "Quote it for the shell.")]) from error
     return values
@@ -76,7 +78,7 @@ def _read(file: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         circle = " → ".join(str(each) for each in (*children, file))
         raise BadInput([Problem(f"{file}: {EXTENDS}", circle, "these recipes extend each other", "Break the circle.")])
     try:
-        tree = yaml.safe_load(file.read_text())
+        tree = load_yaml(decoded(file.read_bytes(), str(file)), str(file))
     except yaml.YAMLError as error:
         raise BadInput([Problem(str(file), None, f"not YAML: {' '.join(str(error).split())}", "Mend the syntax.")]) from error
     if not isinstance(tree, Mapping):

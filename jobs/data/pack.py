@@ -1,7 +1,7 @@
 """Packing: documents become one stream of tokens, the stream becomes rows of one length.
 
     bounds = document_bounds(tokenizer)                    # which token begins or ends each document
-    ids_NT = pack(documents_of(texts, tokenizer, bounds), 128, bounds.pad, len(tokenizer))
+    ids_NT = pack(documents_of(texts, text_cutter(tokenizer), bounds), 128, bounds.pad, len(tokenizer))
 
 Every document begins or ends with a token of its own, so that its bounds are found again in a row.
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster.store.artifact import File, write_by_content
 from jobs.core.config import BadInput, Problem
+from jobs.data.tokenizer import Cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,9 +61,9 @@ def document_bounds(tokenizer: "PreTrainedTokenizerBase") -> Bounds:
     return Bounds(begin, end, pad, appended)
 
 
-def documents_of(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", bounds: Bounds) -> list[list[int]]:
+def documents_of(texts: Sequence[str], cut: Cut, bounds: Bounds) -> list[list[int]]:
     """The tokens of each text, framed."""
-    documents = tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+    documents = cut(texts, True)
     return documents if not bounds.appended or bounds.end is None else [[*ids, bounds.end] for ids in documents]
 
 

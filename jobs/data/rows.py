@@ -13,7 +13,7 @@ from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.augment import Augment, augmenting
 from jobs.data.clean import Clean, clean_text, item_key, value_name
-from jobs.data.dedup import SPLITS, Split, deduplicate, divided, split_of
+from jobs.data.dedup import SPLITS, Conflicts, Split, deduplicate, divided, split_of
 from jobs.data.sources import Sources, each, read_source, resolve, tables
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Reading:
     labelling: TargetMaker | None = None
     slices: Sequence[str] = ()
     """Columns that are kept for slices."""
+    conflicts: Conflicts = "majority"
 
 
 def load_rows(source: Sources, reading: Reading, augment: Augment | None = None) -> tuple["Dataset", dict[str, int]]:
@@ -93,8 +94,11 @@ def load_rows(source: Sources, reading: Reading, augment: Augment | None = None)
         rows = rows.map_batches(augmenting(augment, tuple(reading.fields)), batch_format="pandas").materialize()
         count = rows.count()
         counts["rows_made"] = count - clean_count
-    kept = deduplicate(rows, count).materialize()
-    return kept, counts | {"rows_duplicate": count - kept.count()}
+    targets = list(reading.labelling.types) if reading.labelling is not None else []
+    kept, conflicting = deduplicate(rows, count, targets, reading.conflicts)
+    kept = kept.materialize()
+    counts |= {"rows_conflicting": conflicting} if targets else {}
+    return kept, counts | {"rows_duplicate": count - conflicting - kept.count()}
 
 
 class TrainTexts:

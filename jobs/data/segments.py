@@ -15,6 +15,7 @@ import numpy as np
 
 from jobs.core.config import BadInput, Problem
 from jobs.data.pack import row_type
+from jobs.data.tokenizer import Cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,12 +44,9 @@ def pair_frame(tokenizer: "PreTrainedTokenizerBase") -> Frame:
     return Frame(*(int(number) for number in names.values()))
 
 
-def sentence_tokens(text: str, tokenizer: "PreTrainedTokenizerBase", frame: Frame) -> list[list[int]]:
+def sentence_tokens(text: str, cut: Cut) -> list[list[int]]:
     """The tokens of each sentence of a text."""
-    pieces = sentences(text)
-    found = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"] if pieces else []
-    kept = ([token for token in ids if token not in (frame.cls, frame.sep, frame.pad)] for ids in found)
-    return [ids for ids in kept if ids]
+    return [ids for ids in cut(sentences(text), False) if ids]
 
 
 def sentences(text: str) -> list[str]:

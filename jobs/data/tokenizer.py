@@ -9,16 +9,19 @@ encoder-decoders can use it; a causal model is published with a tokenizer that l
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
 from jobs.data.sources import model_directory
+from serve.engines.tokens import as_text
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedTokenizerBase
 
     from cluster.store.artifact import Artifact
@@ -52,7 +55,7 @@ class Tokenizer(Config):
     train_characters: int = Field(200_000_000, ge=1_000_000)
     """A trained tokenizer learns from so many characters; where there are more, from texts chosen by their hash."""
     lowercase: bool = True
-    """Whether a trained tokenizer folds case."""
+    """Whether a trained tokenizer folds case; wordpiece and characters then take the accents off Latin letters, too."""
     sentinels: int = Field(0, ge=0)
     """Sentinel tokens of a trained tokenizer, for span corruption (T5 has 100)."""
     model: str | None = None
@@ -81,6 +84,30 @@ def tokenizer_of(tokens: "Artifact") -> "PreTrainedTokenizerBase":
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokens.local(tokens.files("tokenizer/")) / "tokenizer")
     return tokenizer
+
+
+Cut = Callable[[Sequence[str], bool], list[list[int]]]
+"""The ids of each text, framed or not."""
+
+
+def text_cutter(tokenizer: "PreTrainedTokenizerBase") -> Cut:
+    """How this tokenizer cuts texts, at any length: special tokens that stand in them are text, as they are in serving."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        plain: Any = partial(cast(Any, tokenizer), split_special_tokens=True, verbose=False)
+        return lambda texts, framed: plain(list(texts), add_special_tokens=framed)["input_ids"] if texts else []
+    own = served(backend)
+    return lambda texts, framed: [one.ids for one in own.encode_batch_fast(list(texts), add_special_tokens=framed)]
+
+
+def served(backend: Any) -> "tokenizers.Tokenizer":
+    """A copy of a tokenizer's backend as the engine loads it, before it is told where to cut texts off."""
+    import tokenizers
+
+    made = as_text(tokenizers.Tokenizer.from_str(backend.to_str()))
+    made.no_padding()
+    made.no_truncation()
+    return made
 
 
 def train_tokenizer(settings: Tokenizer, texts: Iterable[str], max_length: int, target: Path) -> int:
@@ -156,13 +183,18 @@ def _decoder(settings: Tokenizer) -> Any:
 
 
 def _normalizer(settings: Tokenizer) -> Any:
-    from tokenizers import normalizers
+    from tokenizers import Regex, normalizers
 
     # These two say any text: no spaces around Chinese, no accents taken off. Unigram folds forms as SentencePiece does.
     if settings.train in ("bpe", "unigram"):
         folds = [normalizers.NFKC()] if settings.train == "unigram" else []
         return normalizers.Sequence(folds + ([normalizers.Lowercase()] if settings.lowercase else []))
-    return normalizers.BertNormalizer(lowercase=settings.lowercase)
+    cleaned = normalizers.BertNormalizer(lowercase=False)
+    if not settings.lowercase:
+        return cleaned
+    # BertNormalizer would take off whatever mark there is: パ would be ハ, and vowels of Hindi would be gone.
+    accents = normalizers.Replace(Regex(r"(?<=\p{Latin})[\u0300-\u036f]+"), "")
+    return normalizers.Sequence([cleaned, normalizers.Lowercase(), normalizers.NFD(), accents, normalizers.NFC()])
 
 
 def _wordpiece_trainer(settings: Tokenizer, texts: Iterable[str]) -> Any:

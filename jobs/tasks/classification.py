@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
-from jobs.data.clean import value_name
+from jobs.data.clean import value_name, value_names
 from jobs.tasks.figures import accuracy, macro_f1
 from jobs.tasks.temperature import calibrated, calibration_error
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
@@ -46,6 +46,8 @@ class ClassificationSettings(TaskSettings):
     names: dict[str, str] = {}
     """What labels in that column are called from here on, e.g. {"0": ham, "1": spam}."""
 
+    _as_read = field_validator("names")(value_names)
+
 
 class ClassificationLoss(Config):
     """What may be set of the loss."""
@@ -54,6 +56,8 @@ class ClassificationLoss(Config):
     """Share of the target that is spread over all labels (Szegedy et al. 2016)."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """What an example of a label counts."""
+
+    _as_read = field_validator("class_weights")(value_names)
 
 
 class CrossEntropy:

@@ -20,6 +20,7 @@ from cluster.store.artifact import Artifact
 from jobs.contracts.learning import MISSING, Batch, Learning, Truth, targets_at
 from jobs.core.config import BadInput, Problem
 from jobs.data.loader import read_examples
+from jobs.data.tokenizer import served
 from serve.tasks.protocol import Item, Task
 
 FEEDS = {"input_ids": "ids", "token_type_ids": "type_ids"}
@@ -100,8 +101,7 @@ def engine_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: Task, max_length:
     if len(spec.fields) > 1 and tokenizer.num_special_tokens_to_add(True) <= tokenizer.num_special_tokens_to_add(False):
         reason = f"its tokenizer ({type(tokenizer).__name__}) puts nothing between two texts: none could tell them apart"
         raise BadInput([Problem("model", None, reason, "Take a base whose tokenizer does: of the BERT family, T5.")])
-    made: Tokenizer = Tokenizer.from_str(backend.to_str())
-    made.no_padding()
+    made = served(backend)
     spec.cut(made, max_length, tokenizer.truncation_side)
     return made
 

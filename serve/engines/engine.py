@@ -22,7 +22,7 @@ from tokenizers import Encoding, Tokenizer
 from serve.engines.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.engines.card import Card, EngineError, read_card, variant_files
 from serve.engines.lengths import BatchBudget, batches
-from serve.engines.tokens import pad_id, read_json
+from serve.engines.tokens import as_text, pad_id, read_json
 from serve.tasks.protocol import Item, Output, Outputs
 
 # Items tokenised and sorted together: long enough to make even batches, short enough to bound memory.
@@ -197,7 +197,7 @@ def _load_tokenizer(directory: Path, card: Card) -> Tokenizer:
     place = directory / "tokenizer.json"
     side = read_json(directory / "tokenizer_config.json").get("truncation_side", "right")
     try:
-        tokenizer = Tokenizer.from_file(str(place))
+        tokenizer = as_text(Tokenizer.from_file(str(place)))
         tokenizer.no_padding()
         card.task.cut(tokenizer, card.max_length, side)
     except Exception as error:

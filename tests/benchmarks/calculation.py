@@ -17,7 +17,7 @@ from cluster.fleet.prices import Machine, read_prices
 from jobs.data.clean import Clean, clean_text, text_key
 from jobs.data.pack import document_bounds, documents_of, pack
 from jobs.data.samples import fetch_sample
-from jobs.data.tokenizer import Tokenizer, train_tokenizer
+from jobs.data.tokenizer import Tokenizer, text_cutter, train_tokenizer
 from jobs.running.sizing import BERT_BASE
 from jobs.training.hardware import named_peak
 
@@ -50,11 +50,11 @@ def rates() -> dict[str, float]:
     tokenizer: Any = AutoTokenizer.from_pretrained(fetch_sample("minilm_l6"))
     bounds = document_bounds(tokenizer)
     cleaned = _cpu_seconds(lambda: [text_key(clean_text(line, Clean())) for line in lines])
-    packed = _cpu_seconds(lambda: pack(documents_of(lines, tokenizer, bounds), LENGTH, 0, len(tokenizer)))
+    packed = _cpu_seconds(lambda: pack(documents_of(lines, text_cutter(tokenizer), bounds), LENGTH, 0, len(tokenizer)))
     with tempfile.TemporaryDirectory() as directory:
         settings = Tokenizer.model_validate({"train": "wordpiece", "vocab_size": 30_000})
         trained = _cpu_seconds(lambda: train_tokenizer(settings, lines, LENGTH, Path(directory)))
-    tokens = sum(map(len, documents_of(lines, tokenizer, bounds)))
+    tokens = sum(map(len, documents_of(lines, text_cutter(tokenizer), bounds)))
     return {"clean": size / cleaned, "tokenise": size / packed, "train": size / trained, "token": size / tokens}
 
 

@@ -2,9 +2,11 @@
 
 import gzip
 import json
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ import pytest
 from pyarrow import parquet
 from ray.data.block import BlockAccessor
 
+from cluster.connection.connect import Cluster
 from cluster.store import storage
 from cluster.store.artifact import Kind
 from jobs.core.config import Problem
@@ -20,8 +23,9 @@ from jobs.data.clean import Clean, clean_text, item_key, text_key
 from jobs.data.dedup import Split, keep_first, split_of
 from jobs.data.loader import TokenRows, epoch_batches, read_examples
 from jobs.data.pack import pack, write_rows
-from jobs.data.rows import Reading, check_source, keyed
+from jobs.data.rows import Reading, check_source, keyed, load_rows
 from jobs.data.sources import file_format, fingerprint, resolve, tables
+from jobs.finetune import FinetuneConfig
 from jobs.prepare import PrepareConfig, reading_of
 from jobs.tasks import learning_of
 from jobs.tasks.labelling import Labelling
@@ -45,6 +49,15 @@ ROWS = [("hello there", "ham"), ("中奖了，请领取", "spam")]
         ("hello there", {"max_characters": 6}, "hello"),
         ("a\u200bb", {"unicode": False}, "a\u200bb"),
         ("\ud800 broken", {}, "broken"),
+        ("e\u200b\u0301", {}, "é"),
+        ("fr\u200cee mo\u200dney 中\u200d奖", {}, "free money 中奖"),
+        (
+            "soft\u00adly \u202eright\u202c \u2066a\u2069 wo\u2060rd \ue000icon\U000f0001 \ufdd0no\uffff",
+            {},
+            "softly right a word icon no",
+        ),
+        ("loose\U000e0067\U000e007f tags, \u200d👍\u200d at its ends\u200d", {}, "loose tags, 👍 at its ends"),
+        ("می\u200c\u200c\u200fخواهم \u200cرا", {}, "می\u200cخواهم را"),
     ],
 )
 def test_cleaning(text: str, settings: dict[str, object], cleaned: str) -> None:
@@ -52,13 +65,30 @@ def test_cleaning(text: str, settings: dict[str, object], cleaned: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "👩🏽\u200d🚀 and 🏳️\u200d🌈, ❤️\u200d🩹",
+        "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f won",
+        "an emoji of tomorrow: \U0001fadf\U0001faf9, joined 🧑\u200d\U0001fbf0",
+        "letters of tomorrow: \U000323b0\U000323b1",
+        "نمی\u200cدانم، PDF\u200cها، ۲۰\u200cساله، ه\u200d.",
+        "क्\u200dष क्\u200cष, ന്\u200d",
+        "ᠰᠠᠷ\u180eᠠ",
+        "ภาษา\u200bไทย",
+        "葛\U000e0100, z̲̅, \u0600\u0661",
+    ],
+)
+def test_cleaning_keeps_what_carries_meaning(text: str) -> None:
+    assert clean_text(text, Clean()) == text
+
+
+@pytest.mark.parametrize(
     ("left", "right"),
     [
-        ("Win a PRIZE now!!", "win a prize now"),
-        ("ＷＩＮ　１２３", "win 123"),
-        ("很好，喜欢！", "很好,喜欢"),
+        ("Win a PRIZE now!!", "win a  prize\nnow!!"),
+        ("很好，　喜欢！", "很好， 喜欢！"),
         ("Straße", "STRASSE"),
-        ("a_b", "a b"),
+        ("cafe\u0301", "Café"),
     ],
 )
 def test_duplicates_share_a_key(left: str, right: str) -> None:
@@ -66,8 +96,14 @@ def test_duplicates_share_a_key(left: str, right: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "right"), [("很好", "不好"), ("win 100", "win 1000"), (":-)", ":-("), ("👍", "👎"), ("ab c", "a bc")]
-)
+    ("left", "right"),
+    [
+        ("很好", "不好"), ("win 100", "win 1000"), (":-)", ":-("), ("👍", "👎"), ("ab c", "a bc"),
+        ("so good 👍", "so good 👎"), ("I write F#", "I write F"),
+        ("+3 for that", "-3 for that"), ("5 % of $", "5 $ of %"), ("really?", "really!"),
+        ("a_b", "a b"), ("10² m", "102 m"), ("👨\u200d👩\u200d👧", "👨👩👧"),
+    ],
+)  # fmt: skip
 def test_different_texts_have_different_keys(left: str, right: str) -> None:
     assert text_key(left) != text_key(right)
 
@@ -96,13 +132,56 @@ def test_no_text_is_in_two_splits_and_test_is_preferred() -> None:
             "split": generator.choice(["train", "validation", "test"], 400),
         }
     )
-    kept = keep_first(frame)
+    kept, _ = keep_first(frame)
     assert kept["key"].is_unique and set(kept["key"]) == set(frame["key"])
     for key, split in zip(kept["key"], kept["split"], strict=True):
         there = set(frame["split"][frame["key"] == key])
         assert split == next(name for name in ("test", "validation", "train") if name in there)
-    shuffled = keep_first(frame.sample(frac=1, random_state=1))
+    shuffled, _ = keep_first(frame.sample(frac=1, random_state=1))
     assert shuffled.equals(kept), "the order in which rows arrive must not decide which one stays"
+
+
+def said(conflicts: Literal["majority", "drop"], rows: Sequence[tuple[str, str | None, str]]) -> tuple[dict[str, Any], int]:
+    """The label and the split of each text that stays of rows of text, label, split; and how many went over a conflict."""
+    columns: dict[str, Any] = {"key": [text_key(text) for text, _, _ in rows], "text": [text for text, _, _ in rows]}
+    columns |= {"label": pd.Series([label for _, label, _ in rows], dtype="str"), "split": [split for _, _, split in rows]}
+    kept, conflicting = keep_first(pd.DataFrame(columns), ["label"], conflicts)
+    named = kept["label"].astype(object).where(kept["label"].notna(), None)
+    return dict(zip(kept["text"], zip(named, kept["split"], strict=True), strict=True)), conflicting
+
+
+def test_of_a_text_with_several_labels_the_majority_stays_or_none() -> None:
+    noisy = [("win", "spam", "train")] * 3 + [("win", "ham", "train"), ("bye", "ham", "test"), ("bye", "ham", "test")]
+    assert said("majority", noisy) == ({"win": ("spam", "train"), "bye": ("ham", "test")}, 1)
+    assert said("drop", noisy) == ({"bye": ("ham", "test")}, 4)
+    # Neither of two labels that are there equally often stays, whatever their names are.
+    even = [("win", "spam", "test"), ("win", "ham", "train"), ("bye", "ham", "train")]
+    assert said("majority", even) == said("drop", even) == ({"bye": ("ham", "train")}, 2)
+    # What has no label says nothing, and goes where its text does.
+    unlabelled: list[tuple[str, str | None, str]] = [("win", None, "train"), ("win", None, "train")]
+    assert said("majority", [*unlabelled, ("win", "spam", "train")]) == ({"win": ("spam", "train")}, 0)
+    assert said("majority", unlabelled) == ({"win": (None, "train")}, 0)
+    assert said("majority", [*unlabelled, *even]) == ({"bye": ("ham", "train")}, 4)
+    # A losing label takes its split along.
+    assert said("majority", [("win", "ham", "test"), *noisy[:3]]) == ({"win": ("spam", "train")}, 1)
+
+
+def test_targets_of_several_columns_conflict_where_one_differs() -> None:
+    keys, values = [text_key("a")] * 3 + [text_key("b")], pd.Series([1, 2.5, 2.5, 3], dtype=pd.ArrowDtype(pa.float64()))
+    columns = {"key": keys, "text": list("aaab"), "label": ["x"] * 4, "split": ["train"] * 4}
+    kept, conflicting = keep_first(pd.DataFrame({**columns, "value": values}), ["label", "value"])
+    assert (dict(zip(kept["text"], kept["value"], strict=True)), conflicting) == ({"a": 2.5, "b": 3}, 1)
+
+
+def test_conflicts_are_counted_beside_duplicates(ray_driver: Cluster, tmp_path: Path) -> None:
+    rows = [("win", "spam")] * 3 + [("win", "ham"), ("so so", "ham"), ("so so", "spam"), ("bye", "ham"), ("bye", "ham")]
+    config = PrepareConfig.model_validate({"source": "x", "task": {}, "split": {"validation": 0}})
+    for conflicts, left, conflicting in (("majority", {"win": "spam", "bye": "ham"}, 3), ("drop", {"bye": "ham"}, 6)):
+        reading = replace(reading_of(config), conflicts=cast(Any, conflicts))
+        kept, counts = load_rows(write(tmp_path / "rows.csv", rows), reading)
+        assert {row["text"]: row["label"] for row in kept.take_all()} == left
+        duplicates = len(rows) - conflicting - len(left)
+        assert counts == {"rows_read": 8, "rows_empty": 0, "rows_conflicting": conflicting, "rows_duplicate": duplicates}
 
 
 def write(place: Path, rows: Sequence[tuple[str, str]] = ROWS) -> str:
@@ -283,7 +362,7 @@ def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
 def test_items_of_two_texts_are_told_apart_by_both() -> None:
     keys = {item_key(texts) for texts in (("a b", "c"), ("a", "b c"), ("c", "a b"), ("a b c", ""), ("a b", "d"))}
     assert len(keys) == 5
-    assert item_key(("Win!", "now")) == item_key(("win", "NOW")), "as of single texts, case and signs make no difference"
+    assert item_key(("Win!", "now")) == item_key(("win!", "NOW")) != item_key(("win", "now")), "as of single texts"
     assert item_key(("Win a prize",)) == text_key("Win a prize")
 
 
@@ -292,6 +371,20 @@ def test_numbers_as_labels_are_the_same_in_files_where_some_are_missing(tmp_path
     test = write(tmp_path / "test.parquet", [])
     parquet.write_table(pa.table({"text": ["c", "d"], "label": [1.0, None]}), test)
     assert reason({"train": train, "test": test}) == []
+
+
+def test_labels_are_the_same_in_whichever_form_they_were_typed(tmp_path: Path) -> None:
+    decomposed = {label: unicodedata.normalize("NFD", label) for label in ("crêpe", "thé")}
+    train = write(tmp_path / "train.csv", [("a", "crêpe"), ("b", "thé")])
+    test = write(tmp_path / "test.csv", [("c", decomposed["crêpe"]), ("d", decomposed["thé"])])
+    assert reason({"train": train, "test": test}) == []
+    columns = {"text": ["a", "b"], "label": decomposed.values(), "shop": [" Zoe\u0308 ", None]}
+    task = {"label": "label", "names": {decomposed["crêpe"]: decomposed["thé"], "thé": "noix"}}
+    config = PrepareConfig.model_validate({"source": "x", "task": task, "slices": ["shop"]})
+    kept = keyed(reading_of(config), "train", {"train"})(pd.DataFrame(columns))
+    assert (kept["label"].tolist(), kept["slice_shop"][0]) == (["thé", "noix"], "Zoë")
+    weights = FinetuneConfig.model_validate({"model": "x", "max_length": 16, "class_weights": {decomposed["thé"]: 2.0}})
+    assert weights.class_weights == {"thé": 2.0}
 
 
 @pytest.mark.parametrize("reading_as", ["ray", "table"])

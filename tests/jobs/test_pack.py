@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from jobs.core.config import BadInput
 from jobs.data.pack import Bounds, document_bounds, documents_of, pack
 from jobs.data.segments import Frame, pad_rows, pair_frame, pair_rows, sentence_tokens, sentences
+from jobs.data.tokenizer import text_cutter
 from jobs.objectives.documents import document_numbers
 from tests.jobs.language_runs import DOCUMENTS, publish_language
 from tests.jobs.tiny import tiny_tokenizer
@@ -45,12 +46,13 @@ def test_every_document_has_a_token_that_bounds_it(
     """As BERT, T5, Llama, GPT-2 and Qwen frame texts."""
     tokenizer = made(template, **special)
     assert document_bounds(tokenizer) == bounds == Bounds.from_details({"bounds": bounds.details()})
-    assert documents_of(["a b", "b"], tokenizer, bounds)[0] == tokens
-    assert documents_of([], tokenizer, bounds) == []
-    ids_NT = pack(documents_of(["a b", "b", "a a a"], tokenizer, bounds), 16, bounds.pad, len(tokenizer))
+    cut = text_cutter(tokenizer)
+    assert documents_of(["a b", "b"], cut, bounds)[0] == tokens
+    assert documents_of([], cut, bounds) == []
+    ids_NT = pack(documents_of(["a b", "b", "a a a"], cut, bounds), 16, bounds.pad, len(tokenizer))
     documents_T = document_numbers(ids_NT, bounds)[0]
     parts = [ids_NT[0][documents_T == number].tolist() for number in np.unique(documents_T[documents_T > 0])]
-    assert [part for part in parts if len(part) > 1][:3] == documents_of(["a b", "b", "a a a"], tokenizer, bounds)
+    assert [part for part in parts if len(part) > 1][:3] == documents_of(["a b", "b", "a a a"], cut, bounds)
 
 
 def test_a_tokenizer_that_can_bound_nothing_is_refused() -> None:
@@ -109,10 +111,22 @@ def test_no_pair_crosses_a_document_and_every_row_has_two_segments() -> None:
     assert left_out == sum(sum(-(-len(one) // 14) for one in document) < 2 for document in documents)
 
 
-def test_special_tokens_in_the_text_cannot_be_taken_for_bounds(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer(tmp_path)
-    found = sentence_tokens("win [SEP] a prize [CLS] now. [PAD]", tokenizer, pair_frame(tokenizer))
-    assert len(found) == 1 and not {0, 2, 3} & set(found[0])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram", "characters"])
+def test_special_tokens_in_the_text_cannot_be_taken_for_bounds(kind: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path, kind)
+    cut, bounds, text = text_cutter(tokenizer), document_bounds(tokenizer), "win [SEP] a prize[CLS] now. [PAD] [MASK]"
+    (document,) = documents_of([text], cut, bounds)
+    assert (document[0], document[-1]) == (bounds.begin, bounds.end)
+    for tokens in (document[1:-1], *sentence_tokens(text, cut)):
+        assert tokens and not {0, 2, 3, 4} & set(tokens)
+
+
+def test_nor_can_those_that_are_words_of_their_own(tmp_path: Path) -> None:
+    """As in a model that looks words up, and in a tokenizer that has no fast form."""
+    tokenizer = made("<s> $A </s>", bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    assert documents_of(["a </s> b <pad>"], text_cutter(tokenizer), Bounds(0, 1, 2)) == [[0, 3, 5, 5, 4, 5, 5, 1]]
+    slow: Any = ByT5Tokenizer()
+    assert text_cutter(slow)(["a</s>"], True) == [[*(byte + 3 for byte in b"a</s>"), slow.eos_token_id]]
 
 
 @pytest.mark.parametrize("objective", ["masked", "masked_next_sentence"])

@@ -11,10 +11,12 @@ from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from jobs.data.rows import TrainTexts
-from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
+from jobs.tasks.windows import engine_tokenizer
 from serve.engines.card import Card, Variant
 from serve.engines.engine import _load_tokenizer
+from serve.tasks.protocol import Item
 from tests.jobs.tiny import MAX_LENGTH, MESSAGES, classification, tiny_tokenizer
 
 KINDS = ("wordpiece", "bpe", "unigram", "characters")
@@ -189,6 +191,39 @@ def test_a_tokenizer_learns_from_the_first_training_texts_up_to_its_limit() -> N
     assert [list(some), list(some)] == [["a first text", "a second"]] * 2, "the texts are gone through twice"
     assert list(TrainTexts(blocks, characters=12)) == ["a first text"]
     assert list(TrainTexts(blocks, characters=1000)) == ["a first text", "a second", "a third"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folding_case_leaves_the_marks_that_make_other_words(tmp_path: Path, kind: str) -> None:
+    pairs = [("パス", "ハス"), ("ぶた", "ふた"), ("दिन", "दन"), ("ไก่", "ไก"), ("й", "и"), ("한", "하")]
+    texts = [f"{left} {right} {n} Été ete" for n, (left, right) in enumerate(pairs * 20)]
+    train_tokenizer(Tokenizer.model_validate({"train": kind, "vocab_size": 400}), texts, MAX_LENGTH, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for left, right in pairs:
+        one, other = tokenizer(left)["input_ids"], tokenizer(right)["input_ids"]
+        assert one != other and tokenizer.unk_token_id not in one + other, (left, right)
+    same = tokenizer("ÉTÉ Việt")["input_ids"] == tokenizer("ete viet")["input_ids"]
+    assert same == (kind in ("wordpiece", "characters")), "BERT's kin take accents off Latin letters, byte for byte none does"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_in_texts_are_text_in_training_and_in_serving(tmp_path: Path, kind: str) -> None:
+    train(tmp_path, kind, lowercase=False, sentinels=3)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    AutoConfig.for_model("bert").save_pretrained(tmp_path)
+    weights = {"torch": Variant(backend="torch", file="model.safetensors", precision="fp32")}
+    task = classification()
+    card = Card(task=task, max_length=MAX_LENGTH, variants=weights, default="torch", parameters=1)
+    texts = ["win [SEP] now", "[CLS][MASK] free", "a[PAD]prize <extra_id_2>", "[SEP]", *TEXTS]
+    items = [Item((text,)) for text in texts]
+    taught, serving = engine_tokenizer(tokenizer, task, MAX_LENGTH), _load_tokenizer(tmp_path, card)
+    rows = [[window.ids for (window,) in task.encode(one, items)] for one in (taught, serving)]
+    assert rows[0] == rows[1]
+    short = [place for place, ids in enumerate(rows[0]) if len(ids) < MAX_LENGTH]
+    whole = text_cutter(tokenizer)([texts[place] for place in short], True)
+    assert len(short) > 5 and whole == [rows[0][place] for place in short], "as in pretraining"
+    for ids in rows[0]:
+        assert (ids[0], ids[-1]) == (2, 3) and not {0, 2, 3, 4, 5, 6, 7} & set(ids[1:-1])
 
 
 def test_the_alphabet_is_that_of_the_normalised_text(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from jobs.architectures.models import READ
 from jobs.core.config import Problem
 from jobs.data.clean import text_key
 from jobs.data.pack import document_bounds, documents_of, pack, write_rows
-from jobs.data.tokenizer import Tokenizer, train_tokenizer
+from jobs.data.tokenizer import Tokenizer, text_cutter, train_tokenizer
 from jobs.losses.settings import Mix
 from jobs.prepare import PrepareConfig, check
 from jobs.tasks.distilled import Distilled
@@ -154,7 +154,7 @@ def publish_tokens(root: Path, tokenizer: PreTrainedTokenizerBase, length: int =
     texts = [text for text, _ in MESSAGES]
     bounds = document_bounds(tokenizer)
     for split, part in (("train", texts), ("validation", texts[::4])):
-        rows_NT = pack(documents_of(part, tokenizer, bounds), length, bounds.pad, len(tokenizer))
+        rows_NT = pack(documents_of(part, text_cutter(tokenizer), bounds), length, bounds.pad, len(tokenizer))
         write_rows(rows_NT, str(draft), split)
     details = {"max_length": length, "segments": "packed", "bounds": bounds.details()}
     return publish_directory(draft, root / "tokens", Kind.TOKENS, details=details)
