@@ -104,6 +104,18 @@ def attach(address: str) -> Cluster:
     return cluster
 
 
+def driver_address(address: str | None) -> str | None:
+    """The address for a driver in this process (ray.init); ConnectError where it is a dashboard's, or nothing answers."""
+    if address and urlsplit(address).scheme in ("http", "https"):
+        raise ConnectError(
+            f"RAY_ADDRESS is {address}, a dashboard's URL; who drives Ray from here needs the GCS address (host:6379). Set "
+            f"that, or have the job run in the cluster: ray job submit --address {address} --working-dir . -- python -m …"
+        )
+    if address and address not in ("auto", "local") and "://" not in address:
+        _answering(address)
+    return address
+
+
 @dataclass(frozen=True)
 class Capacity:
     """What the living nodes of a cluster have, together and at most on one of them."""
@@ -201,19 +213,24 @@ def token_file(environment: Mapping[str, str]) -> Path:
 
 def _dashboard_of(gcs: str) -> str:
     if gcs != "auto":
-        host, _, port = gcs.rpartition(":")
-        try:
-            # Ray itself would try for a minute.
-            socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_REACH).close()
-        except (OSError, ValueError) as error:
-            raise ConnectError(
-                f"{gcs}: no Ray cluster answers there ({error}); start it, mend RAY_ADDRESS, or unset it to have an "
-                f"embedded cluster on this machine"
-            ) from error
+        _answering(gcs)
     try:
         return ray_private.dashboard_url(gcs)
     except Exception as error:
         raise ConnectError(f"{gcs}: the cluster does not say where its dashboard is ({error}). {_TOKEN_HINT}") from error
+
+
+def _answering(gcs: str) -> None:
+    """ConnectError where nothing listens at `host:port`."""
+    host, _, port = gcs.rpartition(":")
+    try:
+        # Ray itself would try for a minute.
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_REACH).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConnectError(
+            f"{gcs}: no Ray cluster answers there ({error}); start it, mend RAY_ADDRESS, or unset it to have an "
+            f"embedded cluster on this machine"
+        ) from error
 
 
 def _apply(environment: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from types import FrameType
 
-from cluster.connection.connect import ConnectError
+from cluster.connection.connect import ConnectError, driver_address
 from cluster.connection.embedded import StartError
 from cluster.connection.follow import Lost
 from cluster.connection.upload import UploadError
@@ -87,7 +87,7 @@ def connect() -> None:
     import ray
 
     if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
+        address = driver_address(os.environ.get("RAY_ADDRESS"))
         ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
 
 

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.http.docs import docs_page
 from serve.http.example import Example
@@ -47,6 +47,9 @@ class HttpApplication:
                 self._endpoints |= {(method, route.path): route.endpoint for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # What GET would say, but its body.
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         endpoint = self._endpoints.get((scope["method"], scope[KEY].path)) if scope["type"] == "http" else None
         if endpoint is None:
             await self._application(scope, receive, send)
@@ -92,6 +95,13 @@ def build_application(
         return HTMLResponse(docs_page(application.openapi()))
 
     return HttpApplication(application, [model_routes(models, example), explain_route(models, example)])
+
+
+def _without_body(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ reader = Reader(models, predict_form)
 wanted, model = await reader.read(request)
 """
 
+import codecs
 from collections.abc import Callable
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from serve.http.schema import TextsRequest, parse_request, too_large
 from serve.models.model import Model, Models
+from serve.models.problems import FieldError, Refusal
 from serve.settings import MAX_BODY_BYTES
 from serve.tasks.protocol import Task
 
@@ -38,8 +40,14 @@ class Reader:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body, or Refusal 413 as soon as it is known to be over the limit: the rest is dropped, never kept or parsed."""
-    declared = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
+    """The body, in UTF-8 and without a byte order mark. Refusal: 415 where it is packed, 400 where it is in another encoding,
+    413 as soon as it is known to be over the limit: the rest is dropped, never kept or parsed."""
+    headers = dict(request.scope["headers"])
+    packed = headers.get(b"content-encoding", b"identity")
+    if packed.strip().lower() not in (b"identity", b""):
+        message = f"It is packed ({packed.decode('latin-1')!r}); send it as it is, without Content-Encoding"
+        raise Refusal(415, "The body is packed", [FieldError(field="body", message=message)], {"accept-encoding": "identity"})
+    declared = headers.get(b"content-length", b"")
     size = int(declared) if declared.isdigit() else 0
     chunks: list[bytes] = []
     received = 0
@@ -51,7 +59,17 @@ async def read_body(request: Request) -> bytes:
             chunks.append(chunk)
     if max(size, received) > MAX_BODY_BYTES:
         raise too_large()
-    return b"".join(chunks)
+    return _in_utf8(b"".join(chunks))
+
+
+def _in_utf8(body: bytes) -> bytes:
+    body = body.removeprefix(codecs.BOM_UTF8)
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        message = f"It is not UTF-8: the byte 0x{body[error.start]:02X} at position {error.start} does not belong there"
+        raise Refusal(400, "The body is not in UTF-8", [FieldError(field="body", message=message)]) from error
+    return body
 
 
 class _Named(BaseModel):

@@ -21,10 +21,11 @@ from serve.models.problems import PROBLEM_TYPE, Problem
 
 BATCH_HEADER = "x-batch-requests"
 REFUSALS = {
-    400: "The body is not JSON",
+    400: "The body is not JSON in UTF-8",
     401: "The API key is missing or wrong, where one is asked for",
     404: "There is no model of this name",
     413: "The body is over 1 MiB",
+    415: "The body is packed (Content-Encoding)",
     422: "A field is missing or does not fit",
     429: "This API key asks too often",
     503: "Too many requests wait",

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,15 @@ import psutil
 import pytest
 
 from cluster.connection import embedded, guard
-from cluster.connection.connect import Cluster, ConnectError, attach, attach_or_start, capacity, local_storage_problem
+from cluster.connection.connect import (
+    Cluster,
+    ConnectError,
+    attach,
+    attach_or_start,
+    capacity,
+    driver_address,
+    local_storage_problem,
+)
 from cluster.connection.upload import UploadError, check_upload, upload_sizes
 from cluster.submit import children, current_job_id, follow, inherited_working_dir, result, stop, stop_children, submit
 
@@ -201,6 +210,17 @@ def test_what_is_no_cluster_is_said_to_be_none() -> None:
         attach("http://127.0.0.1:1")
     with pytest.raises(ConnectError, match=r"use the GCS address"):
         attach("ray://127.0.0.1:10001")
+
+
+def test_a_driver_is_told_of_a_wrong_address_before_ray_looks_for_it() -> None:
+    with pytest.raises(ConnectError, match=r"RAY_ADDRESS is https://10\.0\.0\.1:8265, a dashboard's URL; .*host:6379"):
+        driver_address("https://10.0.0.1:8265")
+    for nowhere in ("127.0.0.1:1", "127.0.0.1:123456", "no.such.host.invalid:6379", "6379"):
+        with pytest.raises(ConnectError, match=f"{nowhere}: no Ray cluster answers there"):
+            driver_address(nowhere)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert [driver_address(address) for address in (there, "auto", "local", None)] == [there, "auto", "local", None]
 
 
 def test_the_embedded_cluster_is_closed_to_others(ray_cluster: Cluster) -> None:

@@ -1,9 +1,11 @@
 """The application over real HTTP: answers, refusals by field, batches, health and docs."""
 
+import codecs
 import http.client
 import json
 import shutil
 import socket
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +118,38 @@ def test_a_bad_request_is_refused_with_its_field(service: str, body: Any, status
 @pytest.mark.parametrize("text", ["a" * 20_000, "\x00", "🙂", "[PAD]", "\u200b"])
 def test_odd_texts_are_answered(service: str, text: str) -> None:
     assert post(service, {"inputs": text}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "told"),
+    [
+        (codecs.BOM_UTF8 + b'{"inputs": "good"}', {}, 200, ""),
+        (
+            '{"inputs": "很好"}'.encode("gb18030"),
+            {"content-type": "text/json; charset=gb18030"},
+            400,
+            "not UTF-8: the byte 0xBA",
+        ),
+        ('{"inputs": "很好"}'.encode("utf-16"), {}, 400, "not UTF-8: the byte 0xFF at position 0"),
+        (zlib.compress(b'{"inputs": "good"}'), {"content-encoding": "deflate"}, 415, "packed ('deflate')"),
+        (b'{"inputs": "good"}', {"content-encoding": "br"}, 415, "packed ('br')"),
+        (b'{"inputs": "good"}', {"content-encoding": "Identity"}, 200, ""),
+    ],
+)
+def test_bodies_are_utf_8_and_not_packed(service: str, body: bytes, headers: dict[str, str], status: int, told: str) -> None:
+    reply = requests.post(service + PREDICT, data=body, headers=headers, timeout=30)
+    assert reply.status_code == status
+    assert told in (reply.json()["errors"][0]["message"] if told else "")
+
+
+def test_head_says_what_get_would_but_its_body(service: str) -> None:
+    for path in ("/healthz", "/readyz", "/v1/models", "/docs", "/"):
+        head, got = requests.head(service + path, timeout=30), requests.get(service + path, timeout=30)
+        assert (head.status_code, head.content) == (200, b"") and got.content, path
+        assert head.headers["content-type"] == got.headers["content-type"]
+    for path, status in ((PREDICT, 405), ("/nothing", 404)):
+        refused = requests.head(service + path, timeout=30)
+        assert (refused.status_code, refused.content) == (status, b"")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
