@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
-from jobs.offline.input_splits import Piece, Row
+from jobs.data.records import Piece, Row
 from serve.http.schema import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 

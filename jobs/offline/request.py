@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
+from jobs.data.records import Scanned, scan
 from jobs.data.sources import file_format, resolve
-from jobs.offline.input_splits import Scanned, scan
 from jobs.offline.output_parts import Asked, Format, Plan, read_asked
 from serve.engines.card import EngineError
 from serve.engines.published import Published, find_model

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
 from cluster.store import storage
-from jobs.offline.input_splits import Piece, read
+from jobs.data.records import Piece, read
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,

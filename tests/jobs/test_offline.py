@@ -22,9 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
-from jobs.offline import input_splits as pieces
+from jobs.data import records as pieces
+from jobs.data.records import Row, read, scan
 from jobs.offline.command import parser, request_of
-from jobs.offline.input_splits import Row, read, scan
 from jobs.offline.request import Request
 from jobs.offline.run import run
 from serve.engines.card import read_card, write_card
