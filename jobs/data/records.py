@@ -1,201 +1,129 @@
-"""Files cut into pieces of rows that any worker can read on its own, and the rows of a piece.
+"""Files as rows: the one reader of recipes' checks, of prepare and of answering for files.
 
-    scanned = scan("s3://bucket/reviews.csv")          # one pass: its columns, its rows, where each piece begins
-    for row in read(scanned.pieces[3]): row.values, row.fault
+    with opened_rows(part, files) as found:            # of a whole file
+        for row in found.rows: row.values, row.fault
+    scanned = scan("s3://bucket/reviews.csv", files)   # one pass: its columns, its rows, where each piece begins
+    for row in read(scanned.pieces[3], files): …       # the same rows, piece by piece
 
-CSV and JSONL are cut after records, never inside a quoted line break. A .gz file is cut at places of what it unpacks to, so
-a worker unpacks what lies before its piece. Parquet is cut by row numbers.
+Text, CSV and JSON Lines are cut at places of the (unpacked) file, always after a record, never inside a quoted line break.
+Parquet, Excel, JSON arrays and UTF-16 are cut by row numbers. Headers and empty lines are no rows.
 """
 
 import contextlib
-import csv
-import gzip
-import io
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 
-from cluster.store import storage
-from jobs.core.config import BadInput, Problem
-from jobs.data.sources import file_format
+from jobs.data.formats import Files, Part, is_plain, naming, parts_of
+from jobs.data.pieces import Found, Piece, Scanned
+from jobs.data.pieces import Row as Row
+from jobs.data.table_rows import opened_parquet, parquet_rows, sheet_rows
+from jobs.data.text_rows import text_rows
 
 SMALLEST_ROWS, LARGEST_ROWS, PIECES_PER_FILE = 2_048, 65_536, 128
 """A piece is done whole or again, and is one file of the output: neither too many of them nor too much to lose."""
-LARGEST_FIELD = 2**31 - 1
-BUFFER_BYTES = 1 << 20
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-TEXT_COLUMN = "text"
-"""The only column of a .txt file."""
-UNREAD = "line"
-"""The column under which a row stands that could not be read."""
+SLICE_BYTES = 16 << 20
+"""What one task reads of a large file."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Rows of a file that follow each other."""
-
-    file: str
-    first: int
-    """The number of its first row in the file, from 0; headers and empty lines are no rows."""
-    rows: int
-    header: tuple[str, ...] = ()
-    """The columns of a file that names them at its top."""
-    start: int = 0
-    end: int = 0
-    """Where its bytes are in the unpacked file; not for Parquet."""
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """A file's columns in their order (of JSONL: all that any row has), and what it is cut into."""
-
-    columns: tuple[str, ...]
-    pieces: tuple[Piece, ...]
-    types: str = ""
-    """The schema of a Parquet file."""
+@contextlib.contextmanager
+def opened_rows(
+    part: Part, files: Files, piece: Piece | None = None, columns: Sequence[str] | None = None, parse: bool = True
+) -> Iterator[Found]:
+    """The rows of a file, or of a piece of it, as they are read. `columns` are those that are needed, where a format can leave
+    out others; without `parse` rows of JSON are only counted."""
+    if part.format == "parquet":
+        with naming(part), parquet_rows(part, piece, columns) as found:
+            yield found._replace(rows=_named(part, found.rows))
+        return
+    opening = sheet_rows(part, files) if part.format == "xlsx" else text_rows(part, files, piece, parse)
+    with naming(part), opening as found:
+        rows = _named(part, found.rows)
+        if piece is not None and not piece.by_bytes:
+            rows = islice(rows, piece.first, None if piece.rows is None else piece.first + piece.rows)
+        yield found._replace(rows=rows)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row as it was found. `fault` says why it could not be read; then `values` has only the line."""
-
-    values: Mapping[str, Any]
-    fault: str | None = None
+def _named(part: Part, rows: Iterator[Row]) -> Iterator[Row]:
+    with naming(part):
+        yield from rows
 
 
-def scan(file: str) -> Scanned:
-    """One pass over a file; BadInput where it cannot be cut into rows."""
-    kind = file_format(file)
-    with _named(file):
-        if kind == "parquet":
-            return _scan_parquet(file)
-        with _opened(file) as stream:
-            lines = _Lines(stream)
-            header = _header(file, lines, DELIMITERS[kind]) if kind in DELIMITERS else ()
-            columns, bounds = dict.fromkeys(header), [lines.offset]
-            for row in _rows(lines, kind, header):
-                columns.update(dict.fromkeys(() if row.fault else row.values))
-                bounds.append(lines.offset)
-    pieces = [Piece(file, first, rows, header, bounds[first], bounds[first + rows]) for first, rows in _cuts(len(bounds) - 1)]
-    return Scanned(tuple(columns), tuple(pieces))
-
-
-def read(piece: Piece) -> list[Row]:
+def read(piece: Piece, files: Files, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of a piece, those too that cannot be read."""
-    kind = file_format(piece.file)
-    with _named(piece.file):
-        if kind == "parquet":
-            return _read_parquet(piece)
-        with _opened(piece.file) as stream:
-            stream.seek(piece.start)
-            return list(_rows(_Lines(stream, piece.start, piece.end), kind, piece.header))
+    with opened_rows(piece.part, files, piece, columns) as found:
+        yield from found.rows
+
+
+def scan(file: str, files: Files) -> Scanned:
+    """One pass over a file, or over those in a zip; BadInput where it cannot be cut into rows."""
+    columns: dict[str, None] = {}
+    pieces: list[Piece] = []
+    types, twice = "", dict[str, None]()
+    for part in parts_of(file):
+        with opened_rows(part, files) as found:
+            columns.update(dict.fromkeys(found.columns))
+            twice.update(dict.fromkeys(found.twice))
+            if part.format == "parquet":
+                types, rows = _schema_and_rows(part)
+                pieces += [Piece(part, first, count, found.header or ()) for first, count in _cuts(rows)]
+                continue
+            ends, lines = array("q", [found.start]), array("q", [found.line])
+            for row in found.rows:
+                columns.update(dict.fromkeys(() if row.fault or found.header is not None else row.values))
+                ends.append(row.end)
+                lines.append(row.next_line - 1)
+            for first, count in _cuts(len(ends) - 1):
+                piece = Piece(part, first, count, found.header or ())
+                if found.by_bytes:
+                    piece = replace(piece, start=ends[first], end=ends[first + count], line=lines[first])
+                pieces.append(piece)
+    return Scanned(tuple(columns), tuple(pieces), types, tuple(twice))
+
+
+def slices(file: str, files: Files) -> list[Piece]:
+    """A file cut into pieces of about SLICE_BYTES where any place of it can be reached at once, else whole."""
+    found: list[Piece] = []
+    for part in parts_of(file):
+        if part.format == "parquet":
+            found += _parquet_slices(part)
+        elif part.format == "xlsx" or not is_plain(part):
+            found.append(Piece(part))
+        else:
+            found += _text_slices(part, files)
+    return found
+
+
+def _text_slices(part: Part, files: Files) -> list[Piece]:
+    made: list[Piece] = []
+    with opened_rows(part, files, parse=False) as found:
+        if not found.by_bytes:
+            return [Piece(part)]
+        begun, count = Piece(part, 0, None, found.header or (), found.start, None, found.line), 0
+        for count, row in enumerate(found.rows, 1):
+            if row.end - begun.start >= SLICE_BYTES:
+                made.append(replace(begun, rows=count - begun.first, end=row.end))
+                begun = replace(begun, first=count, start=row.end, line=row.next_line - 1)
+        if count > begun.first:
+            made.append(replace(begun, rows=count - begun.first, end=row.end))
+    return made
+
+
+def _parquet_slices(part: Part) -> list[Piece]:
+    with naming(part), opened_parquet(part) as file:
+        sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
+        rows = file.metadata.num_rows
+    size = max(1, -(-rows // max(1, -(-sum(sizes) // SLICE_BYTES))))
+    return [Piece(part, first, min(size, rows - first)) for first in range(0, rows, size)]
+
+
+def _schema_and_rows(part: Part) -> tuple[str, int]:
+    with opened_parquet(part) as file:
+        return file.schema_arrow.remove_metadata().to_string(), file.metadata.num_rows
 
 
 def _cuts(rows: int) -> list[tuple[int, int]]:
     """(first row, number of rows) of each piece."""
     size = min(LARGEST_ROWS, max(SMALLEST_ROWS, -(-rows // PIECES_PER_FILE)))
     return [(first, min(size, rows - first)) for first in range(0, rows, size)]
-
-
-class _Lines:
-    """The lines of a stream as text up to `end`, and how far it has been read. What is no UTF-8 stays as surrogates."""
-
-    def __init__(self, stream: BinaryIO, start: int = 0, end: int | None = None) -> None:
-        self.stream = stream
-        self.offset = start
-        self.end = end
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = b"" if self.end is not None and self.offset >= self.end else self.stream.readline()
-        if not line:
-            raise StopIteration
-        text = line.decode("utf-8", "surrogateescape")
-        if self.offset == 0:
-            text = text.removeprefix("\ufeff")
-        self.offset += len(line)
-        return text
-
-
-def _rows(lines: _Lines, kind: str | None, header: tuple[str, ...]) -> Iterator[Row]:
-    """Each record as soon as its last line was read, so that `lines.offset` is then its end."""
-    if kind in DELIMITERS:
-        csv.field_size_limit(LARGEST_FIELD)
-        for fields in csv.reader(lines, delimiter=DELIMITERS[kind]):
-            if fields and len(fields) != len(header):
-                yield Row({UNREAD: fields}, f"{len(fields)} fields under a header of {len(header)}")
-            elif fields:
-                yield Row(dict(zip(header, fields, strict=True)))
-        return
-    for line in lines:
-        if not line.strip():
-            continue
-        yield _json_row(line) if kind == "json" else Row({TEXT_COLUMN: line.rstrip("\r\n")})
-
-
-def _json_row(line: str) -> Row:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        return Row({UNREAD: line.rstrip("\r\n")}, f"no JSON: {error}")
-    return Row(values) if isinstance(values, dict) else Row({UNREAD: line.rstrip("\r\n")}, "no JSON object")
-
-
-def _header(file: str, lines: _Lines, delimiter: str) -> tuple[str, ...]:
-    names = tuple(next(csv.reader(lines, delimiter=delimiter), ()))
-    if not names or len(set(names)) != len(names):
-        found = "an empty first line" if not names else "two columns of the same name"
-        raise BadInput([Problem("--input", file, f"the header has {found}", "Give each column a name of its own.")])
-    return names
-
-
-def _scan_parquet(file: str) -> Scanned:
-    from pyarrow import parquet
-
-    system, path = storage.filesystem(file)
-    with parquet.ParquetFile(path, filesystem=system) as opened:
-        schema = opened.schema_arrow
-        pieces = [Piece(file, first, rows, tuple(schema.names)) for first, rows in _cuts(opened.metadata.num_rows)]
-    return Scanned(tuple(schema.names), tuple(pieces), schema.remove_metadata().to_string())
-
-
-def _read_parquet(piece: Piece) -> list[Row]:
-    """The row groups that the piece lies in, cut to it."""
-    from pyarrow import parquet
-
-    system, path = storage.filesystem(piece.file)
-    with parquet.ParquetFile(path, filesystem=system) as opened:
-        groups, before, first = [], 0, 0
-        for group in range(opened.num_row_groups):
-            rows = opened.metadata.row_group(group).num_rows
-            if before + rows <= piece.first:
-                first = before + rows
-            elif before < piece.first + piece.rows:
-                groups.append(group)
-            before += rows
-        table = opened.read_row_groups(groups).slice(piece.first - first, piece.rows)
-    return [Row(values) for values in table.to_pylist()]
-
-
-@contextlib.contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
-    system, path = storage.filesystem(file)
-    with system.open_input_file(path) as raw, io.BufferedReader(raw, BUFFER_BYTES) as stream:
-        if not file.endswith(".gz"):
-            yield stream
-            return
-        with gzip.GzipFile(fileobj=stream) as unpacked:
-            yield cast(BinaryIO, unpacked)
-
-
-@contextlib.contextmanager
-def _named(file: str) -> Iterator[None]:
-    """Whatever a reader finds wrong with a file as one error that names it."""
-    try:
-        yield
-    except (csv.Error, EOFError, OSError, ValueError) as error:
-        kind = file_format(file)
-        raise BadInput([Problem("--input", file, f"it cannot be read as {kind}: {error}", "Mend or remove it.")]) from error

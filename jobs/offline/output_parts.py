@@ -10,6 +10,7 @@ OUTPUT/summary.json                written last
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
-from jobs.data.records import Piece, Row
+from jobs.data.formats import Files
+from jobs.data.pieces import Piece, Row
+from jobs.data.values import decoded, has_column, is_absent, value_at
 from serve.http.schema import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
@@ -40,6 +43,8 @@ class Asked(BaseModel):
     keep: tuple[str, ...]
     format: Format
     probabilities: bool
+    files_as: Files = Files()
+    """How they are written."""
     files: tuple[tuple[str, int, float], ...]
     """URI, bytes and time of the last change."""
 
@@ -84,24 +89,26 @@ def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
     `columns` are those of its texts.
     """
     if row.fault is not None:
-        return "not readable", row.fault
+        return row.fault.reason, row.fault.detail
     if found := next((fault for column in columns if (fault := _fault_of_text(row, column)) is not None), None):
         return found
     try:
-        json.dumps(row.values, ensure_ascii=False, default=str).encode()
+        _as_json(row.values).encode()
     except UnicodeEncodeError:
         return "not UTF-8", "the row has bytes or escapes that are no characters"
     return None
 
 
 def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
-    text = row.values.get(column)
+    text = decoded(value_at(row.values, column))
     if text is None:
-        return "missing", f"{column} is not there" if column not in row.values else f"{column} is null"
+        return "missing", f"{column} is null" if has_column(row.values, column) else f"{column} is not there"
+    if isinstance(text, str) and not text.strip():
+        return "blank", f"{column} is empty or only whitespace"
+    if is_absent(text):
+        return "missing", f"{column} is {text}"
     if not isinstance(text, str):
         return "not a string", f"{column} is of type {type(text).__name__}"
-    if not text.strip():
-        return "blank", f"{column} is empty or only whitespace"
     if len(text) > MAX_CHARACTERS:
         return "too long", f"{column} has {len(text):,} characters, {MAX_CHARACTERS:,} are allowed"
     return None
@@ -109,8 +116,8 @@ def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
 
 def bad_row(piece: Piece, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
     """A bad row's entry; rows are numbered from 1."""
-    shown = {name: json.loads(json.dumps(value, default=str)) for name, value in row.values.items()}
-    return {"file": piece.file, "row": piece.first + place + 1, "reason": fault[0], "detail": fault[1], "content": shown}
+    where = {"file": piece.part.name, "row": piece.first + place + 1} | ({"line": row.line} if row.line else {})
+    return {**where, "reason": fault[0], "detail": fault[1], "content": _sound(row.values)}
 
 
 def part_name(number: int, kind: Format) -> str:
@@ -122,7 +129,7 @@ def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema
     """Write rows with their answers, whole or not at all."""
     kind, columns = plan.asked.format, [*plan.asked.keep, *plan.answer_columns]
     if kind == "jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        text = "".join(_as_json(row) + "\n" for row in rows)
         storage.write_bytes(place, text.encode())
     elif kind == "csv":
         buffer = io.StringIO(newline="")
@@ -154,7 +161,24 @@ def _parquet(rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema |
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    value = _sound(value)
+    return value if value is None or isinstance(value, str) else _as_json(value)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(_sound(value), ensure_ascii=False, allow_nan=False)
+
+
+def _sound(value: Any) -> Any:
+    """What JSON has a word for: dates and the like as text, nothing for numbers that are none or without end."""
+    value = decoded(value)
+    if isinstance(value, Mapping):
+        return {str(name): _sound(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def done_place(output: str, number: int) -> str:

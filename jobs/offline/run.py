@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
 from cluster.store import storage
-from jobs.data.records import Piece, read
+from jobs.data.pieces import Piece
+from jobs.data.records import read
+from jobs.data.table_rows import opened_parquet
+from jobs.data.values import decoded, value_at
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
@@ -66,8 +69,8 @@ class Progress:
     """How far a run is, and how fast: over the pieces of this run, from the first one's begin on."""
 
     def __init__(self, plan: Plan, before: Mapping[int, Done]) -> None:
-        self.total = sum(piece.rows for piece in plan.pieces)
-        self.rows = sum(plan.pieces[number].rows for number in before)
+        self.total = sum(map(len, plan.pieces))
+        self.rows = sum(len(plan.pieces[number]) for number in before)
         self.bad = sum(len(one.bad) for one in before.values())
         self.answered = 0
         self.began, self.ended = float("inf"), 0.0
@@ -80,7 +83,7 @@ class Progress:
 
     def line(self, number: int, one: Done) -> str:
         """Count a piece that is done; the state as a line."""
-        self.rows += self.plan.pieces[number].rows
+        self.rows += len(self.plan.pieces[number])
         self.bad += len(one.bad)
         self.answered += one.rows
         self.began, self.ended = min(self.began, one.began), max(self.ended, one.ended)
@@ -111,12 +114,12 @@ class Answerer:
         good: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         items: list[Item] = []
-        for place, row in enumerate(read(piece)):
+        for place, row in enumerate(read(piece, asked.files_as)):
             fault = fault_of(row, self.plan.texts)
             if fault is not None:
                 bad.append(bad_row(piece, place, row, fault))
                 continue
-            items.append(Item(tuple(row.values[column] for column in self.plan.texts)))
+            items.append(Item(tuple(decoded(value_at(row.values, column)) for column in self.plan.texts)))
             good.append({name: row.values[name] for name in asked.keep if name in row.values})
         for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)
@@ -134,10 +137,8 @@ class Answerer:
     def _schema(self, piece: Piece) -> "pa.Schema | None":
         if not self.plan.typed:
             return None
-        from pyarrow import parquet
-
-        system, path = storage.filesystem(piece.file)
-        return parquet.read_schema(path, filesystem=system)
+        with opened_parquet(piece.part) as file:
+            return file.schema_arrow
 
 
 def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, Done]]:

@@ -23,7 +23,9 @@ from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
 from jobs.data import records as pieces
-from jobs.data.records import Row, read, scan
+from jobs.data.formats import Files
+from jobs.data.pieces import Row
+from jobs.data.records import read, scan
 from jobs.offline.command import parser, request_of
 from jobs.offline.request import Request
 from jobs.offline.run import run
@@ -57,12 +59,12 @@ def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows_by_pieces(file: Path) -> list[Row]:
     """Each piece read on its own; their numbers are checked on the way."""
-    scanned = scan(str(file))
+    scanned = scan(str(file), Files())
     rows: list[Row] = []
     for piece in scanned.pieces:
         assert piece.first == len(rows)
-        rows += read(piece)
-        assert len(rows) == piece.first + piece.rows
+        rows += read(piece, Files())
+        assert len(rows) == piece.first + len(piece)
     return rows
 
 
@@ -78,10 +80,11 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
     assert [dict(row.values) for row in rows] == [
         {"text": f'two{line_end}lines, "quoted"', "label": "a"},
         {"text": "这部", "label": "b"},
-        {"line": ["x", "y", "z"]},
+        {"line": "x,y,z"},
         {"text": "last", "label": "c"},
     ]
-    assert [row.fault for row in rows] == [None, None, "3 fields under a header of 2", None]
+    assert [row.fault and row.fault.detail for row in rows] == [None, None, "3 fields under a header of 2", None]
+    assert [row.line for row in rows] == [2, 5, 6, 7]
 
 
 @pytest.mark.usefixtures("cut_small")
@@ -89,9 +92,11 @@ def test_jsonl_lines_that_are_no_objects_are_rows_with_a_fault(tmp_path: Path) -
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"text": "a"}\n[1]\n\n{"text": \n{"text": "\xff"}\n{"text": "b", "more": [1]}')
     rows = rows_by_pieces(file)
-    assert [(row.fault or "")[:14] for row in rows] == ["", "no JSON object", "no JSON: Expec", "", ""]
+    assert [row.fault and row.fault.reason for row in rows] == [None, "no JSON object", "no JSON", "not utf-8", None]
+    assert rows[3].fault is not None and rows[3].fault.detail == "byte 40 of the file, 0xff, is no utf-8"
+    assert [row.line for row in rows] == [1, 2, 4, 5, 6]
     assert rows[-1].values == {"text": "b", "more": [1]}
-    assert set(scan(str(file)).columns) == {"text", "more"}
+    assert set(scan(str(file), Files()).columns) == {"text", "more"}
 
 
 @pytest.mark.usefixtures("cut_small")
