@@ -9,7 +9,7 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,12 +18,15 @@ from pydantic import Field, model_validator
 
 from cluster.store.artifact import File, Kind, write_by_content
 from jobs.contracts.learning import TaskSettings
-from jobs.core.config import BadInput, Config, Problem
+from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
+from jobs.data.checking import check_source
 from jobs.data.clean import Clean
-from jobs.data.dedup import Split
-from jobs.data.rows import Reading, TrainTexts, as_many_as_fit, check_source, load_rows
+from jobs.data.dedup import Conflicts, Split
+from jobs.data.formats import Files
+from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
+from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
@@ -33,7 +36,6 @@ from jobs.tasks.labelling import Labelling, settings_type
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from ray.data import Dataset
 
     from jobs.data.pack import Bounds
 
@@ -47,18 +49,22 @@ LEAST_BLOCK_BYTES = 8 << 20
 second, blocks of 1 MB, would wait for as long again."""
 
 
-class PrepareConfig(Config):
+class PrepareConfig(Files):
     """What is read, how it is cleaned and split, and what it becomes."""
 
     source: str | dict[str, str]
     """A path, glob, sample:NAME or hub:NAME; or one of these for each of train, validation, test, and with task unlabelled:
     texts without a label, from which distill learns what the teacher says of them."""
     text: str = "text"
-    """The column that holds the text (for plain text files always `text`)."""
+    """The column that holds the text (for plain text files always `text`); data.body is the body in data of JSON."""
     tokenizer: Tokenizer | None = None
     """Make TOKENS, cut with this tokenizer."""
     task: AnyTask | None = None
     """Make EXAMPLES of this task: {kind: …} and the keys of its kind."""
+    bad_rows: float = Field(0.01, ge=0, le=1)
+    """The share of rows that cannot be read, or whose values mean nothing, above which the step refuses. Those that are left
+    out are counted by reason, and the first of them named, in the manifest and the report. A row without a text or a target is
+    none of them: it is left out and counted too, however many there are."""
     slices: tuple[str, ...] = ()
     """With task: columns to keep (source, country, …). evaluate looks at the texts of each of their values by themselves, and
     select can refuse a candidate that one of them pays for."""
@@ -73,6 +79,9 @@ class PrepareConfig(Config):
     segments: Literal["packed", "pairs"] = "packed"
     """How TOKENS are laid out. packed: documents end to end. pairs: [CLS] A [SEP] B [SEP] of consecutive sentences, for
     masked_next_sentence and masked_sentence_order; documents of one sentence are left out."""
+    conflicts: Conflicts = "majority"
+    """With task: of a text that stands there with several targets, which rows stay. majority: those of the target that most of
+    them have, none where two have equally many; drop: none. What goes is counted."""
     limit: int | None = Field(None, ge=10)
     """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
@@ -116,7 +125,8 @@ def reading_of(config: PrepareConfig) -> Reading:
     """How the source's rows become items."""
     labelling = None if config.task is None else Labelling.of(config.task, config.text)
     fields = {"text": config.text} if labelling is None else labelling.fields
-    return Reading(fields, config.clean, config.split, labelling, config.slices)
+    files = Files.model_validate(config.model_dump(include=set(Files.model_fields)))
+    return Reading(fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows)
 
 
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
@@ -127,19 +137,20 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     data_context.execution_options.preserve_order = True
     data_context.target_min_block_size = LEAST_BLOCK_BYTES
     reading = reading_of(config)
-    rows, counts = load_rows(config.source, reading, config.augment)
+    loaded = load_rows(config.source, reading, config.augment)
     if config.limit is not None:
-        rows = rows.limit(config.limit).materialize()
-    context.report(state="cleaned", rows=rows.count())
+        loaded = replace(loaded, rows=loaded.rows.limit(config.limit).materialize())
+    context.report(state="cleaned", rows=loaded.rows.count())
     if not isinstance(reading.labelling, Labelling):
-        return _make_tokens(config, rows, counts, context)
-    return _make_examples(reading.labelling, rows, counts, context)
+        return _make_tokens(config, loaded, context)
+    return _make_examples(reading.labelling, loaded, context)
 
 
-def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
+def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Outcome:
     import ray.data
 
     assert config.tokenizer is not None
+    rows = loaded.rows
     files: dict[str, File] = {}
     trained = ray.remote(_make_tokenizer).options(num_cpus=context.resources.cpus)
     contents: dict[str, bytes] = ray.get(trained.remote(config.tokenizer, config.max_length, rows.to_arrow_refs()))
@@ -155,7 +166,7 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
         batch_size=None,
         compute=as_many_as_fit(rows.num_blocks()),
     ).take_all()
-    metrics: dict[str, float] = dict(counts)
+    metrics: dict[str, float] = dict(loaded.counts)
     for row in written:
         files[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         split = row["path"].split("/")[0]
@@ -167,7 +178,7 @@ def _make_tokens(config: PrepareConfig, rows: "Dataset", counts: dict[str, int],
             remedy = "Pairs need documents of two sentences and more: give longer texts, or segments: packed."
         raise BadInput([Problem("source", config.source, "no training text is left", remedy)])
     layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
-    return Outcome(metrics=metrics, files=files, details=layout)
+    return Outcome(metrics=metrics, files=files, details=layout | loaded.left_out)
 
 
 def _check_tokenizer(directory: Path, config: PrepareConfig) -> "Bounds":
@@ -234,13 +245,13 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(labelling: Labelling, rows: "Dataset", counts: dict[str, int], context: Context) -> Outcome:
+def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Outcome:
     """Write rows as Parquet, a file a split and block, and the task that they make."""
-    written = rows.map_batches(
+    written = loaded.rows.map_batches(
         WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
     by_split: dict[str, dict[str, float]] = {}
-    metrics: dict[str, float] = dict(counts)
+    metrics: dict[str, float] = dict(loaded.counts)
     unlabelled = 0
     for row in written:
         split = row["path"].split("/")[0]
@@ -254,7 +265,7 @@ def _make_examples(labelling: Labelling, rows: "Dataset", counts: dict[str, int]
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
-    return Outcome(metrics=metrics, files=files, details={"labels": by_split})
+    return Outcome(metrics=metrics, files=files, details={"labels": by_split} | loaded.left_out)
 
 
 @dataclass(frozen=True)
@@ -292,7 +303,7 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=4,
+    version=5,
     preflight=Preflight(sources, check),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )

@@ -1,32 +1,36 @@
-"""A source's rows, cleaned, keyed, split and de-duplicated: what prepare does before it tokenises or publishes.
+"""From rows as they were read to items: texts cleaned, keyed and split, with their targets; and why other rows make none."""
 
-Also the checks of a source that can be made without running anything.
-"""
-
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from cluster.store import storage
-from jobs.core.config import BadInput, Problem, nearest
-from jobs.data.augment import Augment, augmenting
+from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, item_key, value_name
-from jobs.data.dedup import SPLITS, Conflicts, Split, deduplicate, divided, split_of
-from jobs.data.sources import Sources, each, read_source, resolve, tables
+from jobs.data.dedup import SPLITS, Conflicts, Split, divided, split_of
+from jobs.data.formats import Files
+from jobs.data.lines import Fault
+from jobs.data.pieces import Row
+from jobs.data.values import as_text, decoded, is_absent, is_single, kind_of, value_at
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from ray.data import ActorPoolStrategy, Dataset
 
-CHECKED_BYTES = 512 << 20
-"""Sources up to this size are read whole by the checks."""
 SLICE = "slice_"
 """What the names of columns begin with that are kept for slices."""
 UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
+NO_TEXT, EMPTY, NO_TARGET = "no text", "empty after cleaning", "no target"
+WITHOUT = {NO_TEXT: "rows_without_text", EMPTY: "rows_empty", NO_TARGET: "rows_without_target"}
+"""Why rows are left out that were read well, with the names of their counts; all other reasons are faults of the data."""
+NESTED, NO_SPLIT, WRONG_TARGET = "no single value", "no name of a split", "wrong target"
+TOLD = (NESTED, NO_SPLIT, WRONG_TARGET)
+"""Faults of a row's values: a check refuses the first of them."""
+NAMED_ROWS = 10
+MOST_ROWS, MOST_CHARACTERS = 4_096, 16 << 20
+"""What is made into items at once."""
 
 
 class TargetMaker(Protocol):
@@ -73,124 +77,230 @@ class Reading:
     slices: Sequence[str] = ()
     """Columns that are kept for slices."""
     conflicts: Conflicts = "majority"
+    files: Files = Files()
+    """How files are written."""
+    bad_rows: float = 0.01
+    """The share of rows that cannot be read above which they are refused."""
 
 
-def load_rows(source: Sources, reading: Reading, augment: Augment | None = None) -> tuple["Dataset", dict[str, int]]:
-    """Rows of key, texts, (targets, slices,) split: clean, without duplicates; and how many were read, made and kept."""
-    parts: list[Dataset] = []
-    read_count = 0
-    for named, one in each(source).items():
-        raw = read_source(one).materialize()
-        read_count += raw.count()
-        parts.append(raw.map_batches(keyed(reading, named, set(each(source))), batch_format="pandas"))
-    rows = (parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]).materialize()
-    clean_count = rows.count()
-    if not clean_count:
-        remedy = "Lower clean.min_characters or check the text column."
-        raise BadInput([Problem("source", source, f"no text is left of {read_count} rows after cleaning", remedy)])
-    counts = {"rows_read": read_count, "rows_empty": read_count - clean_count}
-    count = clean_count
-    if augment is not None:
-        rows = rows.map_batches(augmenting(augment, tuple(reading.fields)), batch_format="pandas").materialize()
-        count = rows.count()
-        counts["rows_made"] = count - clean_count
-    targets = list(reading.labelling.types) if reading.labelling is not None else []
-    kept, conflicting = deduplicate(rows, count, targets, reading.conflicts)
-    kept = kept.materialize()
-    counts |= {"rows_conflicting": conflicting} if targets else {}
-    return kept, counts | {"rows_duplicate": count - conflicting - kept.count()}
+@dataclass
+class LeftOut:
+    """What became of rows that were read: how many there were, and which of them are no items, by reason."""
+
+    read: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    first: list[dict[str, Any]] = field(default_factory=list)
+    """The first that have a fault, by file, row and line, the last two from 1."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Mapping[str, Any]]) -> "LeftOut":
+        """Of parts in their order, each as `as_json` gives it."""
+        joined = cls()
+        for part in parts:
+            joined.read += part["read"]
+            joined.by_reason.update(part["by_reason"])
+            joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
+        return joined
+
+    def add(self, file: str, first: int, rows: Sequence[Row], faults: Mapping[int, Fault]) -> None:
+        """Count rows of a file; `first` is the number of the first of them, from 0."""
+        self.read += len(rows)
+        self.by_reason.update(fault.reason for fault in faults.values())
+        bad = [place for place in sorted(faults) if faults[place].reason not in WITHOUT]
+        for place in bad[: NAMED_ROWS - len(self.first)]:
+            fault, line = faults[place], rows[place].line
+            where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
+            self.first.append({**where, "reason": fault.reason, "detail": fault.detail})
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.by_reason.total()
+
+    @property
+    def bad(self) -> int:
+        """Those with a fault."""
+        return self.count - sum(self.by_reason[reason] for reason in WITHOUT)
+
+    @property
+    def share(self) -> float:
+        """Of those with a fault among all rows."""
+        return self.bad / self.read if self.read else 0.0
+
+    def counts(self) -> dict[str, int]:
+        """As figures of a step."""
+        return {"rows_read": self.read, "rows_bad": self.bad} | {
+            name: self.by_reason[reason] for reason, name in WITHOUT.items()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"read": self.read, "by_reason": dict(self.by_reason), "first": self.first}
+
+    def details(self) -> dict[str, Any]:
+        """For the manifest; empty where no row is left out."""
+        if not self.by_reason:
+            return {}
+        return {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
+
+    def problem(self, path: str, allowed: float, source: str, remedy: str = "") -> Problem:
+        """That too many have a fault; the first is named."""
+        first = self.first[0]
+        line = f", line {first['line']}" if "line" in first else ""
+        where = f"{first['file']}, row {first['row']}{line}: {first['reason']} ({first['detail']})"
+        reason = f"{self.bad} of {self.read} rows that were read are bad, more than bad_rows: {allowed:g} allows; {where}"
+        return Problem(path, source, reason, remedy or "Mend these rows, or raise bad_rows.")
 
 
-class TrainTexts:
-    """Texts of the training split, block by block, up to so many characters, as often as they are asked for.
-
-    Blocks hold texts by the hash of their key, so that the first ones are an even sample of all.
-    """
-
-    def __init__(self, blocks: list[Any], characters: int) -> None:
-        self.blocks, self.characters = blocks, characters
-
-    def __iter__(self) -> Iterator[str]:
-        import ray
-
-        left = self.characters
-        for block in self.blocks:
-            table: pa.Table = ray.get(block)
-            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
-                if split == "train":
-                    yield text
-                    left -= len(text)
-                    if left <= 0:
-                        return
+def batches(rows: Iterator[Row], reading: Reading, first: int = 0) -> Iterator[tuple[int, list[Row]]]:
+    """Rows, some thousand at a time and fewer long ones, with the number of the first of them."""
+    column = next(iter(reading.fields.values()))
+    taken: list[Row] = []
+    size = 0
+    for row in rows:
+        taken.append(row)
+        text = row.values.get(column)
+        size += len(text) if isinstance(text, str) else 0
+        if len(taken) >= MOST_ROWS or size > MOST_CHARACTERS:
+            yield first, taken
+            first, taken, size = first + len(taken), [], 0
+    if taken:
+        yield first, taken
 
 
-def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
-    """Actors at once for all CPUs that are there, and more as they come: what the blocks become does not depend on it.
+@dataclass
+class Values:
+    """The columns of rows that items need, None where there is no value; and why rows make none, by their place."""
 
-    A pool that grows by itself starts its second actor only when the first has long been at work.
-    """
-    import ray.data
-
-    most = max(1, blocks)
-    there = int(ray.cluster_resources().get("CPU", 1))
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
+    columns: dict[str, list[Any]]
+    targets: dict[str, list[Any]]
+    splits: list[str | None] | None
+    """Where a column says them."""
+    faults: dict[int, Fault]
 
 
-def keyed(reading: Reading, named: str, splits: set[str]) -> Callable[["pd.DataFrame"], "pd.DataFrame"]:
-    """The function that turns a batch of raw rows into key, texts, (targets, slices,) split."""
-    rest = divided(reading.split, named, splits)
-    labelling = reading.labelling if named != UNLABELLED else None
+class Items:
+    """Makes items of the rows of one of a step's sources, which is named for a split or not."""
 
-    def made(frame: "pd.DataFrame") -> "pd.DataFrame":
+    def __init__(self, reading: Reading, named: str, names: "frozenset[str] | set[str]") -> None:
+        self.reading, self.named = reading, named
+        self.rest = divided(reading.split, named, names)
+        self.labelling = reading.labelling if named != UNLABELLED else None
+        self.by = reading.split.by if reading.split.by != "hash" and named != UNLABELLED else None
+        self.slices = reading.slices if self.labelling is not None else ()
+        paths = self.labelling.paths if self.labelling is not None else {}
+        self.lists = {column for key, column in paths.items() if self.labelling is not None and key in self.labelling.lists}
+        own = [*reading.fields.values(), *paths.values(), *self.slices, *([self.by] if self.by is not None else [])]
+        self.needed = list(dict.fromkeys(own))
+        """The columns of the source that are read."""
+
+    def values(self, rows: Sequence[Row]) -> Values:
+        """What rows have in the columns that are needed."""
         import pandas as pd
 
-        frame = _plain(frame[_needed(reading, named)])
-        texts = {
-            name: [clean_text("" if value is None else str(value), reading.clean) for value in frame[column]]
-            for name, column in reading.fields.items()
-        }
-        columns: dict[str, Any] = {"key": [item_key(item) for item in zip(*texts.values(), strict=True)], **texts}
-        keep = np.all([[text != "" for text in column] for column in texts.values()], axis=0)
-        if labelling is not None:
-            found, wrong = labelling.targets(frame)
-            columns |= {name: _typed(values, labelling.types[name]) for name, values in found.items()}
-            keep &= np.any([[value is not None for value in values] for values in found.values()], axis=0)
-            keep[list(wrong)] = False
-        elif reading.labelling is not None:
-            columns |= {name: _typed([None] * len(frame), kind) for name, kind in reading.labelling.types.items()}
-        for name in reading.slices:
-            values = frame[name] if labelling is not None else [None] * len(frame)
-            columns[f"{SLICE}{name}"] = pd.Series([value_name(value) or None for value in values], dtype="str")
-        columns["split"] = _splits(frame, columns["key"], reading.split, rest, named)
-        return pd.DataFrame(columns)[keep].reset_index(drop=True)
+        faults = {place: row.fault for place, row in enumerate(rows) if row.fault is not None}
+        columns = {column: self._column(rows, column, faults) for column in self.needed}
+        for name, column in self.reading.fields.items():
+            for place, value in enumerate(columns[column]):
+                if value is None and place not in faults:
+                    faults[place] = Fault(NO_TEXT, f"{name} is not there")
+        splits = [_split_name(value) for value in columns[self.by]] if self.by is not None else None
+        for place, split in enumerate(splits or ()):
+            if split is None and self.by is not None:
+                faults.setdefault(place, Fault(NO_SPLIT, f"{self.by} is {columns[self.by][place]!r}"))
+        found: dict[str, list[Any]] = {}
+        if self.labelling is not None:
+            frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+            found, wrong = self.labelling.targets(frame)
+            for place, reason in wrong.items():
+                faults.setdefault(place, Fault(WRONG_TARGET, reason))
+            for place in range(len(rows)):
+                if all(values[place] is None for values in found.values()):
+                    faults.setdefault(place, Fault(NO_TARGET, "nothing says what it should be answered with"))
+        return Values(columns, found, splits, faults)
 
-    return made
+    def _column(self, rows: Sequence[Row], column: str, faults: dict[int, Fault]) -> list[Any]:
+        """A column's plain values; one that is no string, number or boolean is a fault of its row."""
+        listed, found = column in self.lists, []
+        # Texts are cleaned as the recipe says; a label is the same however its accents are composed.
+        form = _whole if column in self.reading.fields.values() else _composed
+        for place, row in enumerate(rows):
+            value = value_at(row.values, column) if row.fault is None else None
+            if type(value) is str:
+                value = None if is_absent(value) else value if value.isascii() else form(value)
+            elif value is not None:
+                value = _plain(decoded(value), form)
+                if value is not None and not listed and not is_single(value):
+                    faults.setdefault(
+                        place, Fault(NESTED, f"{column} holds {kind_of(value)}, and single values are asked for")
+                    )
+                    value = None
+            found.append(value)
+        return found
+
+    def frame(self, rows: Sequence[Row]) -> tuple["pd.DataFrame", dict[int, Fault]]:
+        """Key, texts, (targets, slices,) split of the rows that make items; and why the others make none, by their place."""
+        import pandas as pd
+
+        made = self.values(rows)
+        texts: dict[str, list[str]] = {}
+        for name, column in self.reading.fields.items():
+            values = made.columns[column]
+            texts[name] = [clean_text(as_text(value), self.reading.clean) if value is not None else "" for value in values]
+            for place, text in enumerate(texts[name]):
+                if not text:
+                    made.faults.setdefault(place, Fault(EMPTY, f"cleaning leaves nothing of {name}"))
+        keys = [item_key(item) for item in zip(*texts.values(), strict=True)]
+        columns: dict[str, Any] = {"key": _strings(keys)} | {name: _strings(found) for name, found in texts.items()}
+        if self.reading.labelling is not None:
+            for name, kind in self.reading.labelling.types.items():
+                columns[name] = _typed(made.targets.get(name, [None] * len(rows)), kind)
+        for name in self.reading.slices:
+            given = made.columns[name] if name in self.slices else [None] * len(rows)
+            columns[f"{SLICE}{name}"] = _strings([value_name(value) or None for value in given])
+        columns["split"] = _strings(self._splits(keys, made.splits))
+        keep = [place not in made.faults for place in range(len(rows))]
+        return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
+
+    def _splits(self, keys: Sequence[str], given: Sequence[str | None] | None) -> Sequence[str | None]:
+        if self.named == UNLABELLED:
+            return ["train"] * len(keys)
+        if given is not None:
+            return given
+        if self.named in ("test", "validation"):
+            return [self.named] * len(keys)
+        return [split_of(key, self.rest) for key in keys]
 
 
-def _needed(reading: Reading, named: str) -> list[str]:
-    """The columns of a source that are read; of texts without targets no others than these."""
-    own = [*reading.fields.values()]
-    if named != UNLABELLED:
-        own += [*(reading.labelling.paths.values() if reading.labelling is not None else ()), *reading.slices]
-        own += [reading.split.by] if reading.split.by != "hash" else []
-    return list(dict.fromkeys(own))
+def _plain(value: Any, form: Callable[[str], str]) -> Any:
+    """As a CSV file would have it: None where there is none, booleans as true and false."""
+    if is_absent(value):
+        return None
+    if isinstance(value, str):
+        return value if value.isascii() else form(value)
+    return as_text(value) if isinstance(value, bool) else value
 
 
-def _plain(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The same with plain values, and None wherever there is none: Ray's batches have pandas' NA there, tables NaN, which as
-    text would be words like any other."""
-    return frame.astype(object).where(frame.notna(), None)
+def _whole(text: str) -> str:
+    """Without half characters, which JSON's escapes can leave behind and nothing can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="ignore").decode()
+    return text
 
 
-def _splits(frame: "pd.DataFrame", keys: Sequence[str], split: Split, rest: Split, named: str) -> list[str]:
-    """The split of each row."""
-    if named == UNLABELLED:
-        return ["train"] * len(keys)
-    if split.by != "hash":
-        return [_split_name(value) for value in frame[split.by]]
-    if named in ("test", "validation"):
-        return [named] * len(keys)
-    return [split_of(key, rest) for key in keys]
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", _whole(text))
+
+
+def _strings(values: Sequence[str | None]) -> "pd.Series[Any]":
+    import pandas as pd
+
+    return pd.Series(values, dtype="str")
 
 
 def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
@@ -201,165 +311,9 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
     return pd.Series(values, dtype="str" if pa.types.is_string(kind) else pd.ArrowDtype(kind))
 
 
-def _split_name(value: Any) -> str:
+def _split_name(value: Any) -> str | None:
+    """The split that a value names, or None."""
     known = {"dev": "validation", "valid": "validation", "val": "validation"}
-    name = known.get(str(value).lower(), str(value).lower())
-    if name not in SPLITS:
-        raise BadInput([Problem("split.by", value, "the column holds no name of a split", "Use train, validation, test.")])
-    return name
-
-
-@dataclass
-class _Seen:
-    """What a check has seen of the labelled rows."""
-
-    statistics: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By split."""
-
-    def add(self, split: str, statistics: Mapping[str, float]) -> None:
-        """Take in rows of a split."""
-        own = self.statistics.setdefault(split, {})
-        for name, number in statistics.items():
-            own[name] = own.get(name, 0) + number
-
-
-def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
-    """What is wrong with a source: missing or empty files, columns that are not there, targets that mean nothing.
-
-    `columns` are those that must be there, by the recipe's key that names each.
-    """
-    problems = _twice(reading, columns)
-    seen = _Seen()
-    known = (*SPLITS, *([UNLABELLED] if reading.labelling is not None else []))
-    for named, one in each(source).items():
-        where = f"source.{named}" if named else "source"
-        if named not in ("", *known):
-            problems.append(Problem(where, one, "no such split", nearest(named, known)))
-            continue
-        if one.startswith(("hub:", "sample:")):
-            problems += _check_named(one, where)
-            continue
-        try:
-            problems += _check_tables(one, where, reading, columns, named, seen)
-        except BadInput as error:
-            problems += [Problem(where, p.value, p.reason, p.remedy) for p in error.problems]
-        except storage.StorageError as error:
-            problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
-    return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None else [])
-
-
-def _twice(reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
-    """Texts of an item that are all from one column."""
-    texts = list(reading.fields.values())
-    again = {column for column in texts if texts.count(column) > 1}
-    keys = {column: key for key, column in columns.items() if column in again}
-    reason = "another text of the item has this column already"
-    return [Problem(key, column, reason, "Name a column for each.") for column, key in keys.items()]
-
-
-def _check_named(source: str, where: str) -> list[Problem]:
-    if source.startswith("hub:"):
-        return []
-    from jobs.data.samples import find_sample
-
-    try:
-        find_sample(source.removeprefix("sample:"))
-    except BadInput as error:
-        return [Problem(where, p.value, p.reason, p.remedy) for p in error.problems]
-    return []
-
-
-def _check_tables(
-    source: str, where: str, reading: Reading, columns: Mapping[str, str], named: str, seen: _Seen
-) -> list[Problem]:
-    wanted = dict(columns)
-    if reading.split.by != "hash":
-        wanted["split.by"] = reading.split.by
-    if named == UNLABELLED:
-        wanted = {key: column for key, column in wanted.items() if column in reading.fields.values()}
-    rows, read_bytes = 0, 0
-    for table in tables(source):
-        if table.num_rows == 0:
-            continue
-        missing = [(key, column) for key, column in wanted.items() if column not in table.column_names]
-        if missing:
-            return [
-                Problem(key, column, f"{source} has no such column", nearest(column, table.column_names))
-                for key, column in missing
-            ]
-        if problems := _nested(table, source, reading, wanted):
-            return problems
-        if problems := _check_rows(table, source, rows, reading, named, wanted, seen):
-            return problems
-        rows += table.num_rows
-        read_bytes += table.nbytes
-        if read_bytes > CHECKED_BYTES:
-            break
-    if rows == 0:
-        return [Problem(where, source, f"it has no rows ({len(resolve(source))} file)", "Give a file with data.")]
-    return []
-
-
-def _nested(table: "pa.Table", source: str, reading: Reading, wanted: Mapping[str, str]) -> list[Problem]:
-    """Columns of lists or records, where a text, a label or a name is asked for."""
-    import pyarrow as pa
-
-    single = {key: column for key, column in wanted.items() if reading.labelling is None or key not in reading.labelling.lists}
-    kinds = {key: table.schema.field(column).type for key, column in single.items()}
-    return [
-        Problem(key, single[key], f"in {source} it holds {kind}, and single values are asked for", "Name another column.")
-        for key, kind in kinds.items()
-        if pa.types.is_nested(kind)
-    ]
-
-
-def _check_rows(
-    table: "pa.Table", source: str, before: int, reading: Reading, named: str, wanted: Mapping[str, str], seen: _Seen
-) -> list[Problem]:
-    """Rows of a table that make no item; `before` are the source's rows before it."""
-    labelling = reading.labelling
-    if labelling is None:
-        return []
-    problems = _one_sided(table, source, before, reading, wanted)
-    if named == UNLABELLED or problems:
-        return problems
-    frame = _plain(table.select(list(dict.fromkeys(wanted.values()))).to_pandas())
-    found, wrong = labelling.targets(frame)
-    if wrong:
-        first, more = min(wrong), f", and {len(wrong) - 1} rows more" if len(wrong) > 1 else ""
-        reason = f"row {before + first + 1} of {source}{more}: {wrong[first]}"
-        # Of a kind whose targets stand in its texts, the first of these.
-        key = next((key for key in labelling.paths if wanted[key] not in reading.fields.values()), next(iter(wanted)))
-        return [Problem(key, wanted[key], reason, "Mend these rows, or take them out.")]
-    for split, places in _places(frame, reading.split, named).items():
-        seen.add(split, labelling.statistics({name: [values[row] for row in places] for name, values in found.items()}))
-    return []
-
-
-def _one_sided(table: "pa.Table", source: str, before: int, reading: Reading, wanted: Mapping[str, str]) -> list[Problem]:
-    """Rows that have some of an item's texts and lack others."""
-    if len(reading.fields) < 2:
-        return []
-    there = {
-        name: np.array([value is not None and str(value).strip() != "" for value in table[column].to_pylist()])
-        for name, column in reading.fields.items()
-    }
-    some_N, all_N = np.any(list(there.values()), axis=0), np.all(list(there.values()), axis=0)
-    rows = np.flatnonzero(some_N & ~all_N).tolist()
-    if not rows:
-        return []
-    lacking = next(name for name, found_N in there.items() if not found_N[rows[0]])
-    more = f", and {len(rows) - 1} rows more lack one" if len(rows) > 1 else ""
-    reason = f"row {before + rows[0] + 1} of {source} has no {lacking}{more}"
-    key = next(key for key, column in wanted.items() if column == reading.fields[lacking])
-    return [Problem(key, reading.fields[lacking], reason, "Give each row all its texts, or take it out.")]
-
-
-def _places(frame: "pd.DataFrame", split: Split, named: str) -> dict[str, Sequence[int]]:
-    """The rows of each split, as far as it is known before they are hashed."""
-    if split.by == "hash":
-        return {named: range(len(frame))} if named else {}
-    places: dict[str, list[int]] = {}
-    for place, value in enumerate(frame[split.by]):
-        places.setdefault(_split_name(value), []).append(place)
-    return dict(places.items())
+    name = as_text(value).strip().lower() if value is not None else ""
+    name = known.get(name, name)
+    return name if name in SPLITS else None

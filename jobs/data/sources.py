@@ -1,28 +1,24 @@
 """Where data comes from: files and globs (local or remote), `hub:` data sets, `sample:` data sets.
 
-source: data/reviews-*.jsonl.gz            txt, jsonl, csv, tsv, parquet; gz; a glob; any storage URI
+source: data/reviews-*.jsonl.gz            txt, json, csv, tsv, xlsx, parquet; gz, zip, …; a glob; any storage URI
 source: {train: a.csv, test: b.csv}        splits by file
-source: hub:imdb                           `datasets.load_dataset`
+source: hub:imdb                           see jobs/data/hub.py
 source: sample:sms_spam                    see jobs/data/samples.py
 """
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cluster.store import storage
 from cluster.store.artifact import digest, digest_each
 from jobs.core.config import BadInput, Problem
+from jobs.data.formats import KNOWN, ZIP, file_format, is_hidden
+from jobs.data.hub import hub_parts
 from jobs.data.samples import fetch_sample, find_sample
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow import csv
-    from ray.data import Dataset
-
-FORMATS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 GLOB_CHARACTERS = "*?["
 LARGE_BYTES = 1 << 20
 
@@ -39,31 +35,39 @@ def resolve(source: str) -> list[str]:
     if source.startswith("sample:"):
         directory = fetch_sample(source.removeprefix("sample:"))
         return sorted(str(path) for path in directory.iterdir() if file_format(path.name))
-    if any(character in source for character in GLOB_CHARACTERS):
+    if any(character in source for character in GLOB_CHARACTERS) and not storage.exists(source):
         return _glob(source)
     if not storage.exists(source):
         raise BadInput([Problem("source", source, "no such file or directory", "Check the path; relative ones start here.")])
     files = [source]
     if storage.is_directory(source):
-        files = [storage.join(source, stat.path) for stat in storage.list_files(source) if file_format(stat.path)]
+        below = [stat.path for stat in storage.list_files(source)]
+        files = [storage.join(source, path) for path in below if file_format(path) and not is_hidden(path)]
     if not files:
-        raise BadInput([Problem("source", source, "the directory has no data files", f"Known: {', '.join(FORMATS)} (.gz).")])
+        raise BadInput([Problem("source", source, "the directory has no data files", KNOWN)])
     unknown = [file for file in files if not file_format(file)]
     if unknown:
-        raise BadInput([Problem("source", unknown[0], "no known kind of file", f"Known: {', '.join(FORMATS)} (and .gz).")])
+        raise BadInput([Problem("source", unknown[0], "no known kind of file", KNOWN)])
     return [storage.absolute(file) for file in files]
 
 
 def _glob(pattern: str) -> list[str]:
-    files = [file for file in storage.glob(pattern) if file_format(file)]
+    hidden = "/." in pattern
+    root = re.split(r"[*?[]", storage.absolute(pattern), maxsplit=1)[0].rpartition("/")[0]
+    found = [file for file in storage.glob(pattern) if file_format(file)]
+    files = [file for file in found if hidden or not is_hidden(file.removeprefix(root))]
     if not files:
         raise BadInput([Problem("source", pattern, "no file matches this pattern", "Check the pattern and the place.")])
     return files
 
 
-def file_format(path: str) -> str | None:
-    """text, json, csv, tsv or parquet by the file's ending; None for others."""
-    return FORMATS.get(Path(path.removesuffix(".gz")).suffix)
+def of_one_kind(source: str, files: list[str]) -> list[str]:
+    """The files of a step's source; BadInput where some are of one kind and some of another, as a README among tables."""
+    kinds = {file_format(file): file for file in reversed(files)}
+    if len(set(kinds) - {ZIP}) > 1:
+        reason = f"files of different kinds in one source: {', '.join(sorted(kinds.values()))}"
+        raise BadInput([Problem("source", source, reason, "Name those of one kind, e.g. by a pattern.")])
+    return files
 
 
 def fingerprint(source: str) -> str:
@@ -99,13 +103,6 @@ def directory_contents(directory: str) -> list[list[str]]:
     return [[stat.path, storage.sha256(storage.join(directory, stat.path))] for stat in storage.list_files(directory)]
 
 
-def hub_parts(source: str) -> tuple[str, str | None, str]:
-    """Name (or a local directory in the hub's format), config and split of `hub:NAME[:CONFIG][#SPLIT]`."""
-    address, _, split = source.removeprefix("hub:").partition("#")
-    name, _, config = address.partition(":")
-    return name, config or None, split or "train"
-
-
 def _hub_revision(name: str, kind: str) -> str:
     """The commit that a hub's name points at now."""
     from huggingface_hub import HfApi
@@ -130,59 +127,3 @@ def model_fingerprint(model: str) -> str:
 def model_directory(model: str) -> str:
     """What `from_pretrained` takes for a model named by `sample:`, a directory or a hub's name."""
     return str(fetch_sample(model.removeprefix("sample:"))) if model.startswith("sample:") else model
-
-
-def read_source(source: str) -> "Dataset":
-    """A source as a Ray Dataset of rows."""
-    import ray.data as data
-
-    if source.startswith("hub:"):
-        import datasets
-
-        name, config, split = hub_parts(source)
-        # Ray's own from_huggingface asks the hub again, also for what is here already.
-        return data.from_arrow(datasets.load_dataset(name, config, split=split).with_format("arrow")[:])
-    files = resolve(source)
-    system = None if storage.is_local(files[0]) else storage.filesystem(files[0])[0]
-    kind = file_format(files[0])
-    if {file_format(file) for file in files} != {kind}:
-        raise BadInput([Problem("source", source, "files of different kinds in one source", "Give one kind.")])
-    if kind == "text":
-        return data.read_text(files, filesystem=system, drop_empty_lines=True)
-    if kind == "json":
-        return data.read_json(files, filesystem=system)
-    if kind == "parquet":
-        return data.read_parquet(files, filesystem=system)
-    return data.read_csv(files, filesystem=system, parse_options=_csv_options(kind))
-
-
-def _csv_options(kind: str | None) -> "csv.ParseOptions":
-    from pyarrow import csv
-
-    return csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
-
-
-def tables(source: str) -> Iterator["pa.Table"]:
-    """A source's files as Arrow tables, read here without Ray: for checks before anything runs."""
-    import pyarrow as pa
-    from pyarrow import csv, json, parquet
-
-    for file in resolve(source):
-        kind = file_format(file)
-        system, path = storage.filesystem(file)
-        try:
-            with system.open_input_stream(path, compression="gzip" if file.endswith(".gz") else None) as stream:
-                if kind == "text":
-                    lines = stream.read().decode("utf-8").splitlines()
-                    yield pa.table({"text": pa.array([line for line in lines if line], pa.string())})
-                elif kind == "json":
-                    yield json.read_json(stream)
-                elif kind == "parquet":
-                    yield parquet.read_table(path, filesystem=system)
-                else:
-                    yield csv.read_csv(stream, parse_options=_csv_options(kind))
-        except (pa.ArrowInvalid, UnicodeDecodeError, OSError) as error:
-            if "Empty" in str(error):
-                yield pa.table({})
-                continue
-            raise BadInput([Problem("source", file, f"it cannot be read as {kind}: {error}", "Mend or remove it.")]) from error

@@ -2,7 +2,7 @@
 
     summary = answer_files(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
-Ray Data runs the serving engine on a pool of actors. Each reads its own splits from the storage and writes their parts back,
+Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
 so no text passes through the driver or the object store.
 """
 
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
 from cluster.store import storage
-from jobs.offline.input_splits import InputSplit, read_split
+from jobs.data.pieces import Piece
+from jobs.data.records import read
+from jobs.data.table_rows import opened_parquet
+from jobs.data.values import decoded, value_at
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
@@ -54,20 +57,20 @@ def answer_files(request: Request, runs: str, report: Report) -> dict[str, Any]:
         write_identity(request.output, plan.identity)
     done = read_records(request.output, plan)
     if done:
-        report(f"going on: {len(done)} of {len(plan.splits)} pieces are done")
+        report(f"going on: {len(done)} of {len(plan.pieces)} pieces are done")
     progress = RowProgress(plan, done)
-    for number, one in _answer(request, plan, [n for n in range(len(plan.splits)) if n not in done]):
+    for number, one in _answer(request, plan, [n for n in range(len(plan.pieces)) if n not in done]):
         done[number] = one
         report(progress.line(number, one))
     return _finish(request.output, plan, done, progress, time.time() - began)
 
 
 class RowProgress:
-    """How far a run is, and how fast: over the splits of this run, from the first one's begin on."""
+    """How far a run is, and how fast: over the pieces of this run, from the first one's begin on."""
 
     def __init__(self, plan: Plan, before: Mapping[int, SplitRecord]) -> None:
-        self.total = sum(split.rows for split in plan.splits)
-        self.rows = sum(plan.splits[number].rows for number in before)
+        self.total = sum(map(len, plan.pieces))
+        self.rows = sum(len(plan.pieces[number]) for number in before)
         self.bad = sum(len(one.bad) for one in before.values())
         self.answered = 0
         self.began, self.ended = float("inf"), 0.0
@@ -79,8 +82,8 @@ class RowProgress:
         return self.answered / max(1e-9, self.ended - self.began) if self.answered else 0.0
 
     def line(self, number: int, one: SplitRecord) -> str:
-        """Count a split that is done; the state as a line."""
-        self.rows += self.plan.splits[number].rows
+        """Count a piece that is done; the state as a line."""
+        self.rows += len(self.plan.pieces[number])
         self.bad += len(one.bad)
         self.answered += one.rows
         self.began, self.ended = min(self.began, one.began), max(self.ended, one.ended)
@@ -89,7 +92,7 @@ class RowProgress:
 
 
 class AnswerSplits:
-    """An actor that holds the model and answers for splits."""
+    """An actor that holds the model and answers for pieces."""
 
     def __init__(self, request: Request, plan: Plan) -> None:
         from serve.engines.engine import load_engine
@@ -106,21 +109,21 @@ class AnswerSplits:
         return {"number": numbers, "done": [self.answer(number).model_dump_json() for number in numbers]}
 
     def answer(self, number: int) -> SplitRecord:
-        """Read a split, write its part, then its record."""
-        began, split, identity = time.time(), self.plan.splits[number], self.plan.identity
+        """Read a piece, write its part, then its record."""
+        began, piece, identity = time.time(), self.plan.pieces[number], self.plan.identity
         good: list[dict[str, Any]] = []
         bad: list[dict[str, Any]] = []
         items: list[Item] = []
-        for place, row in enumerate(read_split(split)):
+        for place, row in enumerate(read(piece, identity.files_as)):
             fault = fault_of(row, self.plan.texts)
             if fault is not None:
-                bad.append(bad_row(split, place, row, fault))
+                bad.append(bad_row(piece, place, row, fault))
                 continue
-            items.append(Item(tuple(row.values[column] for column in self.plan.texts)))
+            items.append(Item(tuple(decoded(value_at(row.values, column)) for column in self.plan.texts)))
             good.append({name: row.values[name] for name in identity.keep if name in row.values})
         for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)
-        write_part(storage.join(self.output, part_name(number, identity.format)), good, self.plan, self._schema(split))
+        write_part(storage.join(self.output, part_name(number, identity.format)), good, self.plan, self._schema(piece))
         done = SplitRecord(rows=len(good), bad=bad, began=began, ended=time.time())
         storage.write_bytes(record_place(self.output, number), done.model_dump_json().encode())
         return done
@@ -131,17 +134,15 @@ class AnswerSplits:
             cells = task.cells(answer, self.plan.identity.probabilities)
             yield {name: cells[name] for name in columns}
 
-    def _schema(self, split: InputSplit) -> "pa.Schema | None":
+    def _schema(self, piece: Piece) -> "pa.Schema | None":
         if not self.plan.typed:
             return None
-        from pyarrow import parquet
-
-        system, path = storage.filesystem(split.file)
-        return parquet.read_schema(path, filesystem=system)
+        with opened_parquet(piece.part) as file:
+            return file.schema_arrow
 
 
 def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, SplitRecord]]:
-    """Answer for these splits on the actors; each as soon as it is done."""
+    """Answer for these pieces on the actors; each as soon as it is done."""
     if not numbers:
         return
     import ray.data

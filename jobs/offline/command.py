@@ -18,7 +18,7 @@ from jobs.core.places import default_storage
 from jobs.offline.request import Request
 from jobs.running.cli import connect, guarded
 
-LISTS = ("input", "columns", "keep")
+LISTS = ("input", "columns", "file_columns", "keep")
 
 
 def main(arguments: list[str]) -> None:

@@ -1,8 +1,8 @@
-"""What answering a split leaves behind: a part of the output, and a record of it that says that it is done.
+"""What answering a piece leaves behind: a part of the output, and a record of it that says that it is done.
 
 OUTPUT/part-00007.csv              the rows with their answers, in the order of the input
 OUTPUT/.unfinished/asked.json      what was asked: a run that was killed goes on only by the same
-OUTPUT/.unfinished/00007.json      the split is done: how many rows, its bad rows
+OUTPUT/.unfinished/00007.json      the piece is done: how many rows, its bad rows
 OUTPUT/bad_rows.jsonl              at the end: every bad row with its file, its number and what is wrong with it
 OUTPUT/summary.json                written last
 """
@@ -10,6 +10,7 @@ OUTPUT/summary.json                written last
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from cluster.store import storage
-from jobs.offline.input_splits import InputSplit, Row
+from jobs.data.formats import Files
+from jobs.data.pieces import Piece, Row
+from jobs.data.values import decoded, has_column, is_absent, value_at
 from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
@@ -40,20 +43,22 @@ class RunIdentity(BaseModel):
     keep: tuple[str, ...]
     format: Format
     probabilities: bool
+    files_as: Files = Files()
+    """How they are written."""
     files: tuple[tuple[str, int, float], ...]
     """URI, bytes and time of the last change."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run with the splits that it is done in."""
+    """A run with the pieces that it is done in."""
 
     identity: RunIdentity
     task: Task
     """What the model answers for."""
     typed: bool
     """Whether all input is Parquet of one schema, whose types Parquet output then has."""
-    splits: tuple[InputSplit, ...]
+    pieces: tuple[Piece, ...]
 
     @property
     def texts(self) -> list[str]:
@@ -68,7 +73,7 @@ class Plan:
 
 
 class SplitRecord(BaseModel):
-    """The record of a split that is done."""
+    """The record of a piece that is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     rows: int
@@ -84,37 +89,39 @@ def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
     `columns` are those of its texts.
     """
     if row.fault is not None:
-        return "not readable", row.fault
+        return row.fault.reason, row.fault.detail
     if found := next((fault for column in columns if (fault := _fault_of_text(row, column)) is not None), None):
         return found
     try:
-        json.dumps(row.values, ensure_ascii=False, default=str).encode()
+        _as_json(row.values).encode()
     except UnicodeEncodeError:
         return "not UTF-8", "the row has bytes or escapes that are no characters"
     return None
 
 
 def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
-    text = row.values.get(column)
+    text = decoded(value_at(row.values, column))
     if text is None:
-        return "missing", f"{column} is not there" if column not in row.values else f"{column} is null"
+        return "missing", f"{column} is null" if has_column(row.values, column) else f"{column} is not there"
+    if isinstance(text, str) and not text.strip():
+        return "blank", f"{column} is empty or only whitespace"
+    if is_absent(text):
+        return "missing", f"{column} is {text}"
     if not isinstance(text, str):
         return "not a string", f"{column} is of type {type(text).__name__}"
-    if not text.strip():
-        return "blank", f"{column} is empty or only whitespace"
     if len(text) > MAX_CHARACTERS:
         return "too long", f"{column} has {len(text):,} characters, {MAX_CHARACTERS:,} are allowed"
     return None
 
 
-def bad_row(split: InputSplit, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
+def bad_row(piece: Piece, place: int, row: Row, fault: tuple[str, str]) -> dict[str, Any]:
     """A bad row's entry; rows are numbered from 1."""
-    shown = {name: json.loads(json.dumps(value, default=str)) for name, value in row.values.items()}
-    return {"file": split.file, "row": split.first + place + 1, "reason": fault[0], "detail": fault[1], "content": shown}
+    where = {"file": piece.part.name, "row": piece.first + place + 1} | ({"line": row.line} if row.line else {})
+    return {**where, "reason": fault[0], "detail": fault[1], "content": _sound(row.values)}
 
 
 def part_name(number: int, kind: Format) -> str:
-    """The file of a split's answers."""
+    """The file of a piece's answers."""
     return f"part-{number:05}.{kind}"
 
 
@@ -122,7 +129,7 @@ def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema
     """Write rows with their answers, whole or not at all."""
     kind, columns = plan.identity.format, [*plan.identity.keep, *plan.answer_columns]
     if kind == "jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        text = "".join(_as_json(row) + "\n" for row in rows)
         storage.write_bytes(place, text.encode())
     elif kind == "csv":
         buffer = io.StringIO(newline="")
@@ -154,11 +161,28 @@ def _parquet(rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema |
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    value = _sound(value)
+    return value if value is None or isinstance(value, str) else _as_json(value)
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(_sound(value), ensure_ascii=False, allow_nan=False)
+
+
+def _sound(value: Any) -> Any:
+    """What JSON has a word for: dates and the like as text, nothing for numbers that are none or without end."""
+    value = decoded(value)
+    if isinstance(value, Mapping):
+        return {str(name): _sound(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def record_place(output: str, number: int) -> str:
-    """Where the record of a split lies."""
+    """Where the record of a piece lies."""
     return storage.join(output, UNFINISHED, f"{number:05}.json")
 
 
@@ -181,7 +205,7 @@ def read_summary(output: str) -> dict[str, Any]:
 
 
 def read_records(output: str, plan: Plan) -> dict[int, SplitRecord]:
-    """The records of the splits that are done, by number."""
+    """The records of the pieces that are done, by number."""
     there = {stat.path for stat in storage.list_files(storage.join(output, UNFINISHED))}
-    numbers = [number for number in range(len(plan.splits)) if f"{number:05}.json" in there]
+    numbers = [number for number in range(len(plan.pieces)) if f"{number:05}.json" in there]
     return {number: SplitRecord.model_validate_json(storage.read_bytes(record_place(output, number))) for number in numbers}

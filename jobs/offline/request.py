@@ -1,24 +1,29 @@
-"""What a run over files will do, checked before a model is loaded: which model, which files, which columns, in which splits.
+"""What a run over files will do, checked before a model is loaded: which model, which files, which columns, in which pieces.
 
 plan = make_plan(Request(model="spam/production", input=("data/*.csv",), output="out"), storage)
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
-from jobs.data.sources import file_format, resolve
-from jobs.offline.input_splits import ScannedFile, scan_file
+from jobs.data.checking import missing_remedy
+from jobs.data.formats import Files
+from jobs.data.pieces import Scanned
+from jobs.data.records import scan
+from jobs.data.sources import resolve
 from jobs.offline.output_parts import Format, Plan, RunIdentity, read_identity
 from serve.engines.card import EngineError
 from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
 
-OUTPUT_FORMATS: dict[str | None, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "json": "jsonl", "text": "jsonl"}
+OUTPUT_FORMATS: dict[str, Format] = {"parquet": "parquet", "csv": "csv", "tsv": "csv", "xlsx": "csv"}
+"""Of the output, by that of the input; JSON Lines for others."""
 
 
 class Request(Config):
@@ -29,11 +34,19 @@ class Request(Config):
     variant: str | None = None
     """Which form of it; by default the alias's or the card's."""
     input: tuple[str, ...] = Field(min_length=1)
-    """Files, directories and patterns: Parquet, CSV, TSV, JSONL, text; .gz; local or remote."""
+    """Files, directories and patterns: Parquet, CSV, TSV, Excel, JSON, text; .gz, .zip and the like; local or remote."""
     column: str = "text"
     """The column of the text."""
     columns: dict[str, str] = {}
     """Of a model that reads several texts: the column of each by the text's name, as FIELD=COLUMN; by default its own name."""
+    encoding: str | None = None
+    """The encoding of text files without a mark, e.g. gb18030; by default UTF-8."""
+    delimiter: str | None = None
+    """What parts the columns of CSV and TSV files."""
+    quoting: Literal["standard", "none"] | None = None
+    """What quotation marks mean in CSV and TSV files: standard, as RFC 4180 says; none, they are signs like others."""
+    file_columns: tuple[str, ...] | None = None
+    """The columns of CSV, TSV and Excel files that do not name them in their first row."""
     output: str
     """A directory, local or remote."""
     keep: tuple[str, ...] | None = None
@@ -50,6 +63,16 @@ class Request(Config):
     """GPUs of each."""
     batch_size: int = Field(32, ge=1)
     """Rows, of like length, that go through the model together."""
+
+    @model_validator(mode="after")
+    def _files_are_sound(self) -> "Request":
+        _ = self.files
+        return self
+
+    @property
+    def files(self) -> Files:
+        """How the files are written."""
+        return Files(encoding=self.encoding, delimiter=self.delimiter, quoting=self.quoting, columns=self.file_columns)
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -77,20 +100,23 @@ def make_plan(request: Request, runs: str) -> Plan:
     ]
     if problems:
         raise BadInput(problems)
-    scanned = _scan(files)
-    kinds = {file_format(file) for file in files}
+    scanned = _scan(files, request.files)
+    keep = _kept(request, columns, files, scanned)
+    pieces = tuple(piece for one in scanned for piece in one.pieces)
+    kinds = {piece.part.format for piece in pieces}
     identity = RunIdentity(
         model=published.uri,
         fingerprint=published.fingerprint,
         variant=variant,
         column=columns if len(columns) > 1 else columns[task.fields[0]],
-        keep=_kept(request, columns, files, scanned),
-        format=request.format or (OUTPUT_FORMATS[next(iter(kinds))] if len(kinds) == 1 else "jsonl"),
+        keep=keep,
+        format=request.format or (OUTPUT_FORMATS.get(next(iter(kinds)), "jsonl") if len(kinds) == 1 else "jsonl"),
         probabilities=request.probabilities,
+        files_as=request.files,
         files=tuple((file, *_size_and_time(file)) for file in files),
     )
     typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
-    plan = Plan(identity, task, typed, tuple(split for one in scanned for split in one.splits))
+    plan = Plan(identity, task, typed, pieces)
     if clash := sorted(set(identity.keep) & set(plan.answer_columns)):
         reason = "the answer has a column of this name too"
         raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
@@ -139,33 +165,47 @@ def _columns(request: Request, task: Task) -> dict[str, str]:
     return usual | request.columns
 
 
-def _scan(files: list[str]) -> list[ScannedFile]:
+def _scan(files: list[str], written: Files) -> list[Scanned]:
     """All files at once, each by a task: on a cluster the inputs may be many and far."""
     import ray
 
-    return ray.get([ray.remote(scan_file).options(num_cpus=0.5).remote(file) for file in files])
+    try:
+        return ray.get([ray.remote(scan).options(num_cpus=0.5).remote(file, written) for file in files])
+    except BadInput as error:
+        raise BadInput([replace(problem, path="--input") for problem in error.problems]) from error
 
 
-def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned: list[ScannedFile]) -> tuple[str, ...]:
+def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned: list[Scanned]) -> tuple[str, ...]:
     """The columns of the output that come from the input, in its order; BadInput where a text or one of them is nowhere."""
     option = "--column" if len(texts) == 1 and not request.columns else "--columns"
     problems = [
-        Problem(option, column, f"{file} has no such column", nearest(column, one.columns))
+        Problem(option, column, f"{file} has no such column", _remedy(column, one, request.files))
         for file, one in zip(files, scanned, strict=True)
         for column in texts.values()
-        if one.splits and column not in one.columns
+        if one.pieces and column not in one.columns and column.partition(".")[0] not in one.columns
     ]
     columns = tuple(dict.fromkeys(name for one in scanned for name in one.columns))
+    needed = {*texts.values(), *(columns if request.keep is None else request.keep)}
+    problems += [
+        Problem("--input", file, f"it has several columns named {name}", "Give each a name of its own, or do not --keep it.")
+        for file, one in zip(files, scanned, strict=True)
+        for name in one.twice
+        if name in needed
+    ]
     problems += [
         Problem("--keep", name, "no file has such a column", nearest(name, columns))
         for name in request.keep or ()
         if name not in columns
     ]
-    if not any(one.splits for one in scanned):
+    if not any(one.pieces for one in scanned):
         problems.append(Problem("--input", list(request.input), "there are no rows in it", "Give files with data."))
     if problems:
         raise BadInput(problems)
     return columns if request.keep is None else request.keep
+
+
+def _remedy(column: str, one: Scanned, written: Files) -> str:
+    return missing_remedy(column, one.columns, (), one.pieces[0].part, written)
 
 
 def _size_and_time(file: str) -> tuple[int, float]:

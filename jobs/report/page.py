@@ -53,6 +53,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         sections.learning(artifacts, report["metric"]),
         front.timed_shapes(artifacts),
         sections.searches(artifacts),
+        sections.left_out(artifacts),
         sections.lineage(artifacts, None if winner is None else winner.get("step")),
         sections.hardware(artifacts),
     ]

@@ -196,6 +196,24 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
     return _section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
 
 
+def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
+    """Rows that are no examples and no text, by step: how many for each reason, and the first that have a fault."""
+    parts: list[Html] = []
+    for name, artifact in artifacts.items():
+        found = artifact.manifest.details.get("bad_rows")
+        if not found:
+            continue
+        read = artifact.manifest.metrics.get("rows_read", 0)
+        counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
+        parts += [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
+        rows = [
+            [one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]
+        ]
+        if rows:
+            parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
+    return _section("Rows that were left out", *parts) if parts else None
+
+
 def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:
     """On what the steps ran; steps that ran on the same are named together."""
     groups: dict[str, list[str]] = {}

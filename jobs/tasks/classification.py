@@ -17,6 +17,7 @@ from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, S
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
+from jobs.data.values import as_text, is_single
 from jobs.tasks.figures import accuracy, macro_f1
 from jobs.tasks.temperature import calibrated, calibration_error
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
@@ -44,7 +45,15 @@ class ClassificationSettings(TaskSettings):
     """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
     other)."""
     names: dict[str, str] = {}
-    """What labels in that column are called from here on, e.g. {"0": ham, "1": spam}."""
+    """What labels in that column are called from here on, e.g. {0: ham, 1: spam} or {true: spam, false: ham}."""
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _as_in_files(cls, names: Any) -> Any:
+        """Numbers and booleans as YAML has them, by the texts that files have for them."""
+        if not isinstance(names, Mapping):
+            return names
+        return {as_text(label) if is_single(label) else label: name for label, name in names.items()}
 
     _as_read = field_validator("names")(value_names)
 

@@ -20,9 +20,12 @@ TEXTS, BATCH, WARM_UP, MAX_LENGTH, SEED = 960, 32, 4, 128, 0
 
 def rows() -> tuple[list[str], list[int]]:
     """The first messages and their labels."""
-    from jobs.data.sources import tables
+    from jobs.data.formats import Files
+    from jobs.data.sources import resolve
+    from jobs.data.units import rows_of
 
-    found = [row for table in tables(SOURCE) for row in table.to_pylist()]
+    (file,) = resolve(SOURCE)
+    found = [row.values for _, _, rows in rows_of(file, Files(), ["text", "spam"]) for row in rows]
     chosen = list(islice(found, TEXTS))
     return [row["text"] for row in chosen], [int(row["spam"]) for row in chosen]
 

@@ -75,9 +75,14 @@ def _write_data(place: Path) -> str:
 
 
 def _reuters() -> dict[str, list[tuple[str, str]]]:
-    from jobs.data.sources import tables
+    from jobs.data.formats import Files
+    from jobs.data.sources import resolve
+    from jobs.data.units import rows_of
 
-    rows = [row for table in tables("sample:reuters_r8") for row in table.to_pylist()]
+    files = resolve("sample:reuters_r8")
+    rows = [
+        row.values for file in files for _, _, found in rows_of(file, Files(), ["text", "label", "split"]) for row in found
+    ]
     test = [(row["text"], row["label"]) for row in rows if row["split"] == "test"]
     return {"train": [(row["text"], row["label"]) for row in rows if row["split"] != "test"], "test": test}
 

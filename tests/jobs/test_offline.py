@@ -22,10 +22,12 @@ from transformers import PreTrainedTokenizerBase
 from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.config import BadInput
-from jobs.offline import input_splits as splits
+from jobs.data import records as pieces
+from jobs.data.formats import Files
+from jobs.data.pieces import Row
+from jobs.data.records import read, scan
 from jobs.offline.answering import answer_files
 from jobs.offline.command import parser, request_of
-from jobs.offline.input_splits import Row, read_split, scan_file
 from jobs.offline.request import Request
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
@@ -51,18 +53,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "SMALLEST_ROWS", 2)
-    monkeypatch.setattr(splits, "LARGEST_ROWS", 2)
+    monkeypatch.setattr(pieces, "SMALLEST_ROWS", 2)
+    monkeypatch.setattr(pieces, "LARGEST_ROWS", 2)
 
 
-def rows_by_splits(file: Path) -> list[Row]:
-    """Each split read on its own; their numbers are checked on the way."""
-    scanned = scan_file(str(file))
+def rows_by_pieces(file: Path) -> list[Row]:
+    """Each piece read on its own; their numbers are checked on the way."""
+    scanned = scan(str(file), Files())
     rows: list[Row] = []
-    for split in scanned.splits:
-        assert split.first == len(rows)
-        rows += read_split(split)
-        assert len(rows) == split.first + split.rows
+    for piece in scanned.pieces:
+        assert piece.first == len(rows)
+        rows += read(piece, Files())
+        assert len(rows) == piece.first + len(piece)
     return rows
 
 
@@ -74,31 +76,34 @@ def test_csv_is_cut_between_records_never_inside_one(tmp_path: Path, ending: str
     content = line_end.join(lines).encode()
     file = tmp_path / f"rows.{ending}"
     file.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
-    rows = rows_by_splits(file)
+    rows = rows_by_pieces(file)
     assert [dict(row.values) for row in rows] == [
         {"text": f'two{line_end}lines, "quoted"', "label": "a"},
         {"text": "这部", "label": "b"},
-        {"line": ["x", "y", "z"]},
+        {"line": "x,y,z"},
         {"text": "last", "label": "c"},
     ]
-    assert [row.fault for row in rows] == [None, None, "3 fields under a header of 2", None]
+    assert [row.fault and row.fault.detail for row in rows] == [None, None, "3 fields under a header of 2", None]
+    assert [row.line for row in rows] == [2, 5, 6, 7]
 
 
 @pytest.mark.usefixtures("cut_small")
 def test_jsonl_lines_that_are_no_objects_are_rows_with_a_fault(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"text": "a"}\n[1]\n\n{"text": \n{"text": "\xff"}\n{"text": "b", "more": [1]}')
-    rows = rows_by_splits(file)
-    assert [(row.fault or "")[:14] for row in rows] == ["", "no JSON object", "no JSON: Expec", "", ""]
+    rows = rows_by_pieces(file)
+    assert [row.fault and row.fault.reason for row in rows] == [None, "no JSON object", "no JSON", "not utf-8", None]
+    assert rows[3].fault is not None and rows[3].fault.detail == "byte 40 of the file, 0xff, is no utf-8"
+    assert [row.line for row in rows] == [1, 2, 4, 5, 6]
     assert rows[-1].values == {"text": "b", "more": [1]}
-    assert set(scan_file(str(file)).columns) == {"text", "more"}
+    assert set(scan(str(file), Files()).columns) == {"text", "more"}
 
 
 @pytest.mark.usefixtures("cut_small")
 def test_parquet_is_cut_across_row_groups(tmp_path: Path) -> None:
     file, table = tmp_path / "rows.parquet", pa.table({"text": [f"t{n}" for n in range(9)], "n": range(9)})
     parquet.write_table(table, file, row_group_size=3)
-    assert [dict(row.values) for row in rows_by_splits(file)] == table.to_pylist()
+    assert [dict(row.values) for row in rows_by_pieces(file)] == table.to_pylist()
 
 
 def write_files(directory: Path, count: int) -> list[str]:

@@ -20,8 +20,9 @@ from jobs.report import cascade_section as cascade
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
 from jobs.report.plots import quality_plot
-from jobs.report.sections import steadiness
+from jobs.report.sections import left_out, steadiness
 from jobs.report.tables import comparison_table, display_width
+from tests.jobs.tiny import publish_directory
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = ("meta", "br", "col", "hr")
@@ -366,3 +367,18 @@ def test_a_cascade_is_drawn_where_it_was_measured() -> None:
     assert "0.814 was fitted on validation to keep 99.0%" in told
     places = [told.index(threshold) for threshold in (" 0.000 ", " 0.700 ", " 0.814  ", " 1.010 ")]
     assert places == sorted(places), "the fitted threshold stands among the others"
+
+
+def test_rows_that_were_left_out_are_shown_by_step(tmp_path: Path) -> None:
+    first = {"file": "a.csv", "row": 7, "line": 9, "reason": "not utf-8", "detail": "byte 5 <of> the file"}
+    found = {"by_reason": {"no text": 30, "not utf-8": 1}, "first": [first]}
+    (tmp_path / "draft").mkdir()
+    made = {
+        name: publish_directory(tmp_path / "draft", tmp_path / name, Kind.EXAMPLES, name, {"rows_read": 1000}, details=details)
+        for name, details in {"whole": {}, "holey": {"bad_rows": found}}.items()
+    }
+    assert left_out({"whole": made["whole"]}) is None
+    shown = left_out(made)
+    assert shown is not None
+    words = ("Rows that were left out", "holey", "no text", "3.0%", "a.csv", ">9<", "not utf-8: byte 5 &lt;of&gt; the file")
+    assert all(word in shown for word in words) and "whole" not in shown

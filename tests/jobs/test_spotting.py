@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact, Kind
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
+from jobs.data.checking import check_source
 from jobs.data.clean import Clean, item_key
 from jobs.data.dedup import Split
-from jobs.data.rows import Reading, check_source
+from jobs.data.rows import Reading
 from jobs.losses.settings import Mix
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.distilled import Distilled

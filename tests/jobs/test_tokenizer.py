@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from jobs.data.rows import TrainTexts
+from jobs.data.loading import TrainTexts
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
 from jobs.tasks.windows import engine_tokenizer
