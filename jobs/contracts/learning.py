@@ -66,8 +66,8 @@ class Targets:
     """What rows should be answered with."""
 
     columns: dict[str, list[Any]]
-    """The target columns of EXAMPLES; None in all of them for a row that says nothing, which is then left out and counted as
-    empty. (Rows without a target come from `source: {unlabelled: …}` and from augmentation, and nothing is asked of those
+    """The target columns of EXAMPLES; None in all of them for a row that says nothing, which is then left out and counted.
+    (Rows without a target come from `source: {unlabelled: …}` and from augmentation, and nothing is asked of those
     here.)"""
     wrong: dict[int, str] = field(default_factory=dict)
     """Rows whose target means nothing, by their place, each with the reason."""
@@ -164,7 +164,7 @@ class Learning:
 
     def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
         """What the rows of a source should be answered with; the frame has its columns as they are, texts not cleaned yet,
-        and None for what is not there."""
+        booleans as true and false, and None for what is not there."""
         raise NotImplementedError
 
     def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.data.lines import Fault, Line
+from jobs.data.lines import Fault, broken_in
 
 STEP = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -28,15 +28,15 @@ def json_object(text: str) -> Mapping[str, Any] | Fault:
     return found if isinstance(found, dict) else Fault("no JSON object", f"it is {_short(text)}")
 
 
-def array_rows(lines: Iterator[Line]) -> Iterator[tuple[Mapping[str, Any] | Fault, str, int]]:
+def array_rows(texts: Iterator[str], encoding: str) -> Iterator[tuple[Mapping[str, Any] | Fault, str, int]]:
     """The elements of an array: each as a row or why it is none, as it stands in the file, and the line where it begins.
     ValueError where the array does not end: how many rows are lost then nobody knows."""
-    stream = _Array(lines)
+    stream = _Array(texts)
     stream.take("[", "it does not begin with a bracket")
     while stream.sign() != "]":
         line = stream.line
-        text, fault = stream.element()
-        yield (json_object(text) if fault is None else fault), text, line
+        text = stream.element()
+        yield broken_in(text, encoding) or json_object(text), text, line
         if stream.sign() != "]":
             stream.take(",", f"the array does not end: look at the row that begins in line {line}, and at what follows it")
     stream.take("]", "")
@@ -47,12 +47,10 @@ def array_rows(lines: Iterator[Line]) -> Iterator[tuple[Mapping[str, Any] | Faul
 class _Array:
     """The text of a file as far as it has been read, without what has been taken from it."""
 
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self.lines, self.text, self.place = lines, "", 0
+    def __init__(self, texts: Iterator[str]) -> None:
+        self.texts, self.text, self.place = texts, "", 0
         self.line = 1
         """The one that `place` is in."""
-        self.faults: list[tuple[int, Fault]] = []
-        """Lines that have bytes which are no characters, by where in the text they begin."""
 
     def sign(self) -> str:
         """The next character that is no space; empty at the end."""
@@ -71,15 +69,14 @@ class _Array:
             raise ValueError(otherwise)
         self.place += 1
 
-    def element(self) -> tuple[str, Fault | None]:
-        """Take the element that begins here: its text, and a fault where it has bytes that are no characters."""
+    def element(self) -> str:
+        """Take the element that begins here."""
         least = STEP
         while (end := _element_end(self.text, self.place)) is None and self._more(least):
             least *= 2
         start, end = self.place, len(self.text) if end is None else end
-        fault = next((one for place, one in self.faults if start <= place < end), None)
         self._pass(end)
-        return self.text[start:end], fault
+        return self.text[start:end]
 
     def _pass(self, end: int) -> None:
         self.line += self.text.count("\n", self.place, end)
@@ -87,14 +84,10 @@ class _Array:
 
     def _more(self, least: int) -> bool:
         """Read on; False at the end."""
-        kept, size = self.text[self.place :], 0
-        self.faults = [(place - self.place, fault) for place, fault in self.faults if place >= self.place]
-        parts = [kept]
-        while size < least and (line := next(self.lines, None)) is not None:
-            if line.fault is not None:
-                self.faults.append((len(kept) + size, line.fault))
-            parts.append(line.text)
-            size += len(line.text)
+        parts, size = [self.text[self.place :]], 0
+        while size < least and (text := next(self.texts, None)) is not None:
+            parts.append(text)
+            size += len(text)
         self.text, self.place = "".join(parts), 0
         return size > 0
 

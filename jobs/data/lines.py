@@ -60,16 +60,31 @@ def _byte_lines(stream: BinaryIO, left: int | None) -> Iterator[bytes]:
 def _wide_lines(stream: BinaryIO, encoding: str) -> Iterator[Line]:
     """Lines of an encoding whose line ends are no single bytes, such as UTF-16."""
     begun = ""
-    for text in _decoded(stream, encoding):
+    # Half pairs of UTF-16 pass, so that they spoil their own line only.
+    for text in _decoded(stream, encoding, "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "strict"):
         found = _TEXT_LINE.findall(begun + text)
         begun = "" if not found or found[-1].endswith("\n") else found.pop()
         yield from (_checked(line, encoding) for line in found)
     yield from (_checked(line, encoding) for line in _TEXT_LINE.findall(begun))
 
 
-def _decoded(stream: BinaryIO, encoding: str) -> Iterator[str]:
-    # Half pairs of UTF-16 pass, so that they spoil their own line only.
-    errors = "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "strict"
+def texts_of(stream: BinaryIO, encoding: str) -> Iterator[str]:
+    """The text from here, some at a time; bytes that are no characters are half ones in it (Python's surrogateescape)."""
+    return _decoded(stream, encoding, "surrogateescape" if ends_lines_by_bytes(encoding) else "surrogatepass")
+
+
+def broken_in(text: str, encoding: str) -> Fault | None:
+    """A fault where a text has bytes that are no characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        sign = ord(text[error.start])
+        found = f"the byte 0x{sign - 0xDC00:02x}" if 0xDC80 <= sign <= 0xDCFF else "half a character"
+        return Fault(f"not {encoding}", f"{found} at place {error.start + 1} of the row")
+    return None
+
+
+def _decoded(stream: BinaryIO, encoding: str, errors: str) -> Iterator[str]:
     decoder, place = codecs.getincrementaldecoder(encoding)(errors), 0
     try:
         while chunk := stream.read(BUFFER_BYTES):
@@ -81,8 +96,4 @@ def _decoded(stream: BinaryIO, encoding: str) -> Iterator[str]:
 
 
 def _checked(text: str, encoding: str) -> Line:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return Line(text, 0, Fault(f"not {encoding}", f"half a character at place {error.start + 1} of the line"))
-    return Line(text, 0)
+    return Line(text, 0, broken_in(text, encoding))

@@ -8,7 +8,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.data.delimited import UNCLOSED, Record, Rule, Width, header_names, records
 from jobs.data.formats import BUFFER_BYTES, Files, Part, encoding_of, encoding_remedy, ends_lines_by_bytes, opened, skip
 from jobs.data.json_rows import array_rows, json_object
-from jobs.data.lines import Fault, Line, lines_of
+from jobs.data.lines import Fault, Line, lines_of, texts_of
 from jobs.data.pieces import UNREAD, Found, Piece, Row
 
 TEXT_COLUMN = "text"
@@ -28,7 +28,7 @@ def text_rows(part: Part, files: Files, piece: Piece | None = None, parse: bool 
         skip(stream, start)
         by_bytes = ends_lines_by_bytes(encoding)
         if part.format == "json" and stretch is None and _begins_with_bracket(stream, encoding):
-            yield Found(None, (_element(*found) for found in array_rows(lines_of(stream, encoding, start))))
+            yield Found(None, (_element(*found) for found in array_rows(texts_of(stream, encoding), encoding)))
             return
         lines = lines_of(stream, encoding, start, end)
         if part.format not in DELIMITED:

@@ -237,6 +237,7 @@ def test_an_array_is_read_part_by_part(tmp_path: Path, monkeypatch: pytest.Monke
     from jobs.data import json_rows
 
     monkeypatch.setattr(json_rows, "STEP", 3)
+    monkeypatch.setattr(lines, "BUFFER_BYTES", 2)
     file = tmp_path / "rows.json"
     rows = ['{"text": "a ] , \\" {"}', '{"text": NaN, "n": [1, {"a": 2}]}', '{"text": oops, "x": [1]}, 7', '{"text": "b"}']
     file.write_text("\n [ " + ",\n".join(rows) + "]\n")
@@ -250,6 +251,10 @@ def test_an_array_is_read_part_by_part(tmp_path: Path, monkeypatch: pytest.Monke
     assert [row.fault.reason for row in whole_of('[{"text": "a"} {"text": "b"}, {"text": "c"}]', file) if row.fault] == [
         "no JSON"
     ]
+    file.write_bytes(b'[{"text": "a"},\n{"text": "\xff"}, {"text": "\\ud800 b"}]')
+    assert [(row.fault and tuple(row.fault), row.line) for row in whole(file, Files())] == [
+        (None, 1), (("not utf-8", "the byte 0xff at place 11 of the row"), 2), (None, 2),
+    ]  # fmt: skip
     for cut in ('[{"text": "a"}, {"text": "b"', '[{"text": "a", {"text": "b"}]', '[{"text": "a"}'):
         with pytest.raises(BadInput, match="the array does not end"):
             whole_of(cut, file)
