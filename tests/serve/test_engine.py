@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def reference_logits(directory: Path) -> np.ndarray:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     length = read_card(directory).max_length
-    rows = [model(**tokenizer(text, truncation=True, max_length=length, return_tensors="pt")).logits for text in TEXTS]
+    cut = partial(tokenizer, truncation=True, max_length=length, split_special_tokens=True, return_tensors="pt")
+    rows = [model(**cut(text)).logits for text in TEXTS]
     return np.concatenate([row.detach().numpy() for row in rows])
 
 
