@@ -38,13 +38,14 @@ def undecoded(content: bytes, file: str, encoding: str, position: int) -> Proble
     shown = encoding.removesuffix("-sig").upper()
     reason = f"it is not {shown}: the byte 0x{content[position]:02X} at position {position} does not belong there"
     start = max(0, position - LOOKED_AT // 2)
-    fitting = " or ".join(fitting_encodings(content[start : start + LOOKED_AT]))
+    fitting = " or ".join(name.upper() for name in fitting_encodings(content[start : start + LOOKED_AT]))
     return Problem(file, None, reason, f"It would fit {fitting}: save it as UTF-8." if fitting else "Save it as UTF-8.")
 
 
 def fitting_encodings(content: bytes, most: int = 3) -> list[str]:
-    """Names of encodings in which these bytes read as text, the likeliest first."""
+    """Python's names of encodings in which these bytes, which are no UTF-8, read as text, the likeliest first."""
     from charset_normalizer import from_bytes
 
-    found = (codecs.lookup(match.encoding).name.upper() for match in from_bytes(content))
-    return list(dict.fromkeys(found))[:most]
+    best = from_bytes(content).best()
+    names = [best.encoding, *best.could_be_from_charset] if best is not None else []
+    return list(dict.fromkeys(name for name in names if name not in ("ascii", "utf_8")))[:most]

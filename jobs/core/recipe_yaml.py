@@ -13,7 +13,7 @@ import yaml
 from jobs.core.config import BadInput, Problem
 
 MERGE = "tag:yaml.org,2002:merge"
-FLOAT = "tag:yaml.org,2002:float"
+YAML_FLOAT = "tag:yaml.org,2002:float"
 EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$")
 """What YAML 1.2 and JSON have besides: YAML 1.1, which PyYAML reads, wants a point before the exponent and a sign after it."""
 
@@ -55,4 +55,4 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_Loader.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+_Loader.add_implicit_resolver(YAML_FLOAT, EXPONENT, list("-+.0123456789"))

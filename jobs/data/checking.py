@@ -11,11 +11,11 @@ from itertools import chain, islice
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.dedup import SPLITS
-from jobs.data.formats import Files, Part, encoding_remedy, parts_of
+from jobs.data.formats import FilePart, Files, encoding_remedy, parts_of
 from jobs.data.hub import hub_columns, hub_rows, hub_shards
 from jobs.data.pieces import Row
 from jobs.data.records import opened_rows
-from jobs.data.rows import NO_SPLIT, NO_TEXT, TOLD, UNLABELLED, WRONG_TARGET, Items, LeftOut, Reading, Values, batches
+from jobs.data.rows import NO_SPLIT, NO_TEXT, TOLD, UNLABELLED, WRONG_TARGET, Items, LeftOut, Reading, Values, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
 from jobs.data.text_rows import DELIMITED
 from jobs.data.values import has_column
@@ -54,7 +54,7 @@ class _Table:
     """None: each row has its own."""
     rows: Iterator[Row]
     twice: tuple[str, ...] = ()
-    part: Part | None = None
+    part: FilePart | None = None
 
 
 def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) -> list[Problem]:
@@ -82,7 +82,7 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
     return problems + (reading.labelling.check(seen.statistics) if whole and reading.labelling is not None else [])
 
 
-def missing_remedy(column: str, columns: Sequence[str], rows: Sequence[Row], part: Part | None, files: Files) -> str:
+def missing_remedy(column: str, columns: Sequence[str], rows: Sequence[Row], part: FilePart | None, files: Files) -> str:
     """What to do about a column that is not there."""
     if part is not None and part.format in DELIMITED and files.delimiter is None and len(columns) == 1:
         for sign, name in DELIMITERS.items():
@@ -176,7 +176,7 @@ class _Check:
         columns: dict[str, None] = {}
         lacking: list[tuple[int, str]] = []
         told: dict[str, list[tuple[int, str]]] = {}
-        for place, batch in batches(self._counted(chain(first, table.rows)), self.reading):
+        for place, batch in row_batches(self._counted(chain(first, table.rows)), self.reading):
             unseen = {key: name for key, name in unseen.items() if not any(has_column(row.values, name) for row in batch)}
             columns.update(dict.fromkeys(name for row in batch[:SHOWN_ROWS] if row.fault is None for name in row.values))
             made = self.items.values(batch)

@@ -14,14 +14,14 @@ from typing import Literal, NamedTuple
 from jobs.data.formats import Files
 from jobs.data.lines import Fault, Line
 
-LARGEST_RECORD = 64 << 20
+LONGEST_RECORD = 64 << 20
 """Characters: one that is longer is taken for one whose quotation mark does not close."""
 LARGEST_FIELD = 2**31 - 1
 UNCLOSED = Fault("stray quotation mark", "a field begins with a quotation mark and does not end with one")
 _INSIDE = re.compile(r'(?:[^"]|"")*')
 
 
-class Record(NamedTuple):
+class DelimitedRecord(NamedTuple):
     """A record; `fields` is empty for a line without anything on it, and for one that has a fault."""
 
     fields: Sequence[str]
@@ -33,7 +33,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rule:
+class QuotingRule:
     """How fields are parted and quoted."""
 
     delimiter: str
@@ -41,7 +41,7 @@ class Rule:
     """line: a field is unquoted only where it is quoted as a whole, on one line."""
 
     @classmethod
-    def of(cls, kind: str, files: Files) -> "Rule":
+    def of(cls, kind: str, files: Files) -> "QuotingRule":
         """The usual one of csv or tsv, unless the files are said to be written otherwise."""
         usual: tuple[str, Literal["standard", "line"]] = ("\t", "line") if kind == "tsv" else (",", "standard")
         return cls(files.delimiter or usual[0], files.quoting or usual[1])
@@ -76,18 +76,18 @@ def header_names(fields: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() or f"column_{place}" for place, name in enumerate(fields, 1))
 
 
-def records(lines: Iterator[Line], rule: Rule, width: Width | None = None) -> Iterator[Record]:
+def records(lines: Iterator[Line], rule: QuotingRule, width: Width | None = None) -> Iterator[DelimitedRecord]:
     """Each record with the fields that fit the width, or a fault; without a width whatever there is."""
     csv.field_size_limit(LARGEST_FIELD)
     again: deque[Line] = deque()
     quotes = rule.quoting != "none"
     while (line := again.popleft() if again else next(lines, None)) is not None:
         if line.fault is not None:
-            yield Record((), line.size, 1, line.text, line.fault)
+            yield DelimitedRecord((), line.size, 1, line.text, line.fault)
             continue
         bare = line.text.rstrip("\r\n")
         if not bare:
-            yield Record((), line.size, 1, line.text)
+            yield DelimitedRecord((), line.size, 1, line.text)
         elif not quotes or '"' not in bare:
             yield _fitted(bare.split(rule.delimiter), line, width)
         elif rule.quoting == "line":
@@ -96,11 +96,11 @@ def records(lines: Iterator[Line], rule: Rule, width: Width | None = None) -> It
             yield _quoted(line, lines, again, rule.delimiter, width)
 
 
-def _fitted(fields: Sequence[str], line: Line, width: Width | None) -> Record:
+def _fitted(fields: Sequence[str], line: Line, width: Width | None) -> DelimitedRecord:
     found = fields if width is None else width.fitted(fields)
     if isinstance(found, Fault):
-        return Record((), line.size, 1, line.text, found)
-    return Record(found, line.size, 1, line.text)
+        return DelimitedRecord((), line.size, 1, line.text, found)
+    return DelimitedRecord(found, line.size, 1, line.text)
 
 
 def _line_fields(bare: str, delimiter: str, width: Width | None) -> Sequence[str]:
@@ -128,11 +128,11 @@ def _parsed(lines: Sequence[str], delimiter: str) -> list[str] | None:
         return None
 
 
-def _quoted(line: Line, lines: Iterator[Line], again: deque[Line], delimiter: str, width: Width | None) -> Record:
+def _quoted(line: Line, lines: Iterator[Line], again: deque[Line], delimiter: str, width: Width | None) -> DelimitedRecord:
     """The record that begins with a line that has quotation marks. What was read ahead in vain goes to `again`."""
     taken = [line]
     state, size = _after(line.text, delimiter, False), len(line.text)
-    while state == "open" and size < LARGEST_RECORD:
+    while state == "open" and size < LONGEST_RECORD:
         following = again.popleft() if again else next(lines, None)
         if following is None:
             break
@@ -146,8 +146,8 @@ def _quoted(line: Line, lines: Iterator[Line], again: deque[Line], delimiter: st
     if isinstance(found, Fault):
         again.extendleft(reversed(taken[1:]))
         # Of several lines it was put together in vain: what is wrong is the first one's mark.
-        return Record((), line.size, 1, line.text, found if len(taken) == 1 else UNCLOSED)
-    return Record(found, sum(one.size for one in taken), len(taken), "".join(one.text for one in taken))
+        return DelimitedRecord((), line.size, 1, line.text, found if len(taken) == 1 else UNCLOSED)
+    return DelimitedRecord(found, sum(one.size for one in taken), len(taken), "".join(one.text for one in taken))
 
 
 def _after(text: str, delimiter: str, inside: bool) -> Literal["open", "closed", "wrong"]:

@@ -23,18 +23,19 @@ from pydantic import Field, field_validator
 
 from cluster.store import storage
 from jobs.core.config import BadInput, Config, Problem
+from jobs.core.encodings import fitting_encodings
 
 FORMATS = {
     ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
     ".parquet": "parquet", ".xlsx": "xlsx",
 }  # fmt: skip
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
-KNOWN = f"Known: {', '.join(FORMATS)} (and {', '.join(PACKINGS)})."
+KNOWN_FORMATS = f"Known: {', '.join(FORMATS)} (and {', '.join(PACKINGS)})."
 ZIP = "zip"
 BUFFER_BYTES = 1 << 20
 SAMPLE_BYTES = 1 << 16
 """By so much of a file its encoding is guessed."""
-MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"} | {
     codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
 }  # fmt: skip
 """The longer ones first: that of UTF-32 begins like one of UTF-16."""
@@ -84,7 +85,7 @@ class Files(Config):
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """What rows are read from: a file, or one of the files in a zip."""
 
     file: str
@@ -113,30 +114,30 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-def parts_of(file: str) -> list[Part]:
+def parts_of(file: str) -> list[FilePart]:
     """The file itself, or the data files in it where it is a zip, by their names."""
     kind = file_format(file)
     assert kind is not None, file
-    with naming(Part(file, kind)), _raw(file) as raw:
+    with naming(FilePart(file, kind)), _raw(file) as raw:
         if raw.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             if kind == ZIP:
                 raise ValueError("it is no zip")
-            return [Part(file, kind)]
+            return [FilePart(file, kind)]
         raw.seek(0)
         with zipfile.ZipFile(raw) as archive:
             names = [one.filename for one in archive.infolist() if not one.is_dir() and not is_hidden(one.filename)]
     if EXCEL_MEMBER in names:
-        return [Part(file, "xlsx")]
-    found = [Part(file, own, name) for name in sorted(names) if (own := file_format(name)) not in (None, ZIP)]
+        return [FilePart(file, "xlsx")]
+    found = [FilePart(file, own, name) for name in sorted(names) if (own := file_format(name)) not in (None, ZIP)]
     if not found and len(names) == 1 and kind != ZIP:
-        return [Part(file, kind, names[0])]
+        return [FilePart(file, kind, names[0])]
     if not found:
-        raise BadInput([Problem("source", file, "the zip has no data files", KNOWN)])
+        raise BadInput([Problem("source", file, "the zip has no data files", KNOWN_FORMATS)])
     return found
 
 
 @contextlib.contextmanager
-def opened(part: Part) -> Iterator[io.BufferedReader]:
+def opened(part: FilePart) -> Iterator[io.BufferedReader]:
     """The unpacked bytes from their beginning."""
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(_raw(part.file))
@@ -150,7 +151,7 @@ def opened(part: Part) -> Iterator[io.BufferedReader]:
 
 
 @contextlib.contextmanager
-def opened_anywhere(part: Part) -> Iterator[BinaryIO]:
+def opened_anywhere(part: FilePart) -> Iterator[BinaryIO]:
     """The same to be read in any order: in place, or from a copy where it is packed."""
     with contextlib.ExitStack() as stack:
         if is_plain(part):
@@ -163,7 +164,7 @@ def opened_anywhere(part: Part) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, copy)
 
 
-def is_plain(part: Part) -> bool:
+def is_plain(part: FilePart) -> bool:
     """Whether a file is not packed, so that any place of it is reached at once."""
     if part.member:
         return False
@@ -171,11 +172,11 @@ def is_plain(part: Part) -> bool:
         return _packing(raw.read(LONGEST_MAGIC)) is None
 
 
-def encoding_of(stream: io.BufferedReader, files: Files) -> tuple[str, int]:
+def stream_encoding(stream: io.BufferedReader, files: Files) -> tuple[str, int]:
     """The encoding of a stream that is at its beginning, and how many bytes its mark has; ValueError where it says none, and
     cannot be what it should be by default."""
     head = stream.peek(LONGEST_MARK)[:1024]
-    for mark, name in MARKS.items():
+    for mark, name in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return name, len(mark)
     if files.encoding is None and (found := _unmarked(head)) is not None:
@@ -198,17 +199,8 @@ def ends_lines_by_bytes(encoding: str) -> bool:
     return "\r\n".encode(encoding) == b"\r\n"
 
 
-def fitting(sample: bytes) -> list[str]:
-    """The encodings that bytes which are not UTF-8 may have, likeliest first."""
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(sample).best()
-    names = [best.encoding, *best.could_be_from_charset] if best is not None else []
-    return list(dict.fromkeys(name for name in names if name not in ("ascii", "utf_8")))[:3]
-
-
 @contextlib.contextmanager
-def naming(part: Part) -> Iterator[None]:
+def naming(part: FilePart) -> Iterator[None]:
     """Whatever a reader finds wrong with a file as a whole as one error that names it."""
     try:
         yield
@@ -249,12 +241,12 @@ def _packing(head: bytes) -> Callable[[BinaryIO], Any] | None:
     return next((unpack for magic, unpack in UNPACKERS.items() if head.startswith(magic)), None)
 
 
-def encoding_remedy(part: Part, end: int) -> str:
+def encoding_remedy(part: FilePart, end: int) -> str:
     """What to do about bytes before this place of a file that are no UTF-8: the encodings that they may have."""
     with naming(part), opened(part) as stream:
         start = max(0, end - SAMPLE_BYTES)
         skip(stream, start)
-        names = fitting(stream.read(max(end - start, SAMPLE_BYTES)))
+        names = fitting_encodings(stream.read(max(end - start, SAMPLE_BYTES)))
     if not names:
         return "Save it as UTF-8, or write its encoding, e.g. encoding: cp1252."
     return f"It may be {' or '.join(names)}: write encoding: {names[0]}, or save it as UTF-8."

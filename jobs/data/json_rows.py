@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.data.lines import Fault, broken_in
 
-STEP = 1 << 20
+READ_AHEAD = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 
@@ -60,7 +60,7 @@ class _Array:
             self._pass(found.end())
             if self.place < len(self.text):
                 return self.text[self.place]
-            if not self._more(STEP):
+            if not self._more(READ_AHEAD):
                 return ""
 
     def take(self, sign: str, otherwise: str) -> None:
@@ -71,7 +71,7 @@ class _Array:
 
     def element(self) -> str:
         """Take the element that begins here."""
-        least = STEP
+        least = READ_AHEAD
         while (end := _element_end(self.text, self.place)) is None and self._more(least):
             least *= 2
         start, end = self.place, len(self.text) if end is None else end

@@ -20,7 +20,7 @@ from jobs.data.dedup import deduplicate
 from jobs.data.formats import Files
 from jobs.data.hub import hub_shards
 from jobs.data.records import SLICE_BYTES, slices
-from jobs.data.rows import Items, LeftOut, Reading, batches
+from jobs.data.rows import Items, LeftOut, Reading, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
 from jobs.data.units import Unit, rows_of
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import ActorPoolStrategy, Dataset
 
-MARK = "left_out"
+LEFT_OUT_COLUMN = "left_out"
 """The column of a row that is no item, which ends what a task has read: what became of all rows there."""
 MOST_FILES = 1_000
 
@@ -56,7 +56,7 @@ def load_rows(source: Sources, reading: Reading, augment: Augment | None = None)
     reader = ReadRows(reading, frozenset(named))
     marked = asked.map_batches(cast(Any, reader.frames), batch_size=1, batch_format="pandas").materialize()
     marks = marked.map_batches(_marks, batch_format="pandas", batch_size=None).take_all()
-    left_out = LeftOut.joined([json.loads(row[MARK]) for row in marks])
+    left_out = LeftOut.joined([json.loads(row[LEFT_OUT_COLUMN]) for row in marks])
     if left_out.share > reading.bad_rows:
         raise BadInput([left_out.problem("bad_rows", reading.bad_rows, str(source))])
     kept_count = left_out.read - left_out.count
@@ -120,7 +120,7 @@ class ReadRows:
             left_out = LeftOut()
             for unit in units:
                 for name, first, rows in rows_of(unit, self.reading.files, made.needed):
-                    for place, batch in batches(rows, self.reading, first):
+                    for place, batch in row_batches(rows, self.reading, first):
                         items, faults = made.frame(batch)
                         left_out.add(name, place, batch, faults)
                         yield _marked(items, None)
@@ -133,15 +133,15 @@ def _marked(items: "pd.DataFrame", mark: str | None) -> "pd.DataFrame":
 
     if mark is not None:
         items = items.reindex([0])
-    return items.assign(**{MARK: pd.Series([mark] * len(items), dtype="str", index=items.index)})
+    return items.assign(**{LEFT_OUT_COLUMN: pd.Series([mark] * len(items), dtype="str", index=items.index)})
 
 
 def _marks(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame.loc[frame[MARK].notna(), [MARK]].reset_index(drop=True)
+    return frame.loc[frame[LEFT_OUT_COLUMN].notna(), [LEFT_OUT_COLUMN]].reset_index(drop=True)
 
 
 def _items(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame[frame[MARK].isna()].drop(columns=MARK).reset_index(drop=True)
+    return frame[frame[LEFT_OUT_COLUMN].isna()].drop(columns=LEFT_OUT_COLUMN).reset_index(drop=True)
 
 
 class TrainTexts:

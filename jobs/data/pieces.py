@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jobs.data.delimited import header_names
-from jobs.data.formats import Part
+from jobs.data.formats import FilePart
 from jobs.data.lines import Fault
 
 UNREAD = "line"
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 class Piece:
     """Rows of a file that follow each other."""
 
-    part: Part
+    part: FilePart
     first: int = 0
     """The number of its first row in the file, from 0."""
     rows: int | None = None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from jobs.data.formats import Files, Part, is_plain, naming, parts_of
+from jobs.data.formats import FilePart, Files, is_plain, naming, parts_of
 from jobs.data.pieces import Found, Piece, Scanned
 from jobs.data.pieces import Row as Row
 from jobs.data.table_rows import opened_parquet, parquet_rows, sheet_rows
@@ -29,7 +29,7 @@ SLICE_BYTES = 16 << 20
 
 @contextlib.contextmanager
 def opened_rows(
-    part: Part, files: Files, piece: Piece | None = None, columns: Sequence[str] | None = None, parse: bool = True
+    part: FilePart, files: Files, piece: Piece | None = None, columns: Sequence[str] | None = None, parse: bool = True
 ) -> Iterator[Found]:
     """The rows of a file, or of a piece of it, as they are read. `columns` are those that are needed, where a format can leave
     out others; without `parse` rows of JSON are only counted."""
@@ -45,7 +45,7 @@ def opened_rows(
         yield found._replace(rows=rows)
 
 
-def _named(part: Part, rows: Iterator[Row]) -> Iterator[Row]:
+def _named(part: FilePart, rows: Iterator[Row]) -> Iterator[Row]:
     with naming(part):
         yield from rows
 
@@ -95,7 +95,7 @@ def slices(file: str, files: Files) -> list[Piece]:
     return found
 
 
-def _text_slices(part: Part, files: Files) -> list[Piece]:
+def _text_slices(part: FilePart, files: Files) -> list[Piece]:
     made: list[Piece] = []
     with opened_rows(part, files, parse=False) as found:
         if not found.by_bytes:
@@ -110,7 +110,7 @@ def _text_slices(part: Part, files: Files) -> list[Piece]:
     return made
 
 
-def _parquet_slices(part: Part) -> list[Piece]:
+def _parquet_slices(part: FilePart) -> list[Piece]:
     with naming(part), opened_parquet(part) as file:
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)]
         rows = file.metadata.num_rows
@@ -118,7 +118,7 @@ def _parquet_slices(part: Part) -> list[Piece]:
     return [Piece(part, first, min(size, rows - first)) for first in range(0, rows, size)]
 
 
-def _schema_and_rows(part: Part) -> tuple[str, int]:
+def _schema_and_rows(part: FilePart) -> tuple[str, int]:
     with opened_parquet(part) as file:
         return file.schema_arrow.remove_metadata().to_string(), file.metadata.num_rows
 

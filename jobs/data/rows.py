@@ -12,7 +12,7 @@ from jobs.data.dedup import SPLITS, Conflicts, Split, divided, split_of
 from jobs.data.formats import Files
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
-from jobs.data.values import as_text, decoded, is_absent, is_single, kind_of, value_at
+from jobs.data.values import is_absent, is_single, kind_of, value_at, without_bytes, written_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ class LeftOut:
         return Problem(path, source, reason, remedy or "Mend these rows, or raise bad_rows.")
 
 
-def batches(rows: Iterator[Row], reading: Reading, first: int = 0) -> Iterator[tuple[int, list[Row]]]:
+def row_batches(rows: Iterator[Row], reading: Reading, first: int = 0) -> Iterator[tuple[int, list[Row]]]:
     """Rows, some thousand at a time and fewer long ones, with the number of the first of them."""
     column = next(iter(reading.fields.values()))
     taken: list[Row] = []
@@ -232,7 +232,7 @@ class Items:
             if type(value) is str:
                 value = None if is_absent(value) else value if value.isascii() else form(value)
             elif value is not None:
-                value = _plain(decoded(value), form)
+                value = _plain(without_bytes(value), form)
                 if value is not None and not listed and not is_single(value):
                     faults.setdefault(
                         place, Fault(NESTED, f"{column} holds {kind_of(value)}, and single values are asked for")
@@ -249,7 +249,7 @@ class Items:
         texts: dict[str, list[str]] = {}
         for name, column in self.reading.fields.items():
             values = made.columns[column]
-            texts[name] = [clean_text(as_text(value), self.reading.clean) if value is not None else "" for value in values]
+            texts[name] = [clean_text(written_as(value), self.reading.clean) if value is not None else "" for value in values]
             for place, text in enumerate(texts[name]):
                 if not text:
                     made.faults.setdefault(place, Fault(EMPTY, f"cleaning leaves nothing of {name}"))
@@ -281,7 +281,7 @@ def _plain(value: Any, form: Callable[[str], str]) -> Any:
         return None
     if isinstance(value, str):
         return value if value.isascii() else form(value)
-    return as_text(value) if isinstance(value, bool) else value
+    return written_as(value) if isinstance(value, bool) else value
 
 
 def _whole(text: str) -> str:
@@ -314,6 +314,6 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
 def _split_name(value: Any) -> str | None:
     """The split that a value names, or None."""
     known = {"dev": "validation", "valid": "validation", "val": "validation"}
-    name = as_text(value).strip().lower() if value is not None else ""
+    name = written_as(value).strip().lower() if value is not None else ""
     name = known.get(name, name)
     return name if name in SPLITS else None

@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster.store import storage
 from cluster.store.artifact import digest, digest_each
 from jobs.core.config import BadInput, Problem
-from jobs.data.formats import KNOWN, ZIP, file_format, is_hidden
+from jobs.data.formats import KNOWN_FORMATS, ZIP, file_format, is_hidden
 from jobs.data.hub import hub_parts
 from jobs.data.samples import fetch_sample, find_sample
 
@@ -44,10 +44,10 @@ def resolve(source: str) -> list[str]:
         below = [stat.path for stat in storage.list_files(source)]
         files = [storage.join(source, path) for path in below if file_format(path) and not is_hidden(path)]
     if not files:
-        raise BadInput([Problem("source", source, "the directory has no data files", KNOWN)])
+        raise BadInput([Problem("source", source, "the directory has no data files", KNOWN_FORMATS)])
     unknown = [file for file in files if not file_format(file)]
     if unknown:
-        raise BadInput([Problem("source", unknown[0], "no known kind of file", KNOWN)])
+        raise BadInput([Problem("source", unknown[0], "no known kind of file", KNOWN_FORMATS)])
     return [storage.absolute(file) for file in files]
 
 

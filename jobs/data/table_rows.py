@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from jobs.data.delimited import header_names
-from jobs.data.formats import Files, Part, opened_anywhere
+from jobs.data.formats import FilePart, Files, opened_anywhere
 from jobs.data.lines import Fault
 from jobs.data.pieces import UNREAD, Found, Piece, Row
 
@@ -19,7 +19,7 @@ PARQUET_ROWS = 1_024
 
 
 @contextlib.contextmanager
-def parquet_rows(part: Part, piece: Piece | None, columns: Sequence[str] | None) -> Iterator[Found]:
+def parquet_rows(part: FilePart, piece: Piece | None, columns: Sequence[str] | None) -> Iterator[Found]:
     """The rows of a file, or those of a piece from the row groups that it lies in; only the columns that are needed."""
     with opened_parquet(part) as file:
         names = tuple(file.schema_arrow.names)
@@ -28,7 +28,7 @@ def parquet_rows(part: Part, piece: Piece | None, columns: Sequence[str] | None)
 
 
 @contextlib.contextmanager
-def opened_parquet(part: Part) -> Iterator["parquet.ParquetFile"]:
+def opened_parquet(part: FilePart) -> Iterator["parquet.ParquetFile"]:
     """Its schema, the sizes of its row groups, their rows."""
     from pyarrow import parquet
 
@@ -64,7 +64,7 @@ def _each(batches: "Iterator[pa.RecordBatch]") -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def sheet_rows(part: Part, files: Files) -> Iterator[Found]:
+def sheet_rows(part: FilePart, files: Files) -> Iterator[Found]:
     """The rows of an Excel file's first sheet; rows without anything in them are none."""
     from openpyxl import load_workbook
 

@@ -5,8 +5,17 @@ import io
 from collections.abc import Iterator
 
 from jobs.core.config import BadInput, Problem
-from jobs.data.delimited import UNCLOSED, Record, Rule, Width, header_names, records
-from jobs.data.formats import BUFFER_BYTES, Files, Part, encoding_of, encoding_remedy, ends_lines_by_bytes, opened, skip
+from jobs.data.delimited import UNCLOSED, DelimitedRecord, QuotingRule, Width, header_names, records
+from jobs.data.formats import (
+    BUFFER_BYTES,
+    FilePart,
+    Files,
+    encoding_remedy,
+    ends_lines_by_bytes,
+    opened,
+    skip,
+    stream_encoding,
+)
 from jobs.data.json_rows import array_rows, json_object
 from jobs.data.lines import Fault, Line, lines_of, texts_of
 from jobs.data.pieces import UNREAD, Found, Piece, Row
@@ -19,10 +28,10 @@ HEADER_LINES = 100
 
 
 @contextlib.contextmanager
-def text_rows(part: Part, files: Files, piece: Piece | None = None, parse: bool = True) -> Iterator[Found]:
+def text_rows(part: FilePart, files: Files, piece: Piece | None = None, parse: bool = True) -> Iterator[Found]:
     """The rows of a file, or of a stretch of its bytes. Without `parse` those of JSON are only counted."""
     with opened(part) as stream:
-        encoding, mark = encoding_of(stream, files)
+        encoding, mark = stream_encoding(stream, files)
         stretch = piece if piece is not None and piece.by_bytes else None
         start, end, line = (stretch.start, stretch.end, stretch.line) if stretch is not None else (mark, None, 0)
         skip(stream, start)
@@ -35,7 +44,7 @@ def text_rows(part: Part, files: Files, piece: Piece | None = None, parse: bool 
             json = part.format != "text"
             yield Found(None if json else (TEXT_COLUMN,), _line_rows(lines, json, parse, start, line), by_bytes, start, line)
             return
-        rule = Rule.of(part.format, files)
+        rule = QuotingRule.of(part.format, files)
         header = (stretch.header if stretch is not None else ()) or files.columns
         if not header:
             header, size, line = _header(part, lines, rule)
@@ -74,7 +83,7 @@ def _line_rows(lines: Iterator[Line], json: bool, parse: bool, place: int, numbe
                 yield Row(found, None, number, place, number + 1)
 
 
-def _header(part: Part, lines: Iterator[Line], rule: Rule) -> tuple[tuple[str, ...], int, int]:
+def _header(part: FilePart, lines: Iterator[Line], rule: QuotingRule) -> tuple[tuple[str, ...], int, int]:
     """The first record that has something in it, how many bytes it ends behind, and how many lines; empty where all is."""
     size = count = 0
     for record in _first_records(lines, rule):
@@ -87,7 +96,7 @@ def _header(part: Part, lines: Iterator[Line], rule: Rule) -> tuple[tuple[str, .
     return (), size, count
 
 
-def _first_records(lines: Iterator[Line], rule: Rule) -> Iterator[Record]:
+def _first_records(lines: Iterator[Line], rule: QuotingRule) -> Iterator[DelimitedRecord]:
     """Line by line as long as that will do, so that nothing behind the header is taken from the lines."""
     for line in lines:
         taken = [line]
@@ -98,7 +107,9 @@ def _first_records(lines: Iterator[Line], rule: Rule) -> Iterator[Record]:
         yield record
 
 
-def _delimited_rows(lines: Iterator[Line], rule: Rule, header: tuple[str, ...], place: int, number: int) -> Iterator[Row]:
+def _delimited_rows(
+    lines: Iterator[Line], rule: QuotingRule, header: tuple[str, ...], place: int, number: int
+) -> Iterator[Row]:
     names, width = header_names(header), Width.of(header)
     for fields, size, count, text, fault in records(lines, rule, width):
         place += size

@@ -42,7 +42,7 @@ def has_column(values: Mapping[str, Any], column: str) -> bool:
     return bool(dot) and isinstance(inside, Mapping) and has_column(inside, rest)
 
 
-def as_text(value: Any) -> str:
+def written_as(value: Any) -> str:
     """A single value as people write it in a CSV file: 1 for 1.0, true for a boolean."""
     if isinstance(value, str):
         return value
@@ -51,7 +51,7 @@ def as_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def decoded(value: Any) -> Any:
+def without_bytes(value: Any) -> Any:
     """Bytes as the UTF-8 text that they are, where they are: some writers of Parquet leave texts as bytes."""
     if not isinstance(value, bytes):
         return value

@@ -17,7 +17,7 @@ from cluster.store import storage
 from jobs.data.pieces import Piece
 from jobs.data.records import read
 from jobs.data.table_rows import opened_parquet
-from jobs.data.values import decoded, value_at
+from jobs.data.values import value_at, without_bytes
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
@@ -119,7 +119,7 @@ class AnswerSplits:
             if fault is not None:
                 bad.append(bad_row(piece, place, row, fault))
                 continue
-            items.append(Item(tuple(decoded(value_at(row.values, column)) for column in self.plan.texts)))
+            items.append(Item(tuple(without_bytes(value_at(row.values, column)) for column in self.plan.texts)))
             good.append({name: row.values[name] for name in identity.keep if name in row.values})
         for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)

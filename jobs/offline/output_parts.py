@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.store import storage
 from jobs.data.formats import Files
 from jobs.data.pieces import Piece, Row
-from jobs.data.values import decoded, has_column, is_absent, value_at
+from jobs.data.values import has_column, is_absent, value_at, without_bytes
 from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
@@ -100,7 +100,7 @@ def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
-    text = decoded(value_at(row.values, column))
+    text = without_bytes(value_at(row.values, column))
     if text is None:
         return "missing", f"{column} is null" if has_column(row.values, column) else f"{column} is not there"
     if isinstance(text, str) and not text.strip():
@@ -171,7 +171,7 @@ def _as_json(value: Any) -> str:
 
 def _sound(value: Any) -> Any:
     """What JSON has a word for: dates and the like as text, nothing for numbers that are none or without end."""
-    value = decoded(value)
+    value = without_bytes(value)
     if isinstance(value, Mapping):
         return {str(name): _sound(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

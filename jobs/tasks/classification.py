@@ -17,7 +17,7 @@ from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, S
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
-from jobs.data.values import as_text, is_single
+from jobs.data.values import is_single, written_as
 from jobs.tasks.figures import accuracy, macro_f1
 from jobs.tasks.temperature import calibrated, calibration_error
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
@@ -53,7 +53,7 @@ class ClassificationSettings(TaskSettings):
         """Numbers and booleans as YAML has them, by the texts that files have for them."""
         if not isinstance(names, Mapping):
             return names
-        return {as_text(label) if is_single(label) else label: name for label, name in names.items()}
+        return {written_as(label) if is_single(label) else label: name for label, name in names.items()}
 
     _as_read = field_validator("names")(value_names)
 

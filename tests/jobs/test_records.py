@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from jobs.core.config import BadInput
 from jobs.data import lines, records
-from jobs.data.formats import Files, Part, parts_of
+from jobs.data.formats import FilePart, Files, parts_of
 from jobs.data.pieces import Row
 from jobs.data.records import read, scan, slices
 from jobs.data.sources import resolve
@@ -236,7 +236,7 @@ def test_files_without_a_header_and_with_other_delimiters(tmp_path: Path) -> Non
 def test_an_array_is_read_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.data import json_rows
 
-    monkeypatch.setattr(json_rows, "STEP", 3)
+    monkeypatch.setattr(json_rows, "READ_AHEAD", 3)
     monkeypatch.setattr(lines, "BUFFER_BYTES", 2)
     file = tmp_path / "rows.json"
     rows = ['{"text": "a ] , \\" {"}', '{"text": NaN, "n": [1, {"a": 2}]}', '{"text": oops, "x": [1]}, 7', '{"text": "b"}']
@@ -409,4 +409,4 @@ def test_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
     texts = ["a\u2028b", "c\x85d", "e\x0cf\x0bg", "h\x1ci", "j\u2029k"]
     (tmp_path / "rows.txt").write_text("\n".join(texts), encoding="utf-8")
     assert [row.values["text"] for row in whole(tmp_path / "rows.txt", Files())] == texts
-    assert Part(str(tmp_path / "rows.txt"), "text").name == f"{tmp_path}/rows.txt"
+    assert FilePart(str(tmp_path / "rows.txt"), "text").name == f"{tmp_path}/rows.txt"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def logits_of(engine: Engine, texts: Sequence[str]) -> np.ndarray:
 
 def reference_logits(directory: Path) -> np.ndarray:
     """Each text alone through transformers' own tokenizer and model."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer: Any = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
     length = read_card(directory).max_length
     cut = partial(tokenizer, truncation=True, max_length=length, split_special_tokens=True, return_tensors="pt")
