@@ -1,6 +1,8 @@
 """Answering for files: what a row and a split are, bad rows, a run that is killed. `pytest tests/jobs/test_offline.py`"""
 
 import csv
+import datetime
+import decimal
 import gzip
 import json
 import os
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from openpyxl import Workbook
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 from pydantic import ValidationError
@@ -200,6 +203,52 @@ def test_from_and_to_s3_with_the_types_of_parquet(ray_cluster: Cluster, model: P
     assert answered.schema.field("n").type == pa.int16()
     assert answered.column("n").to_pylist() == [1, 3]
     assert summary["bad"] == {"missing": 1}
+
+
+def test_any_kind_of_file_and_of_value_is_answered_for(ray_driver: Cluster, model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    (place / "a.csv").write_bytes("text,n\r\nWin a prize,1\r\n这部电影,2\r\n".encode("utf-16"))
+    (place / "b.json").write_text(json.dumps([{"text": "call now"}, {"text": "NA"}, {"text": " "}]))
+    book = Workbook()
+    for cells in (["text", "n"], ["see you at six", 7]):
+        book.active.append(cells)
+    book.save(place / "c.xlsx")
+    day, price = datetime.date(2024, 1, 5), decimal.Decimal("10.50")
+    odd = {
+        "text": [b"bring the keys", b"\xff"],
+        "day": [day, day],
+        "price": [price, None],
+        "score": [float("nan"), float("inf")],
+    }
+    parquet.write_table(pa.table(odd), place / "d.parquet")
+    asked = request(model, input=[str(place)], output=str(tmp_path / "out"))
+    summary = run(asked, "", lambda line: None)
+    assert (summary["rows"], summary["answered"]) == (8, 5)
+    assert summary["bad"] == {"missing": 1, "blank": 1, "not a string": 1}
+    parts = [part.read_text() for part in sorted((tmp_path / "out").glob("part-*.jsonl"))]
+    rows = [json.loads(line, parse_constant=pytest.fail) for part in parts for line in part.splitlines()]
+    assert [row["text"] for row in rows] == ["Win a prize", "这部电影", "call now", "see you at six", "bring the keys"]
+    assert (rows[0]["n"], rows[3]["n"], rows[4]["day"], rows[4]["price"], rows[4]["score"]) == (
+        "1", 7, "2024-01-05", "10.50", None,
+    )  # fmt: skip
+    table = asked.model_copy(update={"output": str(tmp_path / "table"), "format": "csv", "input": (str(place / "d.parquet"),)})
+    run(table, "", lambda line: None)
+    with open(tmp_path / "table" / "part-00000.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["text"], row["day"], row["price"], row["score"]) == ("bring the keys", "2024-01-05", "10.50", "")
+
+
+def test_how_files_are_written_is_an_option(ray_driver: Cluster, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes('1;这部电影\n2;"再见\n'.encode("gb18030"))
+    written = ["--encoding", "gb18030", "--delimiter", ";", "--quoting", "none", "--file-columns", "id", "text"]
+    options = ["--model", str(model), "--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "out"), *written]
+    summary = run(request_of(parser().parse_args(options)), "", lambda line: None)
+    assert (summary["answered"], summary["bad"]) == (2, {})
+    with open(tmp_path / "out" / "part-00000.csv", newline="", encoding="utf-8") as file:
+        assert [(row["id"], row["text"]) for row in csv.DictReader(file)] == [("1", "这部电影"), ("2", '"再见')]
+    with pytest.raises(BadInput, match="no such encoding is known"):
+        request_of(parser().parse_args([*options, "--encoding", "gbq"]))
 
 
 def test_two_columns_are_answered_for_together(
