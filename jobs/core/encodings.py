@@ -46,6 +46,5 @@ def fitting_encodings(content: bytes, most: int = 3) -> list[str]:
     """Python's names of encodings in which these bytes, which are no UTF-8, read as text, the likeliest first."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(content).best()
-    names = [best.encoding, *best.could_be_from_charset] if best is not None else []
-    return list(dict.fromkeys(name for name in names if name not in ("ascii", "utf_8")))[:most]
+    found = (codecs.lookup(match.encoding).name for match in from_bytes(content))
+    return list(dict.fromkeys(name for name in found if name not in ("ascii", "utf-8")))[:most]
