@@ -168,7 +168,10 @@ def load_generator(directory: Path, variant: str | None = None, threads: int = 1
     variant_files(directory, card, name)
     encoder = directory / chosen.encoder if chosen.encoder is not None else None
     decoder = OnnxDecoder(directory / chosen.file, encoder, threads, device)
-    tokenizer = as_text(Tokenizer.from_file(str(directory / "tokenizer.json")))
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    if card.language is None or card.language.objective != "span_corruption":
+        # A model of spans is asked by its sentinels, which stay what they are.
+        tokenizer = as_text(tokenizer)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     generator = Generator(card, name, tokenizer, decoder, _special(directory, tokenizer))

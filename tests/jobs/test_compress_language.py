@@ -194,8 +194,9 @@ def test_long_prompts_lose_their_beginning_and_too_much_is_refused(compressed: t
     assert isinstance(generator.generate([long], Sampling(max_new_tokens=5))[0], str)
     ends = {number: generator.tokenizer.id_to_token(number) for number in generator.special.ends}
     read = generator.tokenizer.encode(f"the {' '.join(map(str, ends.values()))} cat", add_special_tokens=False).ids
-    assert ends and not set(ends) & set(read), "no prompt ends itself"
+    assert ends
     if not model.config.is_encoder_decoder:
+        assert not set(ends) & set(read), "no prompt ends itself"
         with pytest.raises(ValueError, match=f"no room for a prompt: the model holds {generator.card.max_length} tokens"):
             generator.generate(["the cat"], Sampling(max_new_tokens=generator.card.max_length))
 
