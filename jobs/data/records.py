@@ -16,8 +16,7 @@ from dataclasses import replace
 from itertools import islice
 
 from jobs.data.formats import FilePart, Files, is_plain, naming, parts_of
-from jobs.data.pieces import Found, Piece, Scanned
-from jobs.data.pieces import Row as Row
+from jobs.data.pieces import Found, Piece, Row, Scanned
 from jobs.data.table_rows import opened_parquet, parquet_rows, sheet_rows
 from jobs.data.text_rows import text_rows
 

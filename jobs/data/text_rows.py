@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jobs.core.config import BadInput, Problem
 from jobs.data.delimited import UNCLOSED, DelimitedRecord, QuotingRule, Width, header_names, records
@@ -58,8 +59,8 @@ def _begins_with_bracket(stream: io.BufferedReader, encoding: str) -> bool:
     return head.startswith("[")
 
 
-def _element(found: object, text: str, line: int) -> Row:
-    return Row({UNREAD: text}, found, line) if isinstance(found, Fault) else Row(found, None, line)  # type: ignore[arg-type]
+def _element(found: Mapping[str, Any] | Fault, text: str, line: int) -> Row:
+    return Row({UNREAD: text}, found, line) if isinstance(found, Fault) else Row(found, None, line)
 
 
 def _line_rows(lines: Iterator[Line], json: bool, parse: bool, place: int, number: int) -> Iterator[Row]:

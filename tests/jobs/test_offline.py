@@ -223,7 +223,7 @@ def test_any_kind_of_file_and_of_value_is_answered_for(ray_driver: Cluster, mode
     }
     parquet.write_table(pa.table(odd), place / "d.parquet")
     asked = request(model, input=[str(place)], output=str(tmp_path / "out"))
-    summary = run(asked, "", lambda line: None)
+    summary = answer_files(asked, "", lambda line: None)
     assert (summary["rows"], summary["answered"]) == (8, 5)
     assert summary["bad"] == {"missing": 1, "blank": 1, "not a string": 1}
     parts = [part.read_text() for part in sorted((tmp_path / "out").glob("part-*.jsonl"))]
@@ -233,7 +233,7 @@ def test_any_kind_of_file_and_of_value_is_answered_for(ray_driver: Cluster, mode
         "1", 7, "2024-01-05", "10.50", None,
     )  # fmt: skip
     table = asked.model_copy(update={"output": str(tmp_path / "table"), "format": "csv", "input": (str(place / "d.parquet"),)})
-    run(table, "", lambda line: None)
+    answer_files(table, "", lambda line: None)
     with open(tmp_path / "table" / "part-00000.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["text"], row["day"], row["price"], row["score"]) == ("bring the keys", "2024-01-05", "10.50", "")
@@ -243,7 +243,7 @@ def test_how_files_are_written_is_an_option(ray_driver: Cluster, model: Path, tm
     (tmp_path / "rows.csv").write_bytes('1;这部电影\n2;"再见\n'.encode("gb18030"))
     written = ["--encoding", "gb18030", "--delimiter", ";", "--quoting", "none", "--file-columns", "id", "text"]
     options = ["--model", str(model), "--input", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "out"), *written]
-    summary = run(request_of(parser().parse_args(options)), "", lambda line: None)
+    summary = answer_files(request_of(parser().parse_args(options)), "", lambda line: None)
     assert (summary["answered"], summary["bad"]) == (2, {})
     with open(tmp_path / "out" / "part-00000.csv", newline="", encoding="utf-8") as file:
         assert [(row["id"], row["text"]) for row in csv.DictReader(file)] == [("1", "这部电影"), ("2", '"再见')]
