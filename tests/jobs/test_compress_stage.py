@@ -107,7 +107,7 @@ def test_healing_that_was_killed_goes_on_and_ends_with_the_same_weights(
 
     undisturbed, curve = pruned("a", lambda **figures: None)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(hooks, "PROGRESS_SECONDS", 0.0)
+        patch.setattr(hooks, "REPORT_SECONDS", 0.0)
         pruned("b", dying)
     capsys.readouterr()
     again, its_curve = pruned("b", lambda **figures: None)

@@ -227,7 +227,7 @@ def test_a_tracker_that_comes_back(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_hanging_tracker_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "TRACKER_FLUSH_SECONDS", 0.2)
 
     def stuck() -> Tracker:
         time.sleep(3)
