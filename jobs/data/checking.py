@@ -78,8 +78,7 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
             problems += [replace(problem, path=where) for problem in error.problems]
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
-    whole = reading.labelling is not None and seen.whole
-    return problems + (reading.labelling.check(seen.statistics) if whole and reading.labelling is not None else [])
+    return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None and seen.whole else [])
 
 
 def missing_remedy(column: str, columns: Sequence[str], rows: Sequence[Row], part: FilePart | None, files: Files) -> str:
@@ -150,8 +149,9 @@ class _Check:
 
     def _tables(self) -> Iterator[_Table]:
         if self.source.startswith("hub:"):
-            named = hub_columns(self.source)
-            for shard in hub_shards(self.source):
+            shards = hub_shards(self.source)
+            named = hub_columns(shards[0])
+            for shard in shards:
                 yield _Table(self.source, named, self._first_of_the_hub(hub_rows(shard)))
             return
         for file in of_one_kind(self.source, resolve(self.source)):
@@ -247,9 +247,8 @@ class _Check:
                 remedy = "It is no name of a split: use train, validation, test."
                 return [Problem("split.by", self.items.by, reason, remedy)]
             if kind == WRONG_TARGET:
-                return [
-                    Problem(self._target_key(), self.wanted[self._target_key()], reason, "Mend these rows, or take them out.")
-                ]
+                key = self._target_key()
+                return [Problem(key, self.wanted[key], reason, "Mend these rows, or take them out.")]
             key = next((key for key, column in self.wanted.items() if detail.startswith(f"{column} holds")), self.where)
             return [Problem(key, self.wanted.get(key), reason, "Name another column, or mend these rows.")]
         return []

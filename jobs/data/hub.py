@@ -14,7 +14,8 @@ from typing import Any
 from jobs.core.config import BadInput, Problem
 from jobs.data.pieces import Row
 
-_SLICE = re.compile(r"(?P<split>[\w.-]+)(?:\[(?P<first>\d*)(?P<unit>%?):(?P<last>\d*)(?P<end>%?)\])?")
+SPLIT_PART = re.compile(r"(?P<split>[\w.-]+)(?:\[(?P<first>\d*)(?P<unit>%?):(?P<last>\d*)(?P<end>%?)\])?")
+"""A split as `datasets` writes it, whole or some rows of it."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def hub_shards(source: str) -> list[Shard]:
     """The parts of a source, in its order; a stretch of a split is one."""
     found: list[Shard] = []
     for part in hub_parts(source)[2].split("+"):
-        matched = _SLICE.fullmatch(part.strip())
+        matched = SPLIT_PART.fullmatch(part.strip())
         if matched is None:
             raise BadInput([Problem("source", source, f"{part} is no split", "Write #train, #train[:1000] or #train+test.")])
         split = matched["split"]
@@ -69,9 +70,8 @@ def hub_rows(shard: Shard) -> Iterator[Row]:
     yield from (Row(values) for values in islice(with_names, shard.first, shard.last))
 
 
-def hub_columns(source: str) -> tuple[str, ...]:
-    """The columns of a source; BadInput where it cannot be read."""
-    shard = hub_shards(source)[0]
+def hub_columns(shard: Shard) -> tuple[str, ...]:
+    """The columns of a part, which all of its source have; BadInput where it cannot be read."""
     stream = _stream(shard.source, shard.split)
     return tuple(stream.column_names or next(iter(stream), {}))
 

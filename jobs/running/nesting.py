@@ -5,7 +5,6 @@ text, and what the second holds out for validation and test must not be in the f
 """
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,9 @@ from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.data.dedup import Split, divided
+from jobs.data.hub import SPLIT_PART, hub_parts
 from jobs.data.rows import UNLABELLED
-from jobs.data.sources import each, hub_parts, resolve
+from jobs.data.sources import each, resolve
 from jobs.tasks.labelling import Labelling
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ HELD = ("examples", "tokens")
 RENAMING = ("unicode", "strip_tags", "max_characters")
 """What of cleaning changes a text's hash, and with it the split that it falls into."""
 ROUNDING = 1e-9
-_SLICE = re.compile(r"(?P<split>\w+)(?:\[(?P<first>\d*)(?P<unit>%?):(?P<last>\d*)(?P<end>%?)\])?")
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def _data(source: str) -> tuple[Data, ...]:
             return ()
     name, config, split = hub_parts(source)
     whole = f"hub:{os.path.realpath(name) if os.path.exists(name) else name}:{config or ''}"
-    parts = [_SLICE.fullmatch(part.strip()) for part in split.split("+")]
+    parts = [SPLIT_PART.fullmatch(part.strip()) for part in split.split("+")]
     return tuple(
         Data(
             whole, part["split"], (float(part["first"] or 0), float(part["last"] or "inf")), part["unit"] or part["end"] or ""

@@ -96,6 +96,7 @@ A, B = "data/train.csv", "data/test.csv"
         ({"source": "sample:sms_spam"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, "{test: 0.2, validation: 0.1}"),
         ({"source": "sample:wikitext2"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, None),
         ({"source": "hub:imdb"}, {"source": "hub:imdb", "split": {"validation": 0.3}}, "{validation: 0.3}"),
+        ({"source": "hub:a#b-c.d"}, {"source": "hub:a#b-c.d", "split": {"validation": 0.3}}, "{validation: 0.3}"),
         (
             {"source": "hub:imdb#train+test"},
             {"source": {"train": "hub:imdb", "test": "hub:imdb#test"}},
