@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import Field
 
 from jobs.core.config import Config
+from jobs.data.values import written_as
 
 _SPACES = re.compile(r"[^\S\n]+")
 _BLANK_LINES = re.compile(r"\n{3,}")
@@ -97,13 +98,7 @@ def item_key(texts: Sequence[str]) -> str:
 
 def value_name(value: Any) -> str:
     """A value of a column as a name, in NFC, empty where there is none; whole numbers that came as floats lose their point."""
-    if value is None or value != value:
-        return ""
-    return (
-        str(int(value))
-        if isinstance(value, float) and value.is_integer()
-        else unicodedata.normalize("NFC", str(value).strip())
-    )
+    return "" if value is None or value != value else unicodedata.normalize("NFC", written_as(value).strip())
 
 
 def value_names(named: T) -> T:
