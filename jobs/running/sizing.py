@@ -243,7 +243,7 @@ def named_config(name: str) -> dict[str, Any] | None:
 
 
 def _shape_of_student(shape: ModelShape | None, student: Mapping[str, Any] | None) -> ModelShape | None:
-    """What training/shorten.py and prune make of it."""
+    """What training/student_initialisation.py and prune make of it."""
     if shape is None or not student:
         return shape
 
