@@ -176,7 +176,7 @@ def _only_used_tokens(
 ) -> tuple["PreTrainedTokenizerBase", dict[str, float]]:
     """Cut the vocabulary to the texts of train and validation; the test split stays unseen, and is measured."""
     from jobs.compression.vocabulary import changed_share, prune_vocabulary
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
 
     tables = {split: read_examples(examples, split) for split in ("train", "validation", "test")}
     texts = {split: [text for name in fields for text in table[name].to_pylist()] for split, table in tables.items()}
@@ -190,7 +190,7 @@ def _only_used_tokens(
 def _prune(config: CompressConfig, model: "PreTrainedModel", learner: "Learner", healing: "Healing") -> dict[str, float]:
     """Take out and heal, step by step."""
     from jobs.compression.prune import Pruner
-    from jobs.data.loader import epoch_batches
+    from jobs.data.training_rows import epoch_batches
 
     pruner, metrics = Pruner(model, config.prune), dict[str, float]()
     size = min(config.heal.batch_size, learner.size)
@@ -212,7 +212,7 @@ def _export(
     from transformers import PreTrainedModel
 
     from jobs.compression.variants import Material, write_variants
-    from jobs.data.loader import shuffled
+    from jobs.data.training_rows import shuffled
     from jobs.judging.calibration import calibrate_variants
 
     assert isinstance(model, PreTrainedModel)

@@ -146,7 +146,7 @@ def _ask(url: str, examples: Artifact | None, count: int) -> list[dict[str, Any]
     """Items of the test split that show what the model can do, with what came back."""
     if examples is None or count == 0:
         return []
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
 
     spec = spec_of(examples)
     learning = learning_of(spec.kind)

@@ -81,7 +81,7 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
     """
     from jobs.compression.prune import Pruner
     from jobs.compression.settings import Prune
-    from jobs.data.loader import epoch_batches
+    from jobs.data.training_rows import epoch_batches
 
     assert config.student is not None
     if not config.student.feed_forward:

@@ -208,7 +208,7 @@ def _answer_tokens(config: PredictConfig, inputs: Inputs, context: Context) -> O
     """Answer for every training row and write what is likely at each target."""
     import ray.data
 
-    from jobs.data.loader import TokenRows
+    from jobs.data.training_rows import TokenRows
     from jobs.objectives.distilled_language import SOFT
     from jobs.offline.soft_tokens import AnswerTokens
 

@@ -23,11 +23,12 @@ from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Sta
 from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
-from jobs.data.dedup import Conflicts, Split
+from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
+from jobs.data.splits import Split
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of

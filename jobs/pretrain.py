@@ -91,8 +91,8 @@ def origin(config: PretrainConfig, inputs: Inputs) -> NewModelConfig | str | Art
 def build(config: PretrainConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
     """The model, with fresh weights or the base's, and its objective."""
     from jobs.architectures.new import new_model
-    from jobs.data.loader import row_length
     from jobs.data.tokenizer import tokenizer_of
+    from jobs.data.training_rows import row_length
     from jobs.objectives.pretrained import load_base, objective_of, wrapped
 
     tokens = inputs.one("tokens")
@@ -137,7 +137,7 @@ def _check_teacher(config: PretrainConfig, inputs: Inputs) -> None:
 
 def run(config: PretrainConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train, and publish the model with its tokenizer."""
-    from jobs.data.loader import row_length
+    from jobs.data.training_rows import row_length
     from jobs.training.ray_train import train
 
     origin(config, inputs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.contracts.learning import Batch
-from jobs.data.loader import epoch_batches, steps_per_epoch
+from jobs.data.training_rows import epoch_batches, steps_per_epoch
 
 State = dict[str, Any]
 

@@ -10,13 +10,13 @@ from itertools import chain, islice
 
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
-from jobs.data.dedup import SPLITS
 from jobs.data.formats import FilePart, Files, encoding_remedy, parts_of
 from jobs.data.hub import hub_columns, hub_rows, hub_shards
 from jobs.data.pieces import Row
 from jobs.data.records import opened_rows
 from jobs.data.rows import NO_SPLIT, NO_TEXT, TOLD, UNLABELLED, WRONG_TARGET, Items, LeftOut, Reading, Values, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
+from jobs.data.splits import SPLITS
 from jobs.data.text_rows import DELIMITED
 from jobs.data.values import has_column
 

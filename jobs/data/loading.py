@@ -124,6 +124,7 @@ class ReadRows:
                         items, faults = made.frame(batch)
                         left_out.add(name, place, batch, faults)
                         yield _marked(items, None)
+            left_out.tally.update(made.tally)
             empty, _ = made.frame([])
             yield _marked(empty, json.dumps(left_out.as_json(), ensure_ascii=True))
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, item_key, value_name
-from jobs.data.dedup import SPLITS, Conflicts, Split, divided, split_of
+from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
+from jobs.data.splits import SPLITS, Split, divided, split_of
 from jobs.data.values import is_absent, is_single, kind_of, value_at, without_bytes, written_as
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ SLICE = "slice_"
 """What the names of columns begin with that are kept for slices."""
 UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
-NO_TEXT, EMPTY, NO_TARGET = "no text", "empty after cleaning", "no target"
-WITHOUT = {NO_TEXT: "rows_without_text", EMPTY: "rows_empty", NO_TARGET: "rows_without_target"}
-"""Why rows are left out that were read well, with the names of their counts; all other reasons are faults of the data."""
+NO_TEXT, EMPTY, NO_TARGET, SIFTED = "no text", "empty after cleaning", "no target", "sifted out"
+WITHOUT = {NO_TEXT: "rows_without_text", EMPTY: "rows_empty", NO_TARGET: "rows_without_target", SIFTED: "rows_sifted"}
+"""Why rows are left out that were read well, with the names of their counts; all other reasons are faults of the data. What
+the sieves take out they count by themselves."""
 NESTED, NO_SPLIT, WRONG_TARGET = "no single value", "no name of a split", "wrong target"
 TOLD = (NESTED, NO_SPLIT, WRONG_TARGET)
 """Faults of a row's values: a check refuses the first of them."""
@@ -65,6 +67,15 @@ class TargetMaker(Protocol):
         ...
 
 
+class Sieve(Protocol):
+    """Takes out texts, or something of them, once they are cleaned: what a recipe asks for beyond that."""
+
+    def sift(self, texts: Sequence[str], tally: "Counter[str]") -> tuple[list[str], dict[int, str]]:
+        """The texts as they go on, and why some do not, by their place. `tally` counts under names of figures, `rows_…` or
+        `texts_…`, what goes and what was changed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Reading:
     """How the rows of a source become items."""
@@ -81,6 +92,8 @@ class Reading:
     """How files are written."""
     bad_rows: float = 0.01
     """The share of rows that cannot be read above which they are refused."""
+    sieves: Sequence[Sieve] = ()
+    """What texts go through once they are cleaned, in this order."""
 
 
 @dataclass
@@ -89,6 +102,8 @@ class LeftOut:
 
     read: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
+    tally: Counter[str] = field(default_factory=Counter)
+    """What the sieves counted."""
     first: list[dict[str, Any]] = field(default_factory=list)
     """The first that have a fault, by file, row and line, the last two from 1."""
 
@@ -99,6 +114,7 @@ class LeftOut:
         for part in parts:
             joined.read += part["read"]
             joined.by_reason.update(part["by_reason"])
+            joined.tally.update(part["tally"])
             joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
         return joined
 
@@ -129,13 +145,12 @@ class LeftOut:
 
     def counts(self) -> dict[str, int]:
         """As figures of a step."""
-        return {"rows_read": self.read, "rows_bad": self.bad} | {
-            name: self.by_reason[reason] for reason, name in WITHOUT.items()
-        }
+        without = {name: self.by_reason[reason] for reason, name in WITHOUT.items() if reason != SIFTED}
+        return {"rows_read": self.read, "rows_bad": self.bad, **without, **dict(sorted(self.tally.items()))}
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"read": self.read, "by_reason": dict(self.by_reason), "first": self.first}
+        return {"read": self.read, "by_reason": dict(self.by_reason), "tally": dict(self.tally), "first": self.first}
 
     def details(self) -> dict[str, Any]:
         """For the manifest; empty where no row is left out."""
@@ -196,6 +211,8 @@ class Items:
         own = [*reading.fields.values(), *paths.values(), *self.slices, *([self.by] if self.by is not None else [])]
         self.needed = list(dict.fromkeys(own))
         """The columns of the source that are read."""
+        self.tally: Counter[str] = Counter()
+        """What the sieves counted in the rows so far."""
 
     def values(self, rows: Sequence[Row]) -> Values:
         """What rows have in the columns that are needed."""
@@ -250,6 +267,7 @@ class Items:
         for name, column in self.reading.fields.items():
             values = made.columns[column]
             texts[name] = [clean_text(written_as(value), self.reading.clean) if value is not None else "" for value in values]
+            self._sift(name, texts[name], made.faults)
             for place, text in enumerate(texts[name]):
                 if not text:
                     made.faults.setdefault(place, Fault(EMPTY, f"cleaning leaves nothing of {name}"))
@@ -264,6 +282,16 @@ class Items:
         columns["split"] = _strings(self._splits(keys, made.splits))
         keep = [place not in made.faults for place in range(len(rows))]
         return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
+
+    def _sift(self, name: str, texts: list[str], faults: dict[int, Fault]) -> None:
+        """Put the texts of rows without a fault through the sieves, in place."""
+        for sieve in self.reading.sieves:
+            places = [place for place, text in enumerate(texts) if text and place not in faults]
+            sifted, gone = sieve.sift([texts[place] for place in places], self.tally)
+            for place, text in zip(places, sifted, strict=True):
+                texts[place] = text
+            for number, why in gone.items():
+                faults[places[number]] = Fault(SIFTED, f"{name}: {why}")
 
     def _splits(self, keys: Sequence[str], given: Sequence[str | None] | None) -> Sequence[str | None]:
         if self.named == UNLABELLED:

@@ -21,8 +21,8 @@ from cluster.store.artifact import Artifact
 from jobs.contracts.learning import Judged, Learning, Truth
 from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
-from jobs.data.loader import read_examples
 from jobs.data.rows import SLICE
+from jobs.data.training_rows import read_examples
 from jobs.judging.slices import goodness, slices_of
 from jobs.tasks import learning_of
 from jobs.tasks.figures import bootstrap, bootstrap_interval

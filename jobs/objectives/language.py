@@ -19,8 +19,8 @@ from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
 from jobs.contracts.learning import MISSING, Batch
 from jobs.contracts.objective import Objective
-from jobs.data.loader import TokenRows, row_length
 from jobs.data.pack import Bounds
+from jobs.data.training_rows import TokenRows, row_length
 from jobs.objectives.documents import PADDING, document_numbers
 from jobs.objectives.target_head import HeadAtTargets
 from serve.engines.card import Card, Language, Variant, write_card

@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact
 from jobs.architectures.models import READ
 from jobs.contracts.learning import Batch
-from jobs.data.loader import TokenRows
 from jobs.data.segments import FRAME, Frame, pair_frame
+from jobs.data.training_rows import TokenRows
 from jobs.objectives.language import EVALUATION_BATCH_ROWS, join_batches, mean_loss
 from jobs.objectives.masked import MaskedObjective, Masking
 from serve.engines.card import Language

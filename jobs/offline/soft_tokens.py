@@ -11,8 +11,8 @@ import torch
 
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import MISSING
-from jobs.data.loader import row_length
 from jobs.data.tokenizer import tokenizer_of
+from jobs.data.training_rows import row_length
 from jobs.losses.answers import likeliest
 from jobs.objectives.distilled_language import masked_by
 from jobs.objectives.language import join_batches

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.data.dedup import Split, divided
 from jobs.data.hub import SPLIT_PART, hub_parts
 from jobs.data.rows import UNLABELLED
 from jobs.data.sources import each, resolve
+from jobs.data.splits import Split, divided
 from jobs.tasks.labelling import Labelling
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.core.recipe import Step
-from jobs.data.loader import steps_per_epoch
+from jobs.data.training_rows import steps_per_epoch
 from jobs.training.settings import Training
 
 DECIDING = ("epochs", "max_steps", "batch_size")

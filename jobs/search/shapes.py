@@ -123,7 +123,7 @@ def time_shapes(step: Step, inputs: Inputs) -> list[dict[str, Any]]:
 
 def _items(inputs: Inputs, budget: Budget) -> list["Item"]:
     """Items of the validation split, or of train where there is none: the lengths that the user's data has."""
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
     from serve.tasks.protocol import Item
 
     examples = inputs.one("examples")

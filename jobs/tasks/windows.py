@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import MISSING, Batch, Learning, Truth, targets_at
 from jobs.core.config import BadInput, Problem
-from jobs.data.loader import read_examples
 from jobs.data.tokenizer import served
+from jobs.data.training_rows import read_examples
 from serve.tasks.protocol import Item, Task
 
 FEEDS = {"input_ids": "ids", "token_type_ids": "type_ids"}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from jobs.contracts.learning import Batch
 from jobs.contracts.objective import Hooks, Objective, Preempted, State
 from jobs.core.config import BadInput, Problem
-from jobs.data.loader import ahead
+from jobs.data.training_rows import ahead
 from jobs.training.ema import ExponentialMovingAverage
 from jobs.training.freeze import Freezing
 from jobs.training.hardware import count_flops, keep_freed_memory, memory_bytes, mfu, peak_flops

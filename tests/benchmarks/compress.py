@@ -93,7 +93,7 @@ def _budget(teacher: Artifact, texts: Artifact) -> float:
     """A tenth of the teacher's p95 latency in torch, in ms: no shape that is slower is trained."""
     import numpy as np
 
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
 
     seconds = _turns([_engine(teacher, "torch")], read_examples(texts, "validation")["text"].to_pylist())[0]
     return float(np.percentile([second for turn in seconds for second in turn], 95)) * 1e3 / FASTER[0]
@@ -194,7 +194,7 @@ def _faster(
     name: str, artifact: Artifact, variant: str, made: Mapping[str, Artifact], goal: float, detail: dict[str, Any]
 ) -> dict[str, Any]:
     """Against the teacher in torch fp32, single test texts, one thread, in turns."""
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
 
     texts = read_examples(made["texts"], "test")["text"].to_pylist()
     slow, fast = _turns([_engine(made["teacher"], "torch"), _engine(artifact, variant)], texts)

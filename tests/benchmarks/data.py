@@ -79,7 +79,7 @@ def _mapped() -> int:
 def main() -> None:
     """Print the bytes that opening the tokens and reading batches from all over them took."""
     from cluster.store.artifact import open_artifact
-    from jobs.data.loader import TokenRows, epoch_batches
+    from jobs.data.training_rows import TokenRows, epoch_batches
 
     tokens = open_artifact(sys.argv[1])
     before = private_bytes()

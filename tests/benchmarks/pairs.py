@@ -87,7 +87,7 @@ def prepared(place: Path) -> Any:
 def recipe(examples: Any, seed: int) -> list[bool]:
     """As `jobs.finetune` trains it, answered by the serving engine."""
     from jobs.core.stage import Context, Inputs
-    from jobs.data.loader import read_examples
+    from jobs.data.training_rows import read_examples
     from jobs.finetune import FinetuneConfig, build
     from jobs.tasks import learning_of
     from jobs.training.ray_train import train_in_process
@@ -117,8 +117,8 @@ def loop(examples: Any, seed: int) -> list[bool]:
     from transformers import AutoTokenizer
 
     from jobs.core.stage import Inputs
-    from jobs.data.loader import read_examples
     from jobs.data.sources import model_directory
+    from jobs.data.training_rows import read_examples
     from jobs.finetune import FinetuneConfig, build
     from jobs.training.optim import learning_rate_factor
     from jobs.training.parallel import resolve_precision

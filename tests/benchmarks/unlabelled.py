@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.core.recipe import load_recipe
-from jobs.data.loader import read_examples
+from jobs.data.training_rows import read_examples
 from jobs.judging.results import read_report
 from jobs.running.execute import execute
 from tests.benchmarks.labelled import line, on_labelled_texts, source

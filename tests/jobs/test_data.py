@@ -20,14 +20,15 @@ from cluster.store.artifact import Kind
 from jobs.core.config import Problem
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean, clean_text, item_key, text_key
-from jobs.data.dedup import Split, keep_first, split_of
+from jobs.data.dedup import keep_first
 from jobs.data.formats import Files, file_format
-from jobs.data.loader import TokenRows, epoch_batches, read_examples
 from jobs.data.loading import load_rows
 from jobs.data.pack import pack, write_rows
 from jobs.data.pieces import Row
 from jobs.data.rows import Items, Reading
 from jobs.data.sources import fingerprint, resolve
+from jobs.data.splits import Split, split_of
+from jobs.data.training_rows import TokenRows, epoch_batches, read_examples
 from jobs.data.units import rows_of
 from jobs.finetune import FinetuneConfig
 from jobs.prepare import PrepareConfig, reading_of

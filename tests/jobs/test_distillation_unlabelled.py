@@ -18,7 +18,7 @@ from jobs import predict, prepare
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Context, Inputs, Outcome, Resources, Stage
 from jobs.data.clean import text_key
-from jobs.data.loader import read_examples
+from jobs.data.training_rows import read_examples
 from jobs.losses.settings import Mix
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.soft_labels import SoftLabels

@@ -10,8 +10,8 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
-from jobs.data.loader import TokenRows, read_examples
 from jobs.data.tokenizer import tokenizer_of
+from jobs.data.training_rows import TokenRows, read_examples
 from jobs.running.execute import execute
 from jobs.running.parents import parent_problems
 from jobs.running.preflight import preflight

@@ -21,8 +21,8 @@ from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean, item_key
-from jobs.data.dedup import Split
 from jobs.data.rows import Reading
+from jobs.data.splits import Split
 from jobs.losses.settings import Mix
 from jobs.tasks import learning_of, spec_of
 from jobs.tasks.distilled import Distilled

@@ -22,7 +22,7 @@ from cluster.connection.connect import Cluster, attach_or_start
 from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact
-from jobs.data.loader import read_examples
+from jobs.data.training_rows import read_examples
 from tests.spotting.installed import KIND, installed, seen
 from tests.spotting.world import ASKED, OTHERS, recipe, rows, write_world
 from tests.story.running import ROOT, Ran, run_job
