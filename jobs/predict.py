@@ -72,7 +72,7 @@ class PredictConfig(Config):
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that follow each other: of each file (URI) the first one's number, and how many."""
+    """Rows that follow each other: of each file of the examples the first one's number, and how many."""
 
     parts: tuple[tuple[str, int, int], ...]
 
@@ -98,10 +98,12 @@ def blocks_of(files: Mapping[str, int]) -> list[Block]:
 class AnswerBlocks:
     """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
 
-    def __init__(self, model: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int) -> None:
+    def __init__(
+        self, model: Artifact, examples: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int
+    ) -> None:
         from serve.engines.engine import load_engine
 
-        self.blocks, self.output, self.precision = blocks, output, config.precision
+        self.examples, self.blocks, self.output, self.precision = examples, blocks, output, config.precision
         self.engine = load_engine(model.local(), threads=threads, max_batch=config.batch_size)
 
     def __call__(self, asked: dict[str, Any]) -> dict[str, list[Any]]:
@@ -116,7 +118,7 @@ class AnswerBlocks:
         from serve.tasks.protocol import Item
 
         task = self.engine.task
-        rows = _rows(block, ("key", *task.fields)).to_pydict()
+        rows = _rows(self.examples, block, ("key", *task.fields)).to_pydict()
         items = [Item(values) for values in zip(*(rows[name] for name in task.fields), strict=True)]
         with computing_in(self.precision):
             content, lost = packed(task, rows["key"], self.engine.outputs(items))
@@ -124,14 +126,13 @@ class AnswerBlocks:
         return {"path": path, "size": file.size, "sha256": file.sha256, "rows": len(items), "lost": lost}
 
 
-def _rows(block: Block, columns: Sequence[str]) -> "pa.Table":
+def _rows(examples: Artifact, block: Block, columns: Sequence[str]) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     parts = []
-    for uri, first, count in block.parts:
-        system, path = filesystem(uri)
-        with parquet.ParquetFile(system.open_input_file(path)) as file:
+    for path, first, count in block.parts:
+        with parquet.ParquetFile(examples.local([path]) / path) as file:
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             starts = np.cumsum([0, *groups])
             wanted = [n for n in range(len(groups)) if starts[n] < first + count and starts[n + 1] > first]
@@ -158,15 +159,15 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
 
     examples, model = inputs.one("examples"), inputs.one("model")
     task = _task(model, spec_of(examples))
-    files = [examples.file(path) for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
-    blocks = blocks_of({file: _count(file) for file in files})
+    files = [path for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
+    blocks = blocks_of({path: _count(examples.file(path)) for path in files})
     if not blocks:
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
     numbers = [{"number": number} for number in range(len(blocks))]
     answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
         AnswerBlocks,
-        fn_constructor_args=(model, blocks, context.output, config, max(1, int(context.resources.cpus))),
+        fn_constructor_args=(model, examples, blocks, context.output, config, max(1, int(context.resources.cpus))),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(len(blocks), context.resources.workers)),
         num_cpus=context.resources.cpus,

@@ -24,7 +24,7 @@ import psutil
 
 from cluster.connection import guard
 from cluster.ray_private import JOB_CONFIG
-from cluster.store.artifact import cache_directory
+from cluster.store.storage import cache_directory
 
 OBJECT_STORE_BYTES = 1_000_000_000
 START_SECONDS = 60.0

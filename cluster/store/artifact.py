@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -158,7 +157,7 @@ class Artifact:
         """
         if storage.is_local(self.uri):
             return Path(storage.absolute(self.uri))
-        place = cache_directory() / self.fingerprint
+        place = storage.cache_directory() / self.fingerprint
         wanted = set(self.manifest.files) if only is None else set(only)
         with _locked(place.with_suffix(".lock")):
             for path in sorted(wanted):
@@ -259,10 +258,23 @@ def write_by_content(output: str, directory: str, suffix: str, data: bytes) -> t
     return path, File(size=len(data), sha256=found)
 
 
-def cache_directory() -> Path:
-    """Where this host keeps remote artifacts' files: RAYSTILL_CACHE, or a place of one's own among temporary files."""
-    default = Path(tempfile.gettempdir()) / f"raystill-cache-{os.getuid()}"
-    return Path(os.environ.get("RAYSTILL_CACHE", default))
+def listed_sizes(artifact: Artifact) -> dict[str, int]:
+    """The size of each of an artifact's files, none of which is read; ArtifactError names the first that is missing or has
+    another size than the manifest says."""
+    try:
+        there = {stat.path: stat.size for stat in storage.list_files(artifact.uri)}
+    except storage.StorageError as error:
+        raise ArtifactError(f"{error}. Delete {artifact.uri} and run its step again") from error
+    for path, file in artifact.manifest.files.items():
+        if there.get(path) != file.size:
+            found = "not there" if path not in there else f"{there[path]} bytes long, the manifest says {file.size}"
+            raise ArtifactError(f"{artifact.file(path)}: {found}. Delete {artifact.uri} and run its step again")
+    return {path: file.size for path, file in artifact.manifest.files.items()}
+
+
+def check_hash(artifact: Artifact, path: str, found: str) -> None:
+    """ArtifactError unless this is the hash that the manifest has for one of its files."""
+    _check(artifact.uri, path, artifact.manifest.files[path], found)
 
 
 def _is_own(name: str) -> bool:

@@ -249,6 +249,12 @@ def sha256(uri: str) -> str:
     return digest.hexdigest()
 
 
+def cache_directory() -> Path:
+    """Where this host keeps remote artifacts' files: RAYSTILL_CACHE, or a place of one's own among temporary files."""
+    default = Path(tempfile.gettempdir()) / f"raystill-cache-{os.getuid()}"
+    return Path(os.environ.get("RAYSTILL_CACHE", default))
+
+
 def check_writable(uri: str) -> None:
     """Raise StorageError unless a file can be written below the URI, read back and deleted."""
     probe = join(uri, f".probe-{uuid.uuid4().hex[:8]}")

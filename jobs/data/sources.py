@@ -6,21 +6,19 @@ source: hub:imdb                           see jobs/data/hub.py
 source: sample:sms_spam                    see jobs/data/samples.py
 """
 
-import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from cluster.store import storage
 from cluster.store.artifact import digest, digest_each
+from cluster.store.hashes import sha256_of
 from jobs.core.config import BadInput, Problem
 from jobs.data.formats import KNOWN_FORMATS, ZIP, file_format, is_hidden
 from jobs.data.hub import hub_parts
 from jobs.data.samples import fetch_sample, find_sample
 
 GLOB_CHARACTERS = "*?["
-LARGE_BYTES = 1 << 20
 
 Sources = str | Mapping[str, str]
 
@@ -81,21 +79,10 @@ def fingerprint(source: str) -> str:
         return digest([source.removeprefix(f"hub:{name}"), directory_contents(name)])
     files = resolve(source)
     if all(storage.is_local(file) for file in files):
-        return digest_each([Path(file).name, _content(file)] for file in files)
+        return digest_each([Path(file).name, sha256_of(file)] for file in files)
     parents = sorted({file.rpartition("/")[0] for file in files})
     stats = {storage.join(parent, stat.path): stat for parent in parents for stat in storage.list_files(parent)}
     return digest_each([file, stats[file].size, stats[file].modified] for file in files)
-
-
-def _content(file: str) -> str:
-    """The hash of a local file; a pipeline asks again before and after each step, so that of a large one is remembered."""
-    stat = os.stat(storage.absolute(file))
-    return storage.sha256(file) if stat.st_size < LARGE_BYTES else _hashed(file, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=10_000)
-def _hashed(file: str, size: int, modified: int) -> str:
-    return storage.sha256(file)
 
 
 def directory_contents(directory: str) -> list[list[str]]:

@@ -5,6 +5,7 @@
 A stage's own command line calls it, as do the jobs of a pipeline; a search calls the stage itself in each trial.
 """
 
+import math
 import os
 import platform
 import shutil
@@ -18,9 +19,10 @@ from typing import Any
 
 from cluster.store.artifact import OTHERS, Artifact, other_place, publish
 from cluster.store.storage import delete, join
+from cluster.store.verifying import AT_ONCE_BYTES, Verifying
 from jobs.core.config import BadInput, Problem
 from jobs.core.places import Place, gather, locate, sources_of
-from jobs.core.recipe import Recipe
+from jobs.core.recipe import Recipe, Step
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.running.remarks import remarks
 
@@ -47,19 +49,11 @@ def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
 
 
 def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
-    for artifacts in inputs.values():
-        for artifact in artifacts:
-            artifact.verify()
     step, began = place.step, time.monotonic()
-    for line in remarks(step, inputs):
-        print(line, flush=True)
-    delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
-    if step.spaces:
-        from jobs.search.driver import search
-
-        outcome = search(step, inputs, context)
-    else:
-        outcome = step.stage.run(step.config, inputs, context)
+    # What acts on the world is not to act before all is known to be sound.
+    at_once = math.inf if step.stage.completion.effect else AT_ONCE_BYTES
+    with Verifying((artifact for artifacts in inputs.values() for artifact in artifacts), at_once):
+        outcome = _outcome(step, inputs, context)
     record = {
         "kind": step.kind,
         "step": step.name,
@@ -81,6 +75,17 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
     artifact = publish(context.directory, context.output, record, outcome.files)
     delete(context.scratch)
     return artifact
+
+
+def _outcome(step: Step, inputs: Inputs, context: Context) -> Outcome:
+    for line in remarks(step, inputs):
+        print(line, flush=True)
+    delete(join(context.output, OTHERS))  # of an attempt that ended before its manifest
+    if step.spaces:
+        from jobs.search.driver import search
+
+        return search(step, inputs, context)
+    return step.stage.run(step.config, inputs, context)
 
 
 def _publish_others(outcome: Outcome, record: dict[str, Any], context: Context) -> None:

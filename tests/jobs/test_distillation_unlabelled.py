@@ -168,12 +168,12 @@ def test_a_teacher_in_torch_answers_in_the_precision_that_is_asked_for(
     model = publish_classifier(tmp_path, tokenizer)
     examples = publish_examples(tmp_path, {"train": MESSAGES})
     (file,) = examples.files("train/", ".parquet")
-    blocks = predict.blocks_of({examples.file(file): len(MESSAGES)})
+    blocks = predict.blocks_of({file: len(MESSAGES)})
     found = {}
     for precision in ("fp32", "bf16"):
         config = predict.PredictConfig.model_validate({"batch_size": 8, "precision": precision})
         output = tmp_path / precision
-        (said,) = predict.AnswerBlocks(model, blocks, str(output), config, 1)({"number": [0]})["path"]
+        (said,) = predict.AnswerBlocks(model, examples, blocks, str(output), config, 1)({"number": [0]})["path"]
         draft = publish_directory(output, tmp_path / f"{precision}-made", Kind.PREDICTIONS, details={"task": TASK})
         assert draft.files("soft/") == [said]
         soft = SoftLabels(draft, [text_key(text) for text, _ in MESSAGES], classification())
