@@ -10,14 +10,13 @@ from itertools import chain, islice
 
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
-from jobs.data.formats import FilePart, Files, encoding_remedy, parts_of
+from jobs.data.formats import DELIMITED, FilePart, Files, encoding_remedy, idle_keys, parts_of
 from jobs.data.hub import hub_columns, hub_rows, hub_shards
 from jobs.data.pieces import Row
 from jobs.data.records import opened_rows
 from jobs.data.rows import NO_SPLIT, NO_TEXT, TOLD, UNLABELLED, WRONG_TARGET, Items, LeftOut, Reading, Values, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
 from jobs.data.splits import SPLITS
-from jobs.data.text_rows import DELIMITED
 from jobs.data.values import has_column
 
 CHECKED_BYTES = 64 << 20
@@ -37,6 +36,8 @@ class _Seen:
     """By split."""
     whole: bool = True
     """Whether it has seen all of them: else a label may be in train that was not seen there."""
+    formats: set[str] = field(default_factory=set)
+    """What the sources are written in."""
 
     def add(self, split: str, statistics: Mapping[str, float]) -> None:
         """Take in rows of a split."""
@@ -78,6 +79,7 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
             problems += [replace(problem, path=where) for problem in error.problems]
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
+    problems += idle_keys(reading.files, seen.formats)
     return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None and seen.whole else [])
 
 
@@ -149,6 +151,7 @@ class _Check:
 
     def _tables(self) -> Iterator[_Table]:
         if self.source.startswith("hub:"):
+            self.seen.formats.add("a hub's data set")
             shards = hub_shards(self.source)
             named = hub_columns(shards[0])
             for shard in shards:
@@ -156,6 +159,7 @@ class _Check:
             return
         for file in of_one_kind(self.source, resolve(self.source)):
             for part in parts_of(file):
+                self.seen.formats.add(part.format)
                 with opened_rows(part, self.reading.files, columns=list(self.wanted.values())) as found:
                     columns = None if found.header is None else found.columns
                     yield _Table(part.name, columns, found.rows, found.twice, part)

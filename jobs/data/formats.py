@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, cast
 
@@ -29,6 +29,12 @@ FORMATS = {
     ".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
     ".parquet": "parquet", ".xlsx": "xlsx",
 }  # fmt: skip
+DELIMITED = ("csv", "tsv")
+READ_BY = {
+    "encoding": ("text", "jsonl", "json", *DELIMITED), "delimiter": DELIMITED, "quoting": DELIMITED,
+    "columns": (*DELIMITED, "xlsx"),
+}  # fmt: skip
+"""The formats that each key of `Files` is for."""
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 KNOWN_FORMATS = f"Known: {', '.join(FORMATS)} (and {', '.join(PACKINGS)})."
 ZIP = "zip"
@@ -96,6 +102,16 @@ class FilePart:
     def name(self) -> str:
         """How it is told."""
         return f"{self.file}/{self.member}" if self.member else self.file
+
+
+def idle_keys(written: Files, formats: Collection[str]) -> list[Problem]:
+    """Keys that say something of files of other formats than there are."""
+    there = ", ".join(sorted(set(formats)))
+    return [
+        Problem(key, getattr(written, key), f"it is for {', '.join(read)}, and what is read is {there}", "Leave it out.")
+        for key, read in READ_BY.items()
+        if getattr(written, key) is not None and formats and not set(formats) & set(read)
+    ]
 
 
 def file_format(path: str) -> str | None:

@@ -9,6 +9,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.data.delimited import UNCLOSED, DelimitedRecord, QuotingRule, Width, header_names, records
 from jobs.data.formats import (
     BUFFER_BYTES,
+    DELIMITED,
     FilePart,
     Files,
     encoding_remedy,
@@ -23,7 +24,6 @@ from jobs.data.pieces import UNREAD, Found, Piece, Row
 
 TEXT_COLUMN = "text"
 """The only column of a .txt file."""
-DELIMITED = ("csv", "tsv")
 HEADER_LINES = 100
 """A header that has not ended after so many lines will not."""
 

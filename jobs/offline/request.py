@@ -13,7 +13,7 @@ from cluster.connection.connect import local_storage_problem
 from cluster.store import registry, storage
 from jobs.core.config import BadInput, Config, Problem, nearest
 from jobs.data.checking import missing_remedy
-from jobs.data.formats import Files
+from jobs.data.formats import Files, idle_keys
 from jobs.data.pieces import Scanned
 from jobs.data.records import scan
 from jobs.data.sources import resolve
@@ -104,6 +104,9 @@ def make_plan(request: Request, runs: str) -> Plan:
     keep = _kept(request, columns, files, scanned)
     pieces = tuple(piece for one in scanned for piece in one.pieces)
     kinds = {piece.part.format for piece in pieces}
+    if idle := idle_keys(request.files, kinds):
+        options = {"columns": "--file-columns"}
+        raise BadInput([replace(problem, path=options.get(problem.path, f"--{problem.path}")) for problem in idle])
     identity = RunIdentity(
         model=published.uri,
         fingerprint=published.fingerprint,

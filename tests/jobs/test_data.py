@@ -359,6 +359,29 @@ def test_a_wrong_target_that_stands_in_the_text_is_told_by_the_texts_key(tmp_pat
     assert (problem.path, problem.reason) == ("text", f"row 2 of {source}: no such text is meant")
 
 
+@pytest.mark.parametrize(
+    ("more", "name", "told"),
+    [
+        ({"delimiter": ";"}, "a.jsonl", "it is for csv, tsv, and what is read is jsonl"),
+        ({"quoting": "none"}, "a.jsonl", "it is for csv, tsv, and what is read is jsonl"),
+        ({"columns": ("text",)}, "a.txt", "it is for csv, tsv, xlsx, and what is read is text"),
+        ({"encoding": "gb18030"}, "a.parquet", "it is for text, jsonl, json, csv, tsv, and what is read is parquet"),
+    ],
+)
+def test_what_is_said_of_other_formats_than_there_are_is_refused(
+    tmp_path: Path, more: dict[str, Any], name: str, told: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "a.txt").write_text("one\n")
+    parquet.write_table(pa.table({"text": ["one"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("text\none\n", encoding="gb18030")
+    (problem,) = source_problems(str(tmp_path / name), None, **more)
+    assert (problem.path, problem.value, problem.reason) == (*more, *more.values(), told)
+    both = {"train": str(tmp_path / name), "test": str(tmp_path / "b.csv")}
+    if "columns" not in more and "delimiter" not in more:
+        assert source_problems(both, None, **more) == [], "one of the sources is of such a format"
+
+
 def test_columns_of_lists_are_no_texts_and_no_labels(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
     source.write_text('{"text": ["a", "b"], "other": "x", "label": {"id": 1}}\n')
