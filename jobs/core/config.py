@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import GenericAlias, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
@@ -179,10 +179,20 @@ def _bound(metadata: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
+    annotation = _bare(annotation)
     if get_origin(annotation) is not None:
         text = str(annotation).replace("typing.", "")
         return text.removeprefix("Literal").strip("[]").replace(", ", " | ") if text.startswith("Literal") else text
     return getattr(annotation, "__name__", str(annotation))
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without what checks its values."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (tuple, list, dict):
+        return GenericAlias(get_origin(annotation), tuple(map(_bare, get_args(annotation))))
+    return annotation
 
 
 def _short(value: Any, limit: int = 60) -> str:

@@ -12,7 +12,8 @@ from typing import get_args
 
 import pytest
 
-from jobs.core.stage import PROGRESS_MARK, STAGES, print_progress
+from jobs.core.config import describe_config
+from jobs.core.stage import PROGRESS_MARK, STAGES, load_stage, print_progress
 from jobs.demo import MARKS, Screen
 from jobs.running.events import EVENT_MARK, Event, RunEnded, StepChanged, StepLog, StepState, in_words
 from jobs.running.progress import Progress
@@ -240,3 +241,10 @@ def test_elsewhere_lines_are_printed_as_they_come_and_noise_is_left_out() -> Non
         "✓ corpus       prepare   done          9 s  train_rows 90",
     ]
     assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_keys_are_told_in_words_that_a_user_knows(stage: str) -> None:
+    told = describe_config(load_stage(stage).config)
+    assert told
+    assert [row for row in told if "Annotated" in row[1] or " at 0x" in row[1] + row[2]] == []
