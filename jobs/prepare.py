@@ -28,6 +28,7 @@ from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, load_rows
+from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
@@ -83,6 +84,9 @@ class PrepareConfig(Files):
     conflicts: Conflicts = "majority"
     """With task: of a text that stands there with several targets, which rows stay. majority: those of the target that most of
     them have, none where two have equally many; drop: none. What goes is counted."""
+    near_duplicates: NearDuplicates | None = None
+    """Take out texts that are nearly the same as one that stays, so that none straddles two splits: 0.85, the least Jaccard
+    similarity of their shingles, or {threshold: 0.85, words: 2, characters: 3}. What goes is counted; some of it is shown."""
     limit: int | None = Field(None, ge=10)
     """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
@@ -96,6 +100,8 @@ class PrepareConfig(Files):
             raise ValueError("slices are for examples of a task, which are judged; tokens are not")
         if self.augment is not None and self.task is None:
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
+        if self.augment is not None and self.near_duplicates is not None:
+            raise ValueError("augment makes near duplicates of each text, and near_duplicates takes them out: leave out one")
         if self.augment is not None and self.task is not None and not learning_of(self.task.kind).augments:
             raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
         return self
@@ -138,7 +144,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     reading = reading_of(config)
     place = join(context.scratch, f"rows-{context.attempt}")
     try:
-        loaded = load_rows(config.source, reading, place, config.augment)
+        loaded = load_rows(config.source, reading, place, config.augment, config.near_duplicates)
         if config.limit is not None:
             loaded = loaded.limited(config.limit)
         context.report(state="cleaned", rows=loaded.count)

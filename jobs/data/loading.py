@@ -22,7 +22,8 @@ from jobs.data.augment import Augment, augmenting
 from jobs.data.dedup import Conflicts, kept_rows
 from jobs.data.formats import Files
 from jobs.data.hub import hub_shards
-from jobs.data.parts import KEY_RANGES, PartWriter, RowPart, limited, rows_of_parts, train_characters
+from jobs.data.near_duplicates import NearDuplicates, without_near_duplicates
+from jobs.data.parts import PartWriter, RowPart, key_ranges, limited, rows_of_parts, train_characters
 from jobs.data.records import SLICE_BYTES, slices
 from jobs.data.rows import Items, LeftOut, Reading, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
@@ -45,7 +46,7 @@ class Loaded:
     counts: dict[str, int]
     """Rows that were read, made and left out: rows_read + rows_made is what is kept and all others."""
     left_out: dict[str, Any]
-    """Of the rows that were left out: how many by reason, and the first of them."""
+    """Of the rows that were left out: how many by reason, and the first of them; some near duplicates."""
 
     @property
     def rows(self) -> "Dataset":
@@ -62,7 +63,9 @@ class Loaded:
         return dataclasses.replace(self, parts=limited(self.parts, limit))
 
 
-def load_rows(source: Sources, reading: Reading, place: str, augment: Augment | None = None) -> Loaded:
+def load_rows(
+    source: Sources, reading: Reading, place: str, augment: Augment | None = None, near: NearDuplicates | None = None
+) -> Loaded:
     """Items: clean, without duplicates; and how many rows were read, made and kept. They are written below `place`."""
     read = _read_all(source, ReadRows(reading, frozenset(each(source)), place, augment))
     left_out = LeftOut.joined([one.left_out for one in read])
@@ -79,9 +82,15 @@ def load_rows(source: Sources, reading: Reading, place: str, augment: Augment | 
     parts, conflicting = without_duplicates(parts, reading.conflicts)
     if reading.labelling is not None and reading.labelling.types:
         counts["rows_conflicting"] = conflicting
-    loaded = Loaded(parts, counts, left_out.details())
-    counts["rows_duplicate"] = count - conflicting - loaded.count
-    return loaded
+    kept = sum(int(part.stays.sum()) for part in parts)
+    counts["rows_duplicate"], details = count - conflicting - kept, left_out.details()
+    if near is not None:
+        parts, found = without_near_duplicates(parts, near, tuple(reading.fields))
+        counts["rows_near_duplicate"] = found.count
+        if "rows_conflicting" in counts:
+            counts["rows_near_conflicting"] = found.conflicting
+        details["near_duplicates"] = found.samples
+    return Loaded(parts, counts, details)
 
 
 def without_duplicates(parts: Sequence[RowPart], conflicts: Conflicts) -> tuple[list[RowPart], int]:
@@ -91,7 +100,10 @@ def without_duplicates(parts: Sequence[RowPart], conflicts: Conflicts) -> tuple[
     ends = np.array([part.ends for part in parts])
     decide = ray.remote(_decided).options(num_cpus=1)
     given = ray.put(list(parts))
-    asked = [(first, end, decide.remote(given, first, end, conflicts)) for first, end in _ranges(ends.sum(axis=0))]
+    asked = [
+        (first, end, decide.remote(given, first, end, conflicts))
+        for first, end in key_ranges(ends.sum(axis=0), ROWS_PER_DECISION)
+    ]
     stays = [[np.zeros(0, dtype=bool)] for _ in parts]
     characters, conflicting = np.zeros(len(parts), dtype=np.int64), 0
     for first, end, answer in asked:
@@ -114,16 +126,6 @@ def _decided(parts: list[RowPart], first: int, end: int, conflicts: Conflicts) -
     by_part = np.split(stays, np.cumsum([len(index) for index in indexes])[:-1])
     characters = [train_characters(index, own) for index, own in zip(indexes, by_part, strict=True)]
     return np.packbits(stays), np.array(characters), conflicting
-
-
-def _ranges(ends: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of keys that together hold about so many rows each, as bins from and up to which they go."""
-    found, first = [], 0
-    for end in range(1, KEY_RANGES + 1):
-        if end == KEY_RANGES or ends[end - 1] - (ends[first - 1] if first else 0) >= ROWS_PER_DECISION:
-            found.append((first, end))
-            first = end
-    return found
 
 
 def _counts(ends: np.ndarray, first: int, end: int) -> np.ndarray:

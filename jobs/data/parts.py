@@ -13,7 +13,7 @@ import io
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,31 @@ PART_CHARACTERS, PART_ROWS = 8 << 20, 50_000
 ROW_GROUP = 8_192
 KEY_RANGES = 256
 """Keys are cut by their first byte into so many ranges; an index is sorted, so that each range is a stretch of it."""
+
+
+class Stretch(NamedTuple):
+    """Some bytes of a file."""
+
+    uri: str
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """They."""
+        system, path = storage.filesystem(self.uri)
+        with system.open_input_file(path) as file:
+            return bytes(file.read_at(self.size, self.start))
+
+
+def key_ranges(ends: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Ranges that together hold about so many records each, from and up to which of KEY_RANGES they go; `ends` is where each
+    of these ends, over all parts."""
+    found, first = [], 0
+    for end in range(1, KEY_RANGES + 1):
+        if end == KEY_RANGES or ends[end - 1] - (ends[first - 1] if first else 0) >= most:
+            found.append((first, end))
+            first = end
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,9 +88,8 @@ class RowPart:
         """The records of the rows in some ranges of keys."""
         start = int(self.ends[first_range - 1]) if first_range else 0
         count = int(self.ends[end_range - 1]) - start
-        system, path = storage.filesystem(f"{self.uri}.index")
-        with system.open_input_file(path) as file:
-            return np.frombuffer(file.read_at(count * ROW_RECORD.itemsize, start * ROW_RECORD.itemsize), dtype=ROW_RECORD)
+        place = Stretch(f"{self.uri}.index", start * ROW_RECORD.itemsize, count * ROW_RECORD.itemsize)
+        return np.frombuffer(place.read(), dtype=ROW_RECORD)
 
 
 class PartWriter:
