@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from cluster.store import storage
 from jobs.core.config import Config
-from jobs.data.parts import KEY_RANGES, ROW_GROUP, RowPart, Stretch, key_ranges
+from jobs.data.parts import KEY_RANGES, ROW_GROUP, RowPart, FileRange, key_ranges
 from jobs.data.shingles import Shingles, band_hashes, minhash, shingles
 
 FOUND = 0.97
@@ -100,7 +100,7 @@ def without_near_duplicates(
     batches, bounds = _batches(components, at_once), _bounds(components[:, 0], len(parts))
     own = [slice(start, end) for start, end in itertools.pairwise(bounds)]
     asked = [(parts[n], n, components[own[n], 0] & ROW, batches[own[n]], settings, fields) for n in range(len(parts))]
-    places: dict[int, list[Stretch]] = {}
+    places: dict[int, list[FileRange]] = {}
     for lies in tasks(_write_candidates, [one for one in asked if len(one[2])]):
         for batch, place in lies.items():
             places.setdefault(batch, []).append(place)
@@ -159,7 +159,7 @@ def _meeting(parts: Sequence[RowPart], ends: np.ndarray, first: int, end: int) -
         start = int(ends[number, first - 1]) if first else 0
         count = int(ends[number, end - 1]) - start
         if count:
-            place = Stretch(f"{part.uri}.bands", start * BAND_RECORD.itemsize, count * BAND_RECORD.itemsize)
+            place = FileRange(f"{part.uri}.bands", start * BAND_RECORD.itemsize, count * BAND_RECORD.itemsize)
             records = np.frombuffer(place.read(), dtype=BAND_RECORD)
             hashes.append(records["hash"])
             rows.append((np.int64(number) << 32) + records["row"].astype(np.int64))
@@ -198,10 +198,10 @@ def _batches(components: np.ndarray, at_once: int) -> np.ndarray:
 
 def _write_candidates(
     part: RowPart, number: int, rows: np.ndarray, batches: np.ndarray, settings: NearDuplicates, fields: Sequence[str]
-) -> dict[int, Stretch]:
+) -> dict[int, FileRange]:
     """Write all that is compared of a part's rows, by batch; returns where each lies."""
     index, items = part.index(), _items(part, rows, fields)
-    lies: dict[int, Stretch] = {}
+    lies: dict[int, FileRange] = {}
     with io.BytesIO() as buffer:
         for batch in np.unique(batches).tolist():
             own = np.flatnonzero(batches == batch)
@@ -210,12 +210,12 @@ def _write_candidates(
             with io.BytesIO() as blob:
                 np.savez(blob, **whole, bands=hashes_BN.T, **found.sets()._asdict())
                 buffer.write(blob.getvalue())
-            lies[batch] = Stretch(f"{part.uri}.candidates", start, buffer.tell() - start)
+            lies[batch] = FileRange(f"{part.uri}.candidates", start, buffer.tell() - start)
         storage.write_bytes(f"{part.uri}.candidates", buffer.getvalue())
     return lies
 
 
-def _compared(places: Sequence[Stretch], threshold: float) -> np.ndarray:
+def _compared(places: Sequence[FileRange], threshold: float) -> np.ndarray:
     """The rows of a batch that go."""
     read = [np.load(io.BytesIO(place.read())) for place in places]
     found: Mapping[str, Any] = {name: [one[name] for one in read] for name in ("rows", "index", "bands", "hashes", "starts")}

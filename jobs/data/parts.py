@@ -34,7 +34,7 @@ KEY_RANGES = 256
 """Keys are cut by their first byte into so many ranges; an index is sorted, so that each range is a stretch of it."""
 
 
-class Stretch(NamedTuple):
+class FileRange(NamedTuple):
     """Some bytes of a file."""
 
     uri: str
@@ -88,7 +88,7 @@ class RowPart:
         """The records of the rows in some ranges of keys."""
         start = int(self.ends[first_range - 1]) if first_range else 0
         count = int(self.ends[end_range - 1]) - start
-        place = Stretch(f"{self.uri}.index", start * ROW_RECORD.itemsize, count * ROW_RECORD.itemsize)
+        place = FileRange(f"{self.uri}.index", start * ROW_RECORD.itemsize, count * ROW_RECORD.itemsize)
         return np.frombuffer(place.read(), dtype=ROW_RECORD)
 
 
