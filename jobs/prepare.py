@@ -9,6 +9,7 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 from cluster.store.artifact import File, Kind, write_by_content
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Problem
+from jobs.core.idle import Rule
 from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
 from jobs.data.checking import check_source
@@ -28,7 +30,8 @@ from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
-from jobs.data.splits import Split
+from jobs.data.splits import Split, divided
+from jobs.data.stratified import stratify
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
@@ -100,6 +103,24 @@ class PrepareConfig(Files):
             raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_stratified(self) -> "PrepareConfig":
+        if not self.split.stratify:
+            return self
+        if self.task is None:
+            raise ValueError("split.stratify divides rows by their labels, and text for tokens has none")
+        if Labelling.of(self.task, self.text).stratum is None:
+            raise ValueError(
+                f"split.stratify divides rows by values that many of them share, and targets of {self.task.kind} have none: "
+                "leave it out"
+            )
+        if self.augment is not None:
+            raise ValueError(
+                "augment changes training texts as they are read, and split.stratify says only when all are read which train: "
+                "leave one out"
+            )
+        return self
+
 
 def output_kind(config: PrepareConfig) -> Kind:
     """TOKENS or EXAMPLES."""
@@ -130,6 +151,28 @@ def reading_of(config: PrepareConfig) -> Reading:
     return Reading(fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows)
 
 
+def divided_shares(config: PrepareConfig) -> Split:
+    """How the rows of the only source are divided, or of that for train."""
+    return divided(config.split, "" if isinstance(config.source, str) else "train", each(config.source))
+
+
+def _divides(config: PrepareConfig, inputs: Collection[str]) -> bool:
+    shares = divided_shares(config)
+    return shares.validation + shares.test > 0 and (isinstance(config.source, str) or "train" in config.source)
+
+
+PREPARE_RULES = tuple(
+    Rule(
+        f"split.{key}",
+        ("source", "split"),
+        _divides,
+        "the sources name what validates and tests, and nothing is left to divide",
+        "Leave it out, or give split.validation.",
+    )
+    for key in ("group", "stratify")
+)
+
+
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     """Read, clean, de-duplicate, split; then pack or write."""
     import ray.data
@@ -142,6 +185,9 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     if config.limit is not None:
         loaded = replace(loaded, rows=loaded.rows.limit(config.limit).materialize())
     context.report(state="cleaned", rows=loaded.rows.count())
+    if config.split.stratify:
+        assert isinstance(reading.labelling, Labelling) and reading.labelling.stratum is not None
+        loaded = replace(loaded, rows=stratify(loaded.rows, reading.labelling.stratum, divided_shares(config)))
     if not isinstance(reading.labelling, Labelling):
         return _make_tokens(config, loaded, context)
     return _make_examples(reading.labelling, loaded, context)
@@ -305,7 +351,7 @@ STAGE = Stage(
     run=run,
     output=output_kind,
     version=5,
-    preflight=Preflight(sources, check),
+    preflight=Preflight(sources, check, PREPARE_RULES),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )
 
