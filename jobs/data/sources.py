@@ -81,13 +81,13 @@ def fingerprint(source: str) -> str:
         return digest([source.removeprefix(f"hub:{name}"), directory_contents(name)])
     files = resolve(source)
     if all(storage.is_local(file) for file in files):
-        return digest_each([Path(file).name, _content(file)] for file in files)
+        return digest_each([Path(file).name, content_hash(file)] for file in files)
     parents = sorted({file.rpartition("/")[0] for file in files})
     stats = {storage.join(parent, stat.path): stat for parent in parents for stat in storage.list_files(parent)}
     return digest_each([file, stats[file].size, stats[file].modified] for file in files)
 
 
-def _content(file: str) -> str:
+def content_hash(file: str) -> str:
     """The hash of a local file; a pipeline asks again before and after each step, so that of a large one is remembered."""
     stat = os.stat(storage.absolute(file))
     return storage.sha256(file) if stat.st_size < LARGE_BYTES else _hashed(file, stat.st_size, stat.st_mtime_ns)

@@ -46,7 +46,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four files of data in the current directory, with one row each."""
     (tmp_path / "data").mkdir()
     for name in ("train", "test", "other"):
-        (tmp_path / "data" / f"{name}.csv").write_text("text,label,part\nhello,a,train\n")
+        (tmp_path / "data" / f"{name}.csv").write_text(f"text,label,part,customer\nhello {name},a,train,1\n")
     (tmp_path / "data" / "more.txt").write_text("hello\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,7 +64,7 @@ def test_texts_that_a_model_is_judged_on_are_not_pretrained_on() -> None:
     assert len(told) == 1, "both bases and all that comes of them meet the same two steps"
     assert told[0].path == "steps.corpus.split" and told[0].value == {"validation": 0.02}
     assert "reviews, which holds out 0.15 of the same texts" in told[0].reason
-    assert told[0].remedy == "Write split: {test: 0.1, validation: 0.05}."
+    assert told[0].remedy == "Write split: {test: 0.1, validation: 0.05}, or inputs: {exclude: reviews}."
 
 
 A, B = "data/train.csv", "data/test.csv"
@@ -81,7 +81,7 @@ A, B = "data/train.csv", "data/test.csv"
         ({"source": "data/more.txt"}, {"source": A, "split": {"test": 0.4}}, None),
         # Of a source for train no test split is taken, and none at all where validation has a source.
         ({"source": {"train": A}, "split": {"test": 0.2}}, {"source": A, "split": {"test": 0.1}}, "split: {validation: 0.2}"),
-        ({"source": {"train": A, "validation": B}}, {"source": A}, "Write source and split as in rows."),
+        ({"source": {"train": A, "validation": B}}, {"source": A}, "Write source and split as in rows"),
         ({"source": A}, {"source": {"train": A, "test": B}}, None),
         ({"source": A}, {"source": {"train": A, "validation": B, "test": "data/other.csv"}}, None),
         ({"source": "data/*.csv"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
@@ -178,7 +178,7 @@ def test_what_is_judged_is_not_in_the_text_that_is_read(mended: bool, tmp_path: 
     if mended:
         preflight(made, storage)
     else:
-        with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}\."):
+        with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}, or"):
             preflight(made, storage, only="teacher")
     corpus, examples = execute(made, "corpus", storage), execute(made, "rows", storage)
     read = text_of(corpus)

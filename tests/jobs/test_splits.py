@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def test_no_order_and_no_block_decides(data: st.DataObject, labels: list[str | N
     keys = [text_key(f"text {number}") for number in range(len(labels))]
     frame = pd.DataFrame({"key": keys, "label": pd.Series(labels, dtype="str"), "split": pd.Series(parts, dtype="str")})
     whole = stratified([frame], split)
-    for stratum, held in held_rows(frame[frame["split"] == "train"]["label"].value_counts().to_dict(), split).items():
+    divisible = frame[(frame["split"] == "train") & frame["label"].notna()]["label"].tolist()
+    for stratum, held in held_rows(Counter(divisible), split).items():
         own = whole[(frame["split"] == "train") & (frame["label"] == stratum)]["split"].tolist()
         assert (own.count("test"), own.count("validation")) == held
     given_already = frame["label"].isna() | (frame["split"] != "train")
