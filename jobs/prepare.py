@@ -21,7 +21,7 @@ from cluster.store.artifact import File, Kind, write_by_content
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
-from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
@@ -35,6 +35,7 @@ from jobs.data.stratified import stratify
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
+from jobs.tasks.excluding import excluding
 from jobs.tasks.labelling import Labelling, settings_type
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ else:
     AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
+EXCLUDING = "prepare steps with a task: documents that hold their test or validation texts, or 13 words of one, are left out"
 LEAST_BLOCK_BYTES = 8 << 20
 """Ray Data looks for tasks that have ended ten times a second: it starts the next one late, which tasks of a few tenths of a
 second, blocks of 1 MB, would wait for as long again."""
@@ -181,6 +183,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     data_context.execution_options.preserve_order = True
     data_context.target_min_block_size = LEAST_BLOCK_BYTES
     reading = reading_of(config)
+    reading = replace(reading, sieves=(*reading.sieves, *excluding(inputs.get("exclude", []))))
     loaded = load_rows(config.source, reading, config.augment)
     if config.limit is not None:
         loaded = replace(loaded, rows=loaded.rows.limit(config.limit).materialize())
@@ -351,6 +354,7 @@ STAGE = Stage(
     run=run,
     output=output_kind,
     version=5,
+    inputs={"exclude": Input(Kind.EXAMPLES, EXCLUDING, many=True, optional=True)},
     preflight=Preflight(sources, check, PREPARE_RULES),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )

@@ -106,6 +106,8 @@ class LeftOut:
     """What the sieves counted, and rows without a group."""
     first: list[dict[str, Any]] = field(default_factory=list)
     """The first that have a fault, by file, row and line, the last two from 1."""
+    sifted: list[dict[str, Any]] = field(default_factory=list)
+    """The first that sieves have taken out."""
 
     @classmethod
     def joined(cls, parts: Sequence[Mapping[str, Any]]) -> "LeftOut":
@@ -116,17 +118,20 @@ class LeftOut:
             joined.by_reason.update(part["by_reason"])
             joined.tally.update(part["tally"])
             joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
+            joined.sifted += part["sifted"][: NAMED_ROWS - len(joined.sifted)]
         return joined
 
     def add(self, file: str, first: int, rows: Sequence[Row], faults: Mapping[int, Fault]) -> None:
         """Count rows of a file; `first` is the number of the first of them, from 0."""
         self.read += len(rows)
         self.by_reason.update(fault.reason for fault in faults.values())
-        bad = [place for place in sorted(faults) if faults[place].reason not in WITHOUT]
-        for place in bad[: NAMED_ROWS - len(self.first)]:
+        for place in sorted(faults):
             fault, line = faults[place], rows[place].line
+            named = self.sifted if fault.reason == SIFTED else self.first
+            if (fault.reason in WITHOUT and fault.reason != SIFTED) or len(named) >= NAMED_ROWS:
+                continue
             where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
-            self.first.append({**where, "reason": fault.reason, "detail": fault.detail})
+            named.append({**where, "reason": fault.reason, "detail": fault.detail})
 
     @property
     def count(self) -> int:
@@ -150,13 +155,15 @@ class LeftOut:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"read": self.read, "by_reason": dict(self.by_reason), "tally": dict(self.tally), "first": self.first}
+        counted = {"by_reason": dict(self.by_reason), "tally": dict(self.tally)}
+        return {"read": self.read, **counted, "first": self.first, "sifted": self.sifted}
 
     def details(self) -> dict[str, Any]:
         """For the manifest; empty where no row is left out."""
         if not self.by_reason:
             return {}
-        return {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+        told = {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+        return told | ({"sifted_rows": self.sifted} if self.sifted else {})
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())

@@ -14,7 +14,7 @@ from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
-from jobs.running.nesting import nesting_problems
+from jobs.running.nesting import EXCLUDE, nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
@@ -191,6 +191,13 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
                 yield Problem(key, own, f"the teacher's answers are for {theirs}", remedy)
 
 
+def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    for name in step.inputs.get(EXCLUDE, ()):
+        if not any(_divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
+            remedy = "Give it one (split.test, split.validation), or leave it out here."
+            yield Problem(f"inputs.{EXCLUDE}", name, "it has neither a test nor a validation split to take out", remedy)
+
+
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model",))
     yield from _layers(recipe, step, config)
@@ -364,6 +371,7 @@ def _deploy(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 
 CHECKS_BY_STAGE: Mapping[str, Callable[[Recipe, Step, Any], Iterator[Problem]]] = {
+    "prepare": _prepare,
     "pretrain": _pretrain,
     "finetune": _finetune,
     "distill": _distill,
