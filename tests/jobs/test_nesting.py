@@ -68,6 +68,7 @@ def test_texts_that_a_model_is_judged_on_are_not_pretrained_on() -> None:
 
 
 A, B = "data/train.csv", "data/test.csv"
+EXCLUDING = {"inputs": {"exclude": ["rows"]}}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,49 @@ A, B = "data/train.csv", "data/test.csv"
         ({"source": A}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
         ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"by": "part"}}, None),
         ({"source": A, "split": {"by": "part"}}, {"source": A}, "split: {validation: 0.1}"),
+        # Groups nest in groups by the same column, by their shares; hashes of texts and groups do not nest.
+        ({"source": A, "split": {"group": "customer"}}, {"source": A, "split": {"group": "customer"}}, None),
+        ({"source": A, "split": {"group": "customer", "test": 0.2}}, {"source": A, "split": {"group": "customer"}}, None),
+        (
+            {"source": A, "split": {"group": "customer"}},
+            {"source": A, "split": {"group": "customer", "test": 0.2}},
+            "split: {group: customer, test: 0.2, validation: 0.1}, or inputs: {exclude: rows}",
+        ),
+        (
+            {"source": A, "split": {"group": "customer"}},
+            {"source": A, "split": {"group": "part"}},
+            "split: {group: part, validation: 0.1}",
+        ),
+        ({"source": A, "split": {"group": "customer"}}, {"source": A}, "Write split: {validation: 0.1}, or"),
+        ({"source": A}, {"source": A, "split": {"group": "customer"}}, "Write split: {group: customer, validation: 0.1}"),
+        ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"group": "customer"}}, "split: {group: customer"),
+        ({"source": A, "split": {"group": "customer"}}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
+        ({"source": {"train": B, "test": A}}, {"source": A, "split": {"group": "customer"}}, None),
+        ({"source": A}, {"source": A, "split": {"group": "customer", "validation": 0}}, None),
+        # What is stratified hangs on all rows of a label.
+        ({"source": A}, {"source": A, "split": {"stratify": True}}, "Write inputs: {exclude: rows}, or divide rows by a hash"),
+        (
+            {"source": A, "split": {"test": 0.5}},
+            {"source": A, "split": {"stratify": True}},
+            "Write inputs: {exclude: rows}, or divide rows by a hash",
+        ),
+        ({"source": {"train": B, "test": A}}, {"source": A, "split": {"stratify": True}}, None),
+        # What is left out by what it says may stand in any file.
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"test": 0.2}}, None),
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"stratify": True}}, None),
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"by": "part"}}, None),
+        ({"source": "data/*.csv", **EXCLUDING}, {"source": {"train": A, "test": B}}, None),
+        (
+            {"source": A, **EXCLUDING, "clean": {"strip_tags": True}},
+            {"source": A, "split": {"test": 0.2}},
+            "strip_tags: False",
+        ),
+        ({"source": B, **EXCLUDING, "clean": {"strip_tags": True}}, {"source": {"train": A, "test": B}}, "strip_tags: False"),
+        # One content under two names.
+        ({"source": "data/copy.csv"}, {"source": A, "split": {"test": 0.1}}, "split: {test: 0.1, validation: 0.1}"),
+        ({"source": "elsewhere"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": "elsewhere/*.csv"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": "data/other.csv"}, {"source": {"train": A, "test": B}}, None),
         ({"source": A, "text": "title"}, {"source": A, "split": {"test": 0.2}}, None),
         ({"source": "sample:sms_spam"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, "{test: 0.2, validation: 0.1}"),
         ({"source": "sample:wikitext2"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, None),
@@ -121,6 +165,9 @@ A, B = "data/train.csv", "data/test.csv"
     ],
 )
 def test_which_splits_nest(corpus: dict[str, Any], rows: dict[str, Any], said: str | None, files: Path) -> None:
+    (files / "elsewhere").mkdir()
+    for copy, name in (("data/copy.csv", A), ("elsewhere/b.csv", B)):
+        (files / copy).write_bytes((files / name).read_bytes())
     told = problems(recipe(corpus, rows))
     if said is None:
         assert not told
@@ -137,6 +184,8 @@ def test_pairs_are_divided_by_both_texts_which_no_corpus_is(files: Path) -> None
     assert problem.remedy.startswith("Divide both by a column that says the split")
     for text, told in (("second", 1), ("label", 0)):
         assert len(problems(recipe({"source": A, "text": text, "split": {"test": 0.2}}, pairs))) == told
+    excluding = recipe({"source": A, "split": {"test": 0.2}, **EXCLUDING}, pairs)
+    assert not problems(excluding)
     by_column = {"split": {"by": "part"}}
     assert not problems(recipe({"source": A, **by_column}, {**pairs, **by_column}))
 
@@ -161,26 +210,50 @@ def test_a_teacher_of_other_examples_teaches_no_test_text(files: Path) -> None:
     assert "rows, which holds out 0.15" in told[0].reason
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_what_is_judged_is_not_in_the_text_that_is_read(mended: bool, tmp_path: Path, ray_driver: Cluster) -> None:
-    """Both steps are run: the check refuses just what lets a text through, and its remedy keeps it out."""
+@pytest.mark.parametrize(
+    ("other", "nests"),
+    [
+        ({}, True),
+        ({"slices": ["part"]}, True),
+        ({"split": {"stratify": True, "validation": 0.2}}, False),
+        ({"source": "data"}, False),
+        ({"limit": 10}, False),
+        ({"clean": {"strip_tags": True}}, False),
+        ({"task": {"kind": "classification", "label": "part"}}, False),
+        (EXCLUDING, True),
+    ],
+)
+def test_what_is_stratified_nests_with_itself_alone(other: dict[str, Any], nests: bool, files: Path) -> None:
+    rows = {"stage": "prepare", "source": A, "task": {"kind": "classification"}, "split": {"stratify": True}}
+    for name in ("other", "test"):
+        (files / "data" / f"{name}.csv").unlink()
+    (files / "data" / "more.txt").unlink()
+    teacher = {"stage": "finetune", "model": "sample:minilm_l6", "inputs": {"examples": "all"}}
+    soft = {"stage": "predict", "inputs": {"model": "teacher", "examples": "rows"}}
+    steps = {"rows": rows, "all": {**rows, **other}, "teacher": teacher, "soft": soft}
+    told = problems(parse_recipe({"name": "tiny", "steps": steps}))
+    assert [problem.path for problem in told] == ([] if nests else ["steps.all.split"])
+
+
+@pytest.mark.parametrize(
+    "mended", [{}, {"split": {"test": 0.1, "validation": 0.05}}, EXCLUDING], ids=["not mended", "split", "exclude"]
+)
+def test_what_is_judged_is_not_in_the_text_that_is_read(mended: dict[str, Any], tmp_path: Path, ray_driver: Cluster) -> None:
+    """Both steps are run: the check refuses just what lets a text through, and either remedy keeps it out."""
     lines = [
         {"text": f"第{number:04d}号：{'很好' if number % 2 else '不好'}", "label": str(number % 2)} for number in range(400)
     ]
     source = tmp_path / "reviews.jsonl"
     source.write_text("\n".join(json.dumps(line) for line in lines))
-    split: dict[str, float] = {"validation": 0.02}
     rows = {"source": str(source), "split": {"test": 0.1, "validation": 0.05}}
-    if mended:
-        split = {"test": 0.1, "validation": 0.05}
-    made = recipe({"source": str(source), "split": split}, rows)
+    made = recipe({"source": str(source), "split": {"validation": 0.02}, **mended}, rows)
     storage = str(tmp_path / "runs")
     if mended:
         preflight(made, storage)
     else:
         with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}, or"):
             preflight(made, storage, only="teacher")
-    corpus, examples = execute(made, "corpus", storage), execute(made, "rows", storage)
+    examples, corpus = execute(made, "rows", storage), execute(made, "corpus", storage)
     read = text_of(corpus)
     held = [text for name in ("test", "validation") for text in read_examples(examples, name)["text"].to_pylist()]
     assert len(held) > 30 and len(read) > 1000
