@@ -49,7 +49,7 @@ else:
     AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
-EXCLUDING = "prepare steps with a task: documents that hold their test or validation texts, or 13 words of one, are left out"
+EXCLUDING = "documents that hold a text that these steps test or validate on, or 13 words of one, are left out"
 LEAST_BLOCK_BYTES = 8 << 20
 """Ray Data looks for tasks that have ended ten times a second: it starts the next one late, which tasks of a few tenths of a
 second, blocks of 1 MB, would wait for as long again."""

@@ -246,6 +246,7 @@ LABELLED: dict[str, Any] = {"stage": "prepare", "source": "rows.csv", "task": {}
             {"one": {**LABELLED, "inputs": {"exclude": "two"}}, "two": {**LABELLED, "inputs": {"exclude": "one"}}},
             "these steps wait for each other",
         ),
+        ({"corpus": {**CORPUS, "exclude": ["messages"]}}, "no such key. It is an input: write inputs: {exclude: …}."),
         ({"corpus": {**CORPUS, "inputs": {"excluded": "messages"}}}, "prepare has no such input. Did you mean exclude"),
     ],
 )
