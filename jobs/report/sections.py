@@ -197,7 +197,7 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
 
 
 def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
-    """Rows that are no examples and no text, by step: how many for each reason, and the first that have a fault."""
+    """Rows that are no examples and no text, by step: how many for each reason, and the first of them."""
     parts: list[Html] = []
     for name, artifact in artifacts.items():
         found = artifact.manifest.details.get("bad_rows")
@@ -206,9 +206,8 @@ def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
         read = artifact.manifest.metrics.get("rows_read", 0)
         counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
         parts += [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
-        rows = [
-            [one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]
-        ]
+        named = [*found["first"], *artifact.manifest.details.get("sifted_rows", ())]
+        rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in named]
         if rows:
             parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
     return _section("Rows that were left out", *parts) if parts else None

@@ -8,7 +8,7 @@ Local files are told by what is in them, under whatever names they lie. Not seen
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -118,25 +118,42 @@ def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
     """What `held` holds out of the sources that it has in common with `taught`, and `taught` has in its training split."""
     learned: Any = taught.config
     judged: Any = held.config
-    columns, held_columns = _texts(learned), _texts(judged)
-    if not set(columns) & set(held_columns) or _same_division(taught, held):
+    if not set(_texts(learned)) & set(_texts(judged)) or _same_division(taught, held):
         return
     there = look(learned)
     for part in look(judged):
-        same = [one for one in there if any(left.shares(right) for left in one.data for right in part.data)]
-        if not same or _nothing(part) or any(one.column is None and one.held >= 1 for one in same):
-            continue
-        if held.name in taught.inputs.get(EXCLUDE, ()):
-            yield from _renamed(taught, held, learned, judged)
-            continue
-        # A text that is in several of a step's sources is held out if any of them holds it out.
-        kept = [one for one in same if one.holds(part)]
-        if not kept:
-            yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
-        elif part.column is None and part.held < 1:
-            yield from _renamed(taught, held, learned, judged)
-            if columns != held_columns:
-                yield _keyed_otherwise(taught, held, part)
+        for same in _shared(there, part) if not _nothing(part) else ():
+            yield from _learned_from(taught, held, same, part)
+
+
+def _shared(there: Sequence[PreparedSource], part: PreparedSource) -> list[list[PreparedSource]]:
+    """The other step's sources that have a file of this part too, or a part of a hub's; each combination of them once."""
+    known: dict[tuple[str, str], list[tuple[Data, PreparedSource]]] = {}
+    for one in there:
+        for data in one.data:
+            known.setdefault((data.name, data.part), []).append((data, one))
+    found: dict[tuple[str, ...], list[PreparedSource]] = {}
+    for data in part.data:
+        same = {one.split: one for other, one in known.get((data.name, data.part), ()) if other.shares(data)}
+        if same:
+            found[tuple(same)] = list(same.values())
+    return list(found.values())
+
+
+def _learned_from(taught: Step, held: Step, same: Sequence[PreparedSource], part: PreparedSource) -> Iterator[Problem]:
+    """What is held out of a part, and in the training split of these sources, which have it too."""
+    if any(one.column is None and one.held >= 1 for one in same):
+        return
+    if held.name in taught.inputs.get(EXCLUDE, ()):
+        yield from _renamed(taught, held)
+        return
+    # A text that is in several of a step's sources is held out if any of them holds it out.
+    if not any(one.holds(part) for one in same):
+        yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
+    elif part.column is None and part.held < 1:
+        yield from _renamed(taught, held)
+        if _texts(taught.config) != _texts(held.config):
+            yield _keyed_otherwise(taught, held, part)
 
 
 def _nothing(part: PreparedSource) -> bool:
@@ -182,8 +199,10 @@ def _excluding(held: Step) -> str:
     return f", or inputs: {{{EXCLUDE}: {held.name}}}" if held.kind is Kind.EXAMPLES else ""
 
 
-def _renamed(taught: Step, held: Step, learned: "PrepareConfig", judged: "PrepareConfig") -> Iterator[Problem]:
+def _renamed(taught: Step, held: Step) -> Iterator[Problem]:
     """Texts that two steps clean otherwise are other texts in them: they fall into other splits, and are not found again."""
+    learned: Any = taught.config
+    judged: Any = held.config
     for key in RENAMING:
         value, other = getattr(learned.clean, key), getattr(judged.clean, key)
         if value != other:

@@ -154,7 +154,8 @@ def _other_tokens(recipe: Recipe, step: Step, tokens: Step) -> Iterator[Problem]
 
 
 def _cutting(step: Step) -> dict[str, Any]:
-    return {key: value for key, value in step.config.model_dump(mode="json").items() if key in CUTTING}
+    kept = {key: value for key, value in step.config.model_dump(mode="json").items() if key in CUTTING}
+    return kept | {EXCLUDE: step.inputs.get(EXCLUDE, ())}
 
 
 def _tokens_of(recipe: Recipe, step: Step) -> Step | None:

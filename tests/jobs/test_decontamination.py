@@ -20,6 +20,7 @@ from jobs.core.config import BadInput
 from jobs.core.recipe import Recipe, parse_recipe
 from jobs.data.decontamination import SIGNS, WORDS, HeldOut, Units, held_out
 from jobs.data.training_rows import read_examples
+from jobs.report.sections import left_out
 from jobs.running.execute import execute
 from jobs.running.parents import parent_problems
 from jobs.running.plan import look
@@ -209,6 +210,7 @@ def test_a_corpus_without_what_is_tested(ray_driver: Cluster, tmp_path: Path) ->
     told = corpus.manifest.details["sifted_rows"]
     assert len(told) == 10 and (told[0]["row"], told[0]["line"]) == (81, 81)
     assert told[0]["detail"].endswith("with what messages holds out")
+    assert "what messages holds out" in str(left_out({"corpus": corpus}))
     assert {parent.uri for parent in corpus.manifest.parents["exclude"]} == {messages.uri}
 
 

@@ -1,20 +1,33 @@
 """No model is judged on what it has read: splits of several steps over one source nest. `pytest tests/jobs/test_nesting.py`"""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
+from jobs.data.decontamination import held_out
+from jobs.data.dedup import keep_first
+from jobs.data.formats import Files
+from jobs.data.rows import Items, Sieve
+from jobs.data.sources import each, resolve
 from jobs.data.tokenizer import tokenizer_of
 from jobs.data.training_rows import TokenRows, read_examples
+from jobs.data.units import rows_of
+from jobs.prepare import PrepareConfig, divided_shares, reading_of
 from jobs.running.execute import execute
 from jobs.running.parents import parent_problems
 from jobs.running.preflight import preflight
+from tests.jobs.test_splits import stratified
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted([*(ROOT / "jobs" / "recipes").glob("*.yaml"), *(ROOT / "tests" / "benchmarks").glob("*.yaml")])
@@ -90,6 +103,14 @@ EXCLUDING = {"inputs": {"exclude": ["rows"]}}
         ({"source": {"train": A, "test": B}}, {"source": {"train": A, "test": B}}, None),
         ({"source": {"train": "data/*.csv", "test": B}}, {"source": {"train": A, "test": B}}, None),
         ({"source": A}, {"source": {"train": B, "unlabelled": A}}, None),
+        # A pattern stands for each of its files: one that tests does not speak for the others.
+        ({"source": {"train": A, "test": B}}, {"source": "data/t*.csv"}, None),
+        (
+            {"source": {"train": A, "test": B}},
+            {"source": "data/t*.csv", "split": {"test": 0.1}},
+            "Write split: {validation: 0.2}, or",
+        ),
+        ({"source": {"train": A, "test": B}}, {"source": "data/t*.csv", "split": {"by": "part"}}, "split: {by: part}"),
         ({"source": A}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
         ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"by": "part"}}, None),
         ({"source": A, "split": {"by": "part"}}, {"source": A}, "split: {validation: 0.1}"),
@@ -208,6 +229,72 @@ def test_a_teacher_of_other_examples_teaches_no_test_text(files: Path) -> None:
     told = problems(parse_recipe({"name": "tiny", "steps": steps}))
     assert [problem.path for problem in told] == ["steps.all.split"]
     assert "rows, which holds out 0.15" in told[0].reason
+
+
+SHARE = st.sampled_from((0.0, 0.1, 0.2, 0.4))
+COMMON = [{}, {"group": "customer"}, {"group": "shop"}]
+DIVISION = st.sampled_from([*COMMON, {"by": "part"}])
+SOURCE = st.sampled_from(["a.csv", "copy.csv", "b.csv", "[ab].csv", {"train": "a.csv", "test": "b.csv"},
+                          {"train": "b.csv", "validation": "a.csv"}])  # fmt: skip
+
+
+@st.composite
+def steps_of_one_source(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A corpus and labelled rows, each divided in any way."""
+    made = []
+    for division in (DIVISION, st.one_of(DIVISION, st.just({"stratify": True}))):
+        split = draw(division)
+        shares = {} if "by" in split else {"test": draw(SHARE), "validation": draw(SHARE)}
+        made.append({"source": draw(SOURCE), "split": {**split, **shares}})
+    return made[0] | draw(st.sampled_from([{}, {}, EXCLUDING])), made[1]
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files of rows, among them texts that stand there several times, and one of them under another name."""
+    place = tmp_path_factory.mktemp("shops")
+    for name, count in (("a", 300), ("b", 120)):
+        lines = ["text,label,part,customer,shop"]
+        for number in range(count):
+            text = number if number % 5 else number // 25  # A fifth are texts of others.
+            part = ("train", "train", "validation", "test")[text % 4]
+            lines.append(f"{name} 第{text}条,{text % 3},{part},{number % 40 or ''},{number % 11}")
+        (place / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    (place / "copy.csv").write_bytes((place / "a.csv").read_bytes())
+    return place
+
+
+def divide(config: PrepareConfig, sieves: Sequence[Sieve] = ()) -> pd.DataFrame:
+    """The rows of a step with their splits, without a cluster."""
+    reading = replace(reading_of(config), sieves=sieves)
+    sources, targets = each(config.source), list(reading.labelling.types) if reading.labelling is not None else []
+    frames = []
+    for named, source in sources.items():
+        items = Items(reading, named, set(sources))
+        frames += [
+            items.frame(list(rows))[0] for file in resolve(source) for _, _, rows in rows_of(file, Files(), items.needed)
+        ]
+    kept, _ = keep_first(pd.concat(frames, ignore_index=True), targets, reading.conflicts)
+    return stratified([kept], divided_shares(config)) if config.split.stratify else kept
+
+
+@given(steps=steps_of_one_source())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_where_the_check_says_nothing_no_text_is_judged_on_and_learned_from(
+    steps: tuple[dict[str, Any], dict[str, Any]], shops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shops)
+    corpus, rows = steps
+    assume(corpus["split"].get("test", 0) + corpus["split"].get("validation", 0) > 0 or "by" in corpus["split"])
+    made = recipe(corpus, rows)
+    told = [problem for problem in problems(made) if problem.path.startswith("steps.corpus")]
+    assume(not told)
+    configs: dict[str, Any] = {name: made.steps[name].config for name in ("corpus", "rows")}
+    examples = divide(configs["rows"])
+    held = examples[examples["split"] != "train"]
+    sieves = [held_out({"rows": held["text"].tolist()})] if "inputs" in corpus else []
+    read = divide(configs["corpus"], sieves)
+    assert not set(held["key"]) & set(read[read["split"] == "train"]["key"])
 
 
 @pytest.mark.parametrize(
