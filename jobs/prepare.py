@@ -9,8 +9,8 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,8 @@ from cluster.store.artifact import File, Kind, write_by_content
 from cluster.store.storage import delete, join
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Problem
-from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
+from jobs.core.idle import Rule
+from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
@@ -32,15 +33,18 @@ from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
-from jobs.data.splits import Split
+from jobs.data.splits import Split, divided
+from jobs.data.stratified import stratify
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
+from jobs.tasks.excluding import excluding
 from jobs.tasks.labelling import Labelling, settings_type
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from ray.data import Dataset
 
     from jobs.data.pack import Bounds
 
@@ -49,6 +53,7 @@ else:
     AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
+EXCLUDING = "documents that hold a text that these steps test or validate on, or 13 words of one, are left out"
 
 
 class PrepareConfig(Files):
@@ -106,6 +111,24 @@ class PrepareConfig(Files):
             raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_stratified(self) -> "PrepareConfig":
+        if not self.split.stratify:
+            return self
+        if self.task is None:
+            raise ValueError("split.stratify divides rows by their labels, and text for tokens has none")
+        if Labelling.of(self.task, self.text).stratum is None:
+            raise ValueError(
+                f"split.stratify divides rows by values that many of them share, and targets of {self.task.kind} have none: "
+                "leave it out"
+            )
+        if self.augment is not None:
+            raise ValueError(
+                "augment changes training texts as they are read, and split.stratify says only when all are read which train: "
+                "leave one out"
+            )
+        return self
+
 
 def output_kind(config: PrepareConfig) -> Kind:
     """TOKENS or EXAMPLES."""
@@ -136,12 +159,35 @@ def reading_of(config: PrepareConfig) -> Reading:
     return Reading(fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows)
 
 
+def divided_shares(config: PrepareConfig) -> Split:
+    """How the rows of the only source are divided, or of that for train."""
+    return divided(config.split, "" if isinstance(config.source, str) else "train", each(config.source))
+
+
+def _divides(config: PrepareConfig, inputs: Collection[str]) -> bool:
+    shares = divided_shares(config)
+    return shares.validation + shares.test > 0 and (isinstance(config.source, str) or "train" in config.source)
+
+
+PREPARE_RULES = tuple(
+    Rule(
+        f"split.{key}",
+        ("source", "split"),
+        _divides,
+        "the sources name what validates and tests, and nothing is left to divide",
+        "Leave it out, or give split.validation.",
+    )
+    for key in ("group", "stratify")
+)
+
+
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     """Read, clean, de-duplicate, split; then pack or write."""
     import ray.data
 
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     reading = reading_of(config)
+    reading = replace(reading, sieves=(*reading.sieves, *excluding(inputs.get("exclude", []))))
     place = join(context.scratch, f"rows-{context.attempt}")
     try:
         loaded = load_rows(config.source, reading, place, config.augment, config.near_duplicates)
@@ -150,7 +196,11 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
         context.report(state="cleaned", rows=loaded.count)
         if not isinstance(reading.labelling, Labelling):
             return _make_tokens(config, loaded, context)
-        return _make_examples(reading.labelling, loaded, context)
+        rows = loaded.rows
+        if config.split.stratify:
+            assert reading.labelling.stratum is not None
+            rows = stratify(rows, reading.labelling.stratum, divided_shares(config))
+        return _make_examples(reading.labelling, loaded, rows, context)
     finally:
         delete(place)
 
@@ -253,9 +303,9 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Outcome:
+def _make_examples(labelling: Labelling, loaded: Loaded, rows: "Dataset", context: Context) -> Outcome:
     """Write rows as Parquet, a file a split and block, and the task that they make."""
-    written = loaded.rows.map_batches(
+    written = rows.map_batches(
         WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
     by_split: dict[str, dict[str, float]] = {}
@@ -312,7 +362,8 @@ STAGE = Stage(
     run=run,
     output=output_kind,
     version=6,
-    preflight=Preflight(sources, check),
+    inputs={"exclude": Input(Kind.EXAMPLES, EXCLUDING, many=True, optional=True)},
+    preflight=Preflight(sources, check, PREPARE_RULES),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )
 

@@ -171,6 +171,11 @@ class Learning:
         """Of rows of one split, what adds up: how often each label is there, sums of a number."""
         raise NotImplementedError
 
+    def stratum(self, settings: Any) -> str | None:
+        """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a single value a row; None
+        where targets, such as spans of a text, have no values that many rows share."""
+        return None
+
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """What is wrong with the splits together; paths are below the step. Splits that are not known yet are not there."""
         return []

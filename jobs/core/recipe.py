@@ -234,7 +234,13 @@ def _invalid(stage: Stage, settings: Mapping[str, Any], values: Mapping[str, Any
     try:
         stage.config.model_validate(fill(settings, values))
     except ValidationError as error:
-        return problems_of(error, stage.config, path)
+        found = problems_of(error, stage.config, path)
+        inputs = {f"{path}.{name}": f"It is an input: write inputs: {{{name}: …}}." for name in stage.inputs}
+        unknown = stage.inputs.keys() - stage.config.model_fields.keys()
+        return [
+            replace(problem, remedy=inputs[problem.path]) if problem.path.removeprefix(f"{path}.") in unknown else problem
+            for problem in found
+        ]
     return []
 
 

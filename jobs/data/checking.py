@@ -124,7 +124,8 @@ class _Check:
         self, source: str, where: str, reading: Reading, columns: Mapping[str, str], items: Items, seen: _Seen
     ) -> None:
         self.source, self.where, self.reading, self.items, self.seen = source, where, reading, items, seen
-        wanted = dict(columns) | ({"split.by": items.by} if items.by is not None else {})
+        dividing = {"split.by": items.by, "split.group": items.group}
+        wanted = dict(columns) | {key: column for key, column in dividing.items() if column is not None}
         if items.named == UNLABELLED:
             wanted = {key: column for key, column in wanted.items() if column in reading.fields.values()}
         self.wanted = wanted

@@ -12,7 +12,7 @@ from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
-from jobs.data.splits import SPLITS, Split, divided, split_of
+from jobs.data.splits import SPLITS, Split, divided, group_key, split_of
 from jobs.data.values import is_absent, is_single, kind_of, value_at, without_bytes, written_as
 
 if TYPE_CHECKING:
@@ -103,9 +103,11 @@ class LeftOut:
     read: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     tally: Counter[str] = field(default_factory=Counter)
-    """What the sieves counted."""
+    """What the sieves counted, and rows without a group."""
     first: list[dict[str, Any]] = field(default_factory=list)
     """The first that have a fault, by file, row and line, the last two from 1."""
+    sifted: list[dict[str, Any]] = field(default_factory=list)
+    """The first that sieves have taken out."""
 
     @classmethod
     def joined(cls, parts: Sequence[Mapping[str, Any]]) -> "LeftOut":
@@ -116,17 +118,20 @@ class LeftOut:
             joined.by_reason.update(part["by_reason"])
             joined.tally.update(part["tally"])
             joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
+            joined.sifted += part["sifted"][: NAMED_ROWS - len(joined.sifted)]
         return joined
 
     def add(self, file: str, first: int, rows: Sequence[Row], faults: Mapping[int, Fault]) -> None:
         """Count rows of a file; `first` is the number of the first of them, from 0."""
         self.read += len(rows)
         self.by_reason.update(fault.reason for fault in faults.values())
-        bad = [place for place in sorted(faults) if faults[place].reason not in WITHOUT]
-        for place in bad[: NAMED_ROWS - len(self.first)]:
+        for place in sorted(faults):
             fault, line = faults[place], rows[place].line
+            named = self.sifted if fault.reason == SIFTED else self.first
+            if (fault.reason in WITHOUT and fault.reason != SIFTED) or len(named) >= NAMED_ROWS:
+                continue
             where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
-            self.first.append({**where, "reason": fault.reason, "detail": fault.detail})
+            named.append({**where, "reason": fault.reason, "detail": fault.detail})
 
     @property
     def count(self) -> int:
@@ -150,13 +155,15 @@ class LeftOut:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"read": self.read, "by_reason": dict(self.by_reason), "tally": dict(self.tally), "first": self.first}
+        counted = {"by_reason": dict(self.by_reason), "tally": dict(self.tally)}
+        return {"read": self.read, **counted, "first": self.first, "sifted": self.sifted}
 
     def details(self) -> dict[str, Any]:
         """For the manifest; empty where no row is left out."""
         if not self.by_reason:
             return {}
-        return {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+        told = {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+        return told | ({"sifted_rows": self.sifted} if self.sifted else {})
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
@@ -205,14 +212,16 @@ class Items:
         self.rest = divided(reading.split, named, names)
         self.labelling = reading.labelling if named != UNLABELLED else None
         self.by = reading.split.by if reading.split.by != "hash" and named != UNLABELLED else None
+        self.group = reading.split.group if named in ("", "train") else None
         self.slices = reading.slices if self.labelling is not None else ()
         paths = self.labelling.paths if self.labelling is not None else {}
         self.lists = {column for key, column in paths.items() if self.labelling is not None and key in self.labelling.lists}
-        own = [*reading.fields.values(), *paths.values(), *self.slices, *([self.by] if self.by is not None else [])]
+        own = [*reading.fields.values(), *paths.values(), *self.slices]
+        own += [column for column in (self.by, self.group) if column is not None]
         self.needed = list(dict.fromkeys(own))
         """The columns of the source that are read."""
         self.tally: Counter[str] = Counter()
-        """What the sieves counted in the rows so far."""
+        """What the sieves counted in the rows so far, and rows without a group."""
 
     def values(self, rows: Sequence[Row]) -> Values:
         """What rows have in the columns that are needed."""
@@ -279,7 +288,7 @@ class Items:
         for name in self.reading.slices:
             given = made.columns[name] if name in self.slices else [None] * len(rows)
             columns[f"{SLICE}{name}"] = _strings([value_name(value) or None for value in given])
-        columns["split"] = _strings(self._splits(keys, made.splits))
+        columns["split"] = _strings(self._splits(keys, made))
         keep = [place not in made.faults for place in range(len(rows))]
         return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
 
@@ -293,14 +302,21 @@ class Items:
             for number, why in gone.items():
                 faults[places[number]] = Fault(SIFTED, f"{name}: {why}")
 
-    def _splits(self, keys: Sequence[str], given: Sequence[str | None] | None) -> Sequence[str | None]:
+    def _splits(self, keys: Sequence[str], made: Values) -> Sequence[str | None]:
         if self.named == UNLABELLED:
             return ["train"] * len(keys)
-        if given is not None:
-            return given
+        if made.splits is not None:
+            return made.splits
         if self.named in ("test", "validation"):
             return [self.named] * len(keys)
-        return [split_of(key, self.rest) for key in keys]
+        if self.rest.stratify:
+            return ["train"] * len(keys)  # Until it is known what there is of each label: jobs/data/stratified.py.
+        if self.group is None:
+            return [split_of(key, self.rest) for key in keys]
+        groups = [value_name(value) for value in made.columns[self.group]]
+        lacking = sum(not group and place not in made.faults for place, group in enumerate(groups))
+        self.tally["rows_without_group"] += lacking
+        return [split_of(group_key(group) if group else key, self.rest) for group, key in zip(groups, keys, strict=True)]
 
 
 def _plain(value: Any, form: Callable[[str], str]) -> Any:

@@ -212,7 +212,8 @@ def _bad_rows(name: str, artifact: Artifact) -> list[Html]:
     read = artifact.manifest.metrics.get("rows_read", 0)
     counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
     parts = [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
-    rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]]
+    named = [*found["first"], *artifact.manifest.details.get("sifted_rows", ())]
+    rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in named]
     if rows:
         parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
     return parts

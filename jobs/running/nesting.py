@@ -1,16 +1,21 @@
 """Whether a model is ever judged on texts that it has learned from: the splits of prepare steps over the same data must nest.
 
 A recipe may read one source twice, as text to pretrain on and as examples. Each step divides it for itself, by a hash of each
-text, and what the second holds out for validation and test must not be in the first one's training split.
+text or group, and what the second holds out for validation and test must not be in the first one's training split.
+
+Local files are told by what is in them, under whatever names they lie. Not seen are the same texts in files of other bytes
+(packed, in another order, among others) and in copies elsewhere: there `inputs: {exclude: …}` finds them.
 """
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.store import storage
+from cluster.store.artifact import Kind
+from cluster.store.hashes import sha256_of
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.data.hub import SPLIT_PART, hub_parts
@@ -24,8 +29,12 @@ if TYPE_CHECKING:
 
 HELD = ("examples", "tokens")
 """The inputs whose held-out splits a step's model is judged on."""
+EXCLUDE = "exclude"
+"""The input of a prepare step whose held-out texts are taken out of it."""
 RENAMING = ("unicode", "strip_tags", "max_characters")
-"""What of cleaning changes a text's hash, and with it the split that it falls into."""
+"""What of cleaning makes another text of one, which has another hash and falls into another split."""
+UNDECIDING = {"slices", "bad_rows"}
+"""The keys of a prepare step with a task that have no say in which rows fall into which split."""
 ROUNDING = 1e-9
 
 
@@ -34,6 +43,7 @@ class Data:
     """A file, a sample, or a part of a hub's data set: what two sources may have in common."""
 
     name: str
+    """Of a local file: the hash of its content."""
     part: str = ""
     """Of a hub's data set: the split."""
     rows: tuple[float, float] = (0.0, float("inf"))
@@ -71,9 +81,13 @@ class PreparedSource:
 
     def holds(self, other: "PreparedSource") -> bool:
         """Whether no text that the other holds out is in this one's training split."""
+        if (self.column is None and self.held >= 1) or _nothing(other):
+            return True
         if other.column is not None or self.column is not None:
-            return self.column == other.column or (self.column is None and self.held >= 1) or _nothing(other)
-        return self.held + ROUNDING >= other.held
+            return self.column == other.column
+        # What is stratified depends on all other rows: nothing but the same step once more divides like it.
+        alike = self.rest.group == other.rest.group and not self.rest.stratify and not other.rest.stratify
+        return alike and self.held + ROUNDING >= other.held
 
 
 def nesting_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
@@ -94,31 +108,53 @@ def _prepared(recipe: Recipe, name: str) -> set[str]:
     """The prepare steps that a step's model has learned from. What a teacher is asked teaches a student only where it is the
     student's own input too."""
     step = recipe.steps[name]
+    if step.stage.name == "prepare":
+        return {name}
     keys = [key for key in step.inputs if step.stage.name != "predict" or key not in HELD]
     parents = {parent for key in keys for parent in step.inputs[key]}
-    return set[str]().union(*(_prepared(recipe, parent) for parent in parents)) if parents else {name}
+    return set[str]().union(*(_prepared(recipe, parent) for parent in parents))
 
 
 def _between(taught: Step, held: Step, look: Any) -> Iterator[Problem]:
     """What `held` holds out of the sources that it has in common with `taught`, and `taught` has in its training split."""
     learned: Any = taught.config
     judged: Any = held.config
-    columns, held_columns = _texts(learned), _texts(judged)
-    if not set(columns) & set(held_columns):
+    if not set(_texts(learned)) & set(_texts(judged)) or _same_division(taught, held):
         return
     there = look(learned)
     for part in look(judged):
-        same = [one for one in there if any(left.shares(right) for left in one.data for right in part.data)]
-        if not same or _nothing(part):
-            continue
-        # A text that is in several of a step's sources is held out if any of them holds it out.
-        kept = [one for one in same if one.holds(part)]
-        if not kept:
-            yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
-        elif part.column is None and part.held < 1 and not any(one.held >= 1 for one in kept):
-            yield from _renamed(taught, held, learned, judged)
-            if columns != held_columns:
-                yield _keyed_otherwise(taught, held, part)
+        for same in _shared(there, part) if not _nothing(part) else ():
+            yield from _learned_from(taught, held, same, part)
+
+
+def _shared(there: Sequence[PreparedSource], part: PreparedSource) -> list[list[PreparedSource]]:
+    """The other step's sources that have a file of this part too, or a part of a hub's; each combination of them once."""
+    known: dict[tuple[str, str], list[tuple[Data, PreparedSource]]] = {}
+    for one in there:
+        for data in one.data:
+            known.setdefault((data.name, data.part), []).append((data, one))
+    found: dict[tuple[str, ...], list[PreparedSource]] = {}
+    for data in part.data:
+        same = {one.split: one for other, one in known.get((data.name, data.part), ()) if other.shares(data)}
+        if same:
+            found[tuple(same)] = list(same.values())
+    return list(found.values())
+
+
+def _learned_from(taught: Step, held: Step, same: Sequence[PreparedSource], part: PreparedSource) -> Iterator[Problem]:
+    """What is held out of a part, and in the training split of these sources, which have it too."""
+    if any(one.column is None and one.held >= 1 for one in same):
+        return
+    if held.name in taught.inputs.get(EXCLUDE, ()):
+        yield from _renamed(taught, held)
+        return
+    # A text that is in several of a step's sources is held out if any of them holds it out.
+    if not any(one.holds(part) for one in same):
+        yield _unheld(taught, held, max(same, key=lambda one: one.held), part)
+    elif part.column is None and part.held < 1:
+        yield from _renamed(taught, held)
+        if _texts(taught.config) != _texts(held.config):
+            yield _keyed_otherwise(taught, held, part)
 
 
 def _nothing(part: PreparedSource) -> bool:
@@ -126,34 +162,53 @@ def _nothing(part: PreparedSource) -> bool:
     return part.column is None and part.held == 0
 
 
+def _same_division(taught: Step, held: Step) -> bool:
+    """Whether both divide one and the same rows: they are one step but for keys that have no say in it."""
+    own, other = (step.config.model_dump(exclude=UNDECIDING) for step in (taught, held))
+    return own == other and taught.inputs == held.inputs
+
+
 def _unheld(taught: Step, held: Step, there: PreparedSource, part: PreparedSource) -> Problem:
     path, name = f"steps.{taught.name}", held.name
     models = f"models that learn from {taught.name} are judged on {name}"
+    excluding = _excluding(held)
     if part.column is not None:
         reason = f"{models}, which takes validation and test of the same texts ({part.source}) by the column {part.column}"
-        return Problem(f"{path}.split", _written(taught), reason, f"Write split: {{by: {part.column}}}.")
+        return Problem(f"{path}.split", _written(taught), reason, f"Write split: {{by: {part.column}}}{excluding}.")
     if part.held >= 1:
         reason = f"{models}, whose {part.split} split has the same texts ({part.source}), and here they train"
-        remedy = f"Leave them out, or name them as {name} does: source: {{…, {part.split}: {part.source}}}."
+        remedy = f"Name them as {name} does, source: {{…, {part.split}: {part.source}}}, or leave them out{excluding}."
         return Problem(f"{path}.source", there.source, reason, remedy)
+    if part.rest.stratify:
+        reason = f"{models}, which divides each label of the same texts ({part.source}) by itself, as no other step does"
+        remedy = f"Write inputs: {{{EXCLUDE}: {name}}}, or divide {name} by a hash alone, without stratify."
+        return Problem(f"{path}.split", _written(taught), reason, remedy)
     shares = {"test": part.rest.test, "validation": part.rest.validation}
     if there.split == "train":  # Of a source for train no test split is taken.
         shares = {"validation": part.held}
-    wanted = ", ".join(f"{key}: {share:g}" for key, share in shares.items() if share)
-    reason = f"{models}, which holds out {part.held:.3g} of the same texts ({part.source}), and some of these train here"
-    remedy = f"Write split: {{{wanted}}}."
+    group, what = ({}, "texts") if part.rest.group is None else ({"group": part.rest.group}, f"groups by {part.rest.group}")
+    wanted = ", ".join([f"{key}: {of}" for key, of in group.items()] + [f"{key}: {of:g}" for key, of in shares.items() if of])
+    reason = f"{models}, which holds out {part.held:.3g} of the same {what} ({part.source}), and some of these train here"
+    remedy = f"Write split: {{{wanted}}}{excluding}."
     if there.split == "train" and there.rest.validation == 0:
-        remedy = f"Write source and split as in {name}."
+        remedy = f"Write source and split as in {name}{excluding}."
     return Problem(f"{path}.split", _written(taught), reason, remedy)
 
 
-def _renamed(taught: Step, held: Step, learned: "PrepareConfig", judged: "PrepareConfig") -> Iterator[Problem]:
-    """Texts that two steps clean otherwise have other hashes in them, and fall into other splits."""
+def _excluding(held: Step) -> str:
+    """The remedy that takes its texts out of whatever step reads them, where its texts can be read again."""
+    return f", or inputs: {{{EXCLUDE}: {held.name}}}" if held.kind is Kind.EXAMPLES else ""
+
+
+def _renamed(taught: Step, held: Step) -> Iterator[Problem]:
+    """Texts that two steps clean otherwise are other texts in them: they fall into other splits, and are not found again."""
+    learned: Any = taught.config
+    judged: Any = held.config
     for key in RENAMING:
         value, other = getattr(learned.clean, key), getattr(judged.clean, key)
         if value != other:
             reason = (
-                f"{held.name} has {key}: {other} for the same texts, so that some get another hash here, and what it holds "
+                f"{held.name} has {key}: {other} for the same texts, so that some are other texts here, and what it holds "
                 f"out would train the models that are judged on it"
             )
             yield Problem(f"steps.{taught.name}.clean.{key}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
@@ -165,7 +220,8 @@ def _keyed_otherwise(taught: Step, held: Step, part: PreparedSource) -> Problem:
         f"models that learn from {taught.name} are judged on {held.name}, which divides {part.source} by other columns, "
         f"{' and '.join(_texts(held.config))} together: what it holds out would train here"
     )
-    remedy = "Divide both by a column that says the split (split.by), or take the text from another source."
+    dividing = f"Divide both by a column that says the split (split.by){_excluding(held)}"
+    remedy = f"{dividing}, or take the text from another source."
     return Problem(f"steps.{taught.name}.split", _written(taught), reason, remedy)
 
 
@@ -193,7 +249,7 @@ def _data(source: str) -> tuple[Data, ...]:
         return (Data(source),)
     if not source.startswith("hub:"):
         try:
-            return tuple(Data(os.path.realpath(file) if storage.is_local(file) else file) for file in resolve(source))
+            return tuple(Data(sha256_of(file) if storage.is_local(file) else file) for file in resolve(source))
         except (BadInput, storage.StorageError):
             return ()
     name, config, split = hub_parts(source)

@@ -14,7 +14,7 @@ from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
-from jobs.running.nesting import nesting_problems
+from jobs.running.nesting import EXCLUDE, nesting_problems
 from jobs.running.sizing import model_shape, named_shape
 from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
 from jobs.training.settings import Training
@@ -154,7 +154,8 @@ def _other_tokens(recipe: Recipe, step: Step, tokens: Step) -> Iterator[Problem]
 
 
 def _cutting(step: Step) -> dict[str, Any]:
-    return {key: value for key, value in step.config.model_dump(mode="json").items() if key in CUTTING}
+    kept = {key: value for key, value in step.config.model_dump(mode="json").items() if key in CUTTING}
+    return kept | {EXCLUDE: step.inputs.get(EXCLUDE, ())}
 
 
 def _tokens_of(recipe: Recipe, step: Step) -> Step | None:
@@ -189,6 +190,13 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
             own, theirs = getattr(config, key), getattr(asked.language, key)
             if own != theirs:
                 yield Problem(key, own, f"the teacher's answers are for {theirs}", remedy)
+
+
+def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
+    for name in step.inputs.get(EXCLUDE, ()):
+        if not any(_divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
+            remedy = "Give it one (split.test, split.validation), or leave it out here."
+            yield Problem(f"inputs.{EXCLUDE}", name, "it has neither a test nor a validation split to take out", remedy)
 
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -364,6 +372,7 @@ def _deploy(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 
 CHECKS_BY_STAGE: Mapping[str, Callable[[Recipe, Step, Any], Iterator[Problem]]] = {
+    "prepare": _prepare,
     "pretrain": _pretrain,
     "finetune": _finetune,
     "distill": _distill,

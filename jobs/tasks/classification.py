@@ -174,6 +174,10 @@ class ClassificationLearning(Learning):
         """How often each label is there."""
         return dict(Counter(label for label in columns[LABEL] if label is not None))
 
+    def stratum(self, settings: Any) -> str:
+        """The label."""
+        return LABEL
+
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """Labels that train lacks."""
         train = set(statistics.get("train", {}))

@@ -49,6 +49,11 @@ class Labelling:
         """The target columns, with their types."""
         return learning_of(self.settings.kind).types(self.settings)
 
+    @property
+    def stratum(self) -> str | None:
+        """The target column by whose values rows can be stratified."""
+        return learning_of(self.settings.kind).stratum(self.settings)
+
     def targets(self, frame: "pd.DataFrame") -> tuple[dict[str, list[Any]], dict[int, str]]:
         """The target columns of rows, and the reason for each row whose target means nothing, by its place."""
         found = learning_of(self.settings.kind).targets(self.settings, frame)

@@ -1,20 +1,33 @@
 """No model is judged on what it has read: splits of several steps over one source nest. `pytest tests/jobs/test_nesting.py`"""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
+from jobs.data.decontamination import held_out
+from jobs.data.dedup import keep_first
+from jobs.data.formats import Files
+from jobs.data.rows import Items, Sieve
+from jobs.data.sources import each, resolve
 from jobs.data.tokenizer import tokenizer_of
 from jobs.data.training_rows import TokenRows, read_examples
+from jobs.data.units import rows_of
+from jobs.prepare import PrepareConfig, divided_shares, reading_of
 from jobs.running.execute import execute
 from jobs.running.parents import parent_problems
 from jobs.running.preflight import preflight
+from tests.jobs.test_splits import stratified
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted([*(ROOT / "jobs" / "recipes").glob("*.yaml"), *(ROOT / "tests" / "benchmarks").glob("*.yaml")])
@@ -46,7 +59,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four files of data in the current directory, with one row each."""
     (tmp_path / "data").mkdir()
     for name in ("train", "test", "other"):
-        (tmp_path / "data" / f"{name}.csv").write_text("text,label,part\nhello,a,train\n")
+        (tmp_path / "data" / f"{name}.csv").write_text(f"text,label,part,customer\nhello {name},a,train,1\n")
     (tmp_path / "data" / "more.txt").write_text("hello\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,10 +77,11 @@ def test_texts_that_a_model_is_judged_on_are_not_pretrained_on() -> None:
     assert len(told) == 1, "both bases and all that comes of them meet the same two steps"
     assert told[0].path == "steps.corpus.split" and told[0].value == {"validation": 0.02}
     assert "reviews, which holds out 0.15 of the same texts" in told[0].reason
-    assert told[0].remedy == "Write split: {test: 0.1, validation: 0.05}."
+    assert told[0].remedy == "Write split: {test: 0.1, validation: 0.05}, or inputs: {exclude: reviews}."
 
 
 A, B = "data/train.csv", "data/test.csv"
+EXCLUDING = {"inputs": {"exclude": ["rows"]}}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,7 @@ A, B = "data/train.csv", "data/test.csv"
         ({"source": "data/more.txt"}, {"source": A, "split": {"test": 0.4}}, None),
         # Of a source for train no test split is taken, and none at all where validation has a source.
         ({"source": {"train": A}, "split": {"test": 0.2}}, {"source": A, "split": {"test": 0.1}}, "split: {validation: 0.2}"),
-        ({"source": {"train": A, "validation": B}}, {"source": A}, "Write source and split as in rows."),
+        ({"source": {"train": A, "validation": B}}, {"source": A}, "Write source and split as in rows"),
         ({"source": A}, {"source": {"train": A, "test": B}}, None),
         ({"source": A}, {"source": {"train": A, "validation": B, "test": "data/other.csv"}}, None),
         ({"source": "data/*.csv"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
@@ -89,9 +103,60 @@ A, B = "data/train.csv", "data/test.csv"
         ({"source": {"train": A, "test": B}}, {"source": {"train": A, "test": B}}, None),
         ({"source": {"train": "data/*.csv", "test": B}}, {"source": {"train": A, "test": B}}, None),
         ({"source": A}, {"source": {"train": B, "unlabelled": A}}, None),
+        # A pattern stands for each of its files: one that tests does not speak for the others.
+        ({"source": {"train": A, "test": B}}, {"source": "data/t*.csv"}, None),
+        (
+            {"source": {"train": A, "test": B}},
+            {"source": "data/t*.csv", "split": {"test": 0.1}},
+            "Write split: {validation: 0.2}, or",
+        ),
+        ({"source": {"train": A, "test": B}}, {"source": "data/t*.csv", "split": {"by": "part"}}, "split: {by: part}"),
         ({"source": A}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
         ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"by": "part"}}, None),
         ({"source": A, "split": {"by": "part"}}, {"source": A}, "split: {validation: 0.1}"),
+        # Groups nest in groups by the same column, by their shares; hashes of texts and groups do not nest.
+        ({"source": A, "split": {"group": "customer"}}, {"source": A, "split": {"group": "customer"}}, None),
+        ({"source": A, "split": {"group": "customer", "test": 0.2}}, {"source": A, "split": {"group": "customer"}}, None),
+        (
+            {"source": A, "split": {"group": "customer"}},
+            {"source": A, "split": {"group": "customer", "test": 0.2}},
+            "split: {group: customer, test: 0.2, validation: 0.1}, or inputs: {exclude: rows}",
+        ),
+        (
+            {"source": A, "split": {"group": "customer"}},
+            {"source": A, "split": {"group": "part"}},
+            "split: {group: part, validation: 0.1}",
+        ),
+        ({"source": A, "split": {"group": "customer"}}, {"source": A}, "Write split: {validation: 0.1}, or"),
+        ({"source": A}, {"source": A, "split": {"group": "customer"}}, "Write split: {group: customer, validation: 0.1}"),
+        ({"source": A, "split": {"by": "part"}}, {"source": A, "split": {"group": "customer"}}, "split: {group: customer"),
+        ({"source": A, "split": {"group": "customer"}}, {"source": A, "split": {"by": "part"}}, "split: {by: part}"),
+        ({"source": {"train": B, "test": A}}, {"source": A, "split": {"group": "customer"}}, None),
+        ({"source": A}, {"source": A, "split": {"group": "customer", "validation": 0}}, None),
+        # What is stratified hangs on all rows of a label.
+        ({"source": A}, {"source": A, "split": {"stratify": True}}, "Write inputs: {exclude: rows}, or divide rows by a hash"),
+        (
+            {"source": A, "split": {"test": 0.5}},
+            {"source": A, "split": {"stratify": True}},
+            "Write inputs: {exclude: rows}, or divide rows by a hash",
+        ),
+        ({"source": {"train": B, "test": A}}, {"source": A, "split": {"stratify": True}}, None),
+        # What is left out by what it says may stand in any file.
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"test": 0.2}}, None),
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"stratify": True}}, None),
+        ({"source": A, **EXCLUDING}, {"source": A, "split": {"by": "part"}}, None),
+        ({"source": "data/*.csv", **EXCLUDING}, {"source": {"train": A, "test": B}}, None),
+        (
+            {"source": A, **EXCLUDING, "clean": {"strip_tags": True}},
+            {"source": A, "split": {"test": 0.2}},
+            "strip_tags: False",
+        ),
+        ({"source": B, **EXCLUDING, "clean": {"strip_tags": True}}, {"source": {"train": A, "test": B}}, "strip_tags: False"),
+        # One content under two names.
+        ({"source": "data/copy.csv"}, {"source": A, "split": {"test": 0.1}}, "split: {test: 0.1, validation: 0.1}"),
+        ({"source": "elsewhere"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": "elsewhere/*.csv"}, {"source": {"train": A, "test": B}}, "source: {…, test: data/test.csv}"),
+        ({"source": "data/other.csv"}, {"source": {"train": A, "test": B}}, None),
         ({"source": A, "text": "title"}, {"source": A, "split": {"test": 0.2}}, None),
         ({"source": "sample:sms_spam"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, "{test: 0.2, validation: 0.1}"),
         ({"source": "sample:wikitext2"}, {"source": "sample:sms_spam", "split": {"test": 0.2}}, None),
@@ -121,6 +186,9 @@ A, B = "data/train.csv", "data/test.csv"
     ],
 )
 def test_which_splits_nest(corpus: dict[str, Any], rows: dict[str, Any], said: str | None, files: Path) -> None:
+    (files / "elsewhere").mkdir()
+    for copy, name in (("data/copy.csv", A), ("elsewhere/b.csv", B)):
+        (files / copy).write_bytes((files / name).read_bytes())
     told = problems(recipe(corpus, rows))
     if said is None:
         assert not told
@@ -137,6 +205,8 @@ def test_pairs_are_divided_by_both_texts_which_no_corpus_is(files: Path) -> None
     assert problem.remedy.startswith("Divide both by a column that says the split")
     for text, told in (("second", 1), ("label", 0)):
         assert len(problems(recipe({"source": A, "text": text, "split": {"test": 0.2}}, pairs))) == told
+    excluding = recipe({"source": A, "split": {"test": 0.2}, **EXCLUDING}, pairs)
+    assert not problems(excluding)
     by_column = {"split": {"by": "part"}}
     assert not problems(recipe({"source": A, **by_column}, {**pairs, **by_column}))
 
@@ -161,26 +231,116 @@ def test_a_teacher_of_other_examples_teaches_no_test_text(files: Path) -> None:
     assert "rows, which holds out 0.15" in told[0].reason
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_what_is_judged_is_not_in_the_text_that_is_read(mended: bool, tmp_path: Path, ray_driver: Cluster) -> None:
-    """Both steps are run: the check refuses just what lets a text through, and its remedy keeps it out."""
+SHARE = st.sampled_from((0.0, 0.1, 0.2, 0.4))
+COMMON = [{}, {"group": "customer"}, {"group": "shop"}]
+DIVISION = st.sampled_from([*COMMON, {"by": "part"}])
+SOURCE = st.sampled_from(["a.csv", "copy.csv", "b.csv", "[ab].csv", {"train": "a.csv", "test": "b.csv"},
+                          {"train": "b.csv", "validation": "a.csv"}])  # fmt: skip
+
+
+@st.composite
+def steps_of_one_source(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A corpus and labelled rows, each divided in any way."""
+    made = []
+    for division in (DIVISION, st.one_of(DIVISION, st.just({"stratify": True}))):
+        split = draw(division)
+        shares = {} if "by" in split else {"test": draw(SHARE), "validation": draw(SHARE)}
+        made.append({"source": draw(SOURCE), "split": {**split, **shares}})
+    return made[0] | draw(st.sampled_from([{}, {}, EXCLUDING])), made[1]
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files of rows, among them texts that stand there several times, and one of them under another name."""
+    place = tmp_path_factory.mktemp("shops")
+    for name, count in (("a", 300), ("b", 120)):
+        lines = ["text,label,part,customer,shop"]
+        for number in range(count):
+            text = number if number % 5 else number // 25  # A fifth are texts of others.
+            part = ("train", "train", "validation", "test")[text % 4]
+            lines.append(f"{name} 第{text}条,{text % 3},{part},{number % 40 or ''},{number % 11}")
+        (place / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    (place / "copy.csv").write_bytes((place / "a.csv").read_bytes())
+    return place
+
+
+def divide(config: PrepareConfig, sieves: Sequence[Sieve] = ()) -> pd.DataFrame:
+    """The rows of a step with their splits, without a cluster."""
+    reading = replace(reading_of(config), sieves=sieves)
+    sources, targets = each(config.source), list(reading.labelling.types) if reading.labelling is not None else []
+    frames = []
+    for named, source in sources.items():
+        items = Items(reading, named, set(sources))
+        frames += [
+            items.frame(list(rows))[0] for file in resolve(source) for _, _, rows in rows_of(file, Files(), items.needed)
+        ]
+    kept, _ = keep_first(pd.concat(frames, ignore_index=True), targets, reading.conflicts)
+    return stratified([kept], divided_shares(config)) if config.split.stratify else kept
+
+
+@given(steps=steps_of_one_source())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_where_the_check_says_nothing_no_text_is_judged_on_and_learned_from(
+    steps: tuple[dict[str, Any], dict[str, Any]], shops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shops)
+    corpus, rows = steps
+    assume(corpus["split"].get("test", 0) + corpus["split"].get("validation", 0) > 0 or "by" in corpus["split"])
+    made = recipe(corpus, rows)
+    told = [problem for problem in problems(made) if problem.path.startswith("steps.corpus")]
+    assume(not told)
+    configs: dict[str, Any] = {name: made.steps[name].config for name in ("corpus", "rows")}
+    examples = divide(configs["rows"])
+    held = examples[examples["split"] != "train"]
+    sieves = [held_out({"rows": held["text"].tolist()})] if "inputs" in corpus else []
+    read = divide(configs["corpus"], sieves)
+    assert not set(held["key"]) & set(read[read["split"] == "train"]["key"])
+
+
+@pytest.mark.parametrize(
+    ("other", "nests"),
+    [
+        ({}, True),
+        ({"slices": ["part"]}, True),
+        ({"split": {"stratify": True, "validation": 0.2}}, False),
+        ({"source": "data"}, False),
+        ({"limit": 10}, False),
+        ({"clean": {"strip_tags": True}}, False),
+        ({"task": {"kind": "classification", "label": "part"}}, False),
+        (EXCLUDING, True),
+    ],
+)
+def test_what_is_stratified_nests_with_itself_alone(other: dict[str, Any], nests: bool, files: Path) -> None:
+    rows = {"stage": "prepare", "source": A, "task": {"kind": "classification"}, "split": {"stratify": True}}
+    for name in ("other", "test"):
+        (files / "data" / f"{name}.csv").unlink()
+    (files / "data" / "more.txt").unlink()
+    teacher = {"stage": "finetune", "model": "sample:minilm_l6", "inputs": {"examples": "all"}}
+    soft = {"stage": "predict", "inputs": {"model": "teacher", "examples": "rows"}}
+    steps = {"rows": rows, "all": {**rows, **other}, "teacher": teacher, "soft": soft}
+    told = problems(parse_recipe({"name": "tiny", "steps": steps}))
+    assert [problem.path for problem in told] == ([] if nests else ["steps.all.split"])
+
+
+@pytest.mark.parametrize(
+    "mended", [{}, {"split": {"test": 0.1, "validation": 0.05}}, EXCLUDING], ids=["not mended", "split", "exclude"]
+)
+def test_what_is_judged_is_not_in_the_text_that_is_read(mended: dict[str, Any], tmp_path: Path, ray_driver: Cluster) -> None:
+    """Both steps are run: the check refuses just what lets a text through, and either remedy keeps it out."""
     lines = [
         {"text": f"第{number:04d}号：{'很好' if number % 2 else '不好'}", "label": str(number % 2)} for number in range(400)
     ]
     source = tmp_path / "reviews.jsonl"
     source.write_text("\n".join(json.dumps(line) for line in lines))
-    split: dict[str, float] = {"validation": 0.02}
     rows = {"source": str(source), "split": {"test": 0.1, "validation": 0.05}}
-    if mended:
-        split = {"test": 0.1, "validation": 0.05}
-    made = recipe({"source": str(source), "split": split}, rows)
+    made = recipe({"source": str(source), "split": {"validation": 0.02}, **mended}, rows)
     storage = str(tmp_path / "runs")
     if mended:
         preflight(made, storage)
     else:
-        with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}\."):
+        with pytest.raises(BadInput, match=r"steps\.corpus\.split .* Write split: \{test: 0\.1, validation: 0\.05\}, or"):
             preflight(made, storage, only="teacher")
-    corpus, examples = execute(made, "corpus", storage), execute(made, "rows", storage)
+    examples, corpus = execute(made, "rows", storage), execute(made, "corpus", storage)
     read = text_of(corpus)
     held = [text for name in ("test", "validation") for text in read_examples(examples, name)["text"].to_pylist()]
     assert len(held) > 30 and len(read) > 1000

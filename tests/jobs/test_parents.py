@@ -271,6 +271,20 @@ def test_splits_that_are_asked_for_and_not_there(split: dict[str, float], change
             "heir.inputs.init",
             "is not the one that other is cut with",
         ),
+        (
+            {
+                "rows": {"stage": "prepare", "source": "rows.csv", "task": {}},
+                "fewer": {
+                    "stage": "prepare",
+                    "source": "text.txt",
+                    "tokenizer": {"train": "bpe", "vocab_size": 900},
+                    "inputs": {"exclude": "rows"},
+                },
+                "heir": {"inputs": {"tokens": "fewer", "init": "writer"}, "model": None},
+            },
+            "heir.inputs.init",
+            "is not the one that fewer is cut with",
+        ),
     ],
 )
 def test_what_language_models_would_refuse_is_told_before(changes: dict[str, Any], path: str, reason: str) -> None:
