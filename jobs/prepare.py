@@ -24,6 +24,7 @@ from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
+from jobs.data.filters import Filters
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
 from jobs.data.rows import Reading
@@ -73,6 +74,8 @@ class PrepareConfig(Files):
     """With task: make more training texts, without a label; distill learns what the teacher says of them."""
     clean: Clean = Clean()
     """How text is cleaned."""
+    filters: Filters = Filters()
+    """Which texts are kept: by language, length, quality, as pages of HTML. None is on unless it is asked for."""
     split: Split = Split()
     """How rows are divided where the source does not say."""
     max_length: int = Field(128, ge=8)
@@ -96,8 +99,10 @@ class PrepareConfig(Files):
             raise ValueError("slices are for examples of a task, which are judged; tokens are not")
         if self.augment is not None and self.task is None:
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
-        if self.augment is not None and self.task is not None and not learning_of(self.task.kind).augments:
-            raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
+        if self.task is not None and not learning_of(self.task.kind).augments:
+            moves = ["augment"] if self.augment is not None else [self.filters.rewrites] if self.filters.rewrites else []
+            if moves:
+                raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moves[0]}")
         return self
 
 
@@ -127,7 +132,10 @@ def reading_of(config: PrepareConfig) -> Reading:
     labelling = None if config.task is None else Labelling.of(config.task, config.text)
     fields = {"text": config.text} if labelling is None else labelling.fields
     files = Files.model_validate(config.model_dump(include=set(Files.model_fields)))
-    return Reading(fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows)
+    pages, sieves = config.filters.pages(), config.filters.sieves()
+    return Reading(
+        fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows, pages, sieves
+    )
 
 
 def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
