@@ -27,6 +27,7 @@ from jobs.data.dedup import Conflicts
 from jobs.data.filters import Filters
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
+from jobs.data.personal import Personal
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split
@@ -76,6 +77,8 @@ class PrepareConfig(Files):
     """How text is cleaned."""
     filters: Filters = Filters()
     """Which texts are kept: by language, length, quality, as pages of HTML. None is on unless it is asked for."""
+    personal: Personal = Personal()
+    """What becomes of personal data: masked or dropped, by kind. None unless it is asked for."""
     split: Split = Split()
     """How rows are divided where the source does not say."""
     max_length: int = Field(128, ge=8)
@@ -100,9 +103,9 @@ class PrepareConfig(Files):
         if self.augment is not None and self.task is None:
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
         if self.task is not None and not learning_of(self.task.kind).augments:
-            moves = ["augment"] if self.augment is not None else [self.filters.rewrites] if self.filters.rewrites else []
-            if moves:
-                raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moves[0]}")
+            moving = "augment" if self.augment is not None else self.filters.rewrites or self.personal.rewrites
+            if moving is not None:
+                raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moving}")
         return self
 
 
@@ -132,7 +135,7 @@ def reading_of(config: PrepareConfig) -> Reading:
     labelling = None if config.task is None else Labelling.of(config.task, config.text)
     fields = {"text": config.text} if labelling is None else labelling.fields
     files = Files.model_validate(config.model_dump(include=set(Files.model_fields)))
-    pages, sieves = config.filters.pages(), config.filters.sieves()
+    pages, sieves = config.filters.pages(), [*config.filters.sieves(), *config.personal.sieves()]
     return Reading(
         fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows, pages, sieves
     )
