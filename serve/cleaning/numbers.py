@@ -22,8 +22,10 @@ _NATIONAL_INSURANCE = re.compile(
 _HEALTH = re.compile(rf"{_ALONE}[0-9]{{3}}([ -]?)[0-9]{{3}}\1[0-9]{{4}}{_ENDS}")
 _SECURITY_SAID = re.compile(r"(?<![A-Za-z<])(?:ssn|social security)[^\n]{0,16}\Z", re.IGNORECASE)
 _HEALTH_SAID = re.compile(r"(?<![A-Za-z<])nhs[^\n]{0,16}\Z", re.IGNORECASE)
-_DIGIT_RUN = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.,])[0-9]{4,19}(?:[ -][0-9]{3,13})*(?![0-9A-Za-z]|[.,][0-9])")
+_DIGIT_RUN = re.compile(r"(?<![0-9A-Za-z])(?<![0-9][.,])[0-9]{4,19}(?:[ -][0-9]{1,13})*(?![0-9A-Za-z]|[.,][0-9])")
 _GROUP = re.compile(r"[0-9]+")
+_PRINTED = {(4, 4, 4, 4), *((4, 4, 4, 4, rest) for rest in (1, 2, 3)), (4, 6, 5), (4, 6, 4), (6, 10), (6, 13)}
+"""How many digits the groups have that a card's number is printed in."""
 _CARD = re.compile(
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
     r"|5[1-5][0-9]{14}|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"  # Mastercard
@@ -71,7 +73,7 @@ def _is_social_security(number: str, before: str) -> bool:
 
 def cards(text: str) -> Iterator[tuple[int, int]]:
     """Where numbers of payment cards stand: of a known scheme's length and beginning, with a right check digit (Luhn), whole
-    or in groups of three digits and more."""
+    or grouped as they are printed."""
     for run in _DIGIT_RUN.finditer(text):
         groups = [(run.start() + group.start(), run.start() + group.end()) for group in _GROUP.finditer(run[0])]
         place = 0
@@ -89,6 +91,7 @@ def _card_from(text: str, groups: list[tuple[int, int]]) -> int:
         number += text[start:end]
         if len(number) > 19:
             return 0
-        if _CARD.fullmatch(number) and luhn.is_valid(number):
+        printed = tuple(last - first for first, last in groups[:count]) in _PRINTED
+        if (count == 1 or printed) and _CARD.fullmatch(number) and luhn.is_valid(number):
             return count
     return 0

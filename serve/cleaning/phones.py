@@ -26,6 +26,10 @@ _OTHER_SAID = re.compile(
     r"|[订单编货账帐卡学工案批流水序票]号码?|订单|QQ群?|#)[\s:：#.]*(?:no\.?|number|id|号码?|编号|is|是|为)?[\s:：#.]*\Z",
     re.IGNORECASE,
 )
+_COLUMNS = re.compile(r"[0-9]+(?:\.[0-9]+)?(?: {1,2}[0-9]+(?:\.[0-9]+)?)+")
+_MOBILE_COLUMN = re.compile(r"(?<![0-9.])1[3-9](?:[0-9]{9}|[0-9] [0-9]{4} [0-9]{4})(?![0-9.])")
+MOST_DIGITS = 15
+"""What a phone number has at most (ITU-T E.164)."""
 _CHINESE_MOBILE = re.compile(r"(?:86)?1[3-9][0-9]{9}")
 _CHINESE_LINE = re.compile(r"\(?0[1-9][0-9]{1,2}\)?[- ]?[2-8][0-9]{6,7}")
 
@@ -33,11 +37,28 @@ _CHINESE_LINE = re.compile(r"\(?0[1-9][0-9]{1,2}\)?[- ]?[2-8][0-9]{6,7}")
 def phones(text: str, regions: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Where phone numbers stand."""
     for run in _RUN.finditer(text):
-        for start, end in _numbers(run[0], tuple(regions)):
-            start, end = run.start() + start, run.start() + end
+        for start, end in _candidates(text, *run.span(), tuple(regions)):
             if _is_phone(text[start:end], left_of(text, start), tuple(regions)):
                 text = covered(text, start, end)
                 yield start, end
+
+
+def _candidates(text: str, start: int, end: int, regions: tuple[str, ...]) -> list[tuple[int, int]]:
+    """Valid numbers in a run of digits; in a row of a table Chinese mobile numbers alone, for any columns make a number."""
+    run = text[start:end]
+    columns = _COLUMNS.fullmatch(run) and (sum(map(str.isdigit, run)) > MOST_DIGITS or _in_row(text, start, end))
+    if columns and not _SAID.search(left_of(text, start)):
+        spans = [match.span() for match in _MOBILE_COLUMN.finditer(run)] if "CN" in regions else []
+    else:
+        spans = _numbers(run, regions)
+    return [(start + first, start + last) for first, last in spans]
+
+
+def _in_row(text: str, start: int, end: int) -> bool:
+    return (
+        re.search(r"[0-9] \Z", text[max(0, start - 2) : start]) is not None
+        or re.match(" [0-9]", text[end : end + 2]) is not None
+    )
 
 
 def _numbers(run: str, regions: tuple[str, ...], strict: bool = False) -> list[tuple[int, int]]:
