@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from jobs.core.config import Config
 
@@ -32,7 +32,6 @@ STOP_CHARACTERS = frozenset("的是在了和有不人")
 """For texts of Han characters, which have no such list in the paper: eight of the most frequent ones."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Shares = dict[Annotated[int, Field(ge=1, le=100)], Share]
 
 
 class Gopher(Config):
@@ -65,10 +64,18 @@ class Gopher(Config):
     """Paragraphs that have been there before, at most."""
     repeated_paragraph_characters: Share = 0.2
     """Characters in such paragraphs, at most."""
-    top_ngrams: Shares = {2: 0.20, 3: 0.18, 4: 0.16}
+    top_ngrams: dict[int, float] = {2: 0.20, 3: 0.18, 4: 0.16}
     """Characters in the most frequent n-gram of words, at most, by n."""
-    repeated_ngrams: Shares = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+    repeated_ngrams: dict[int, float] = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
     """Characters in n-grams of words that have been there before, at most, by n."""
+
+    @field_validator("top_ngrams", "repeated_ngrams")
+    @classmethod
+    def _shares_of_ngrams(cls, shares: dict[int, float]) -> dict[int, float]:
+        for n, share in shares.items():
+            if not 1 <= n <= 100 or not 0 <= share <= 1:
+                raise ValueError(f"{n}: {share:g} is no share, from 0 to 1, for n-grams of 1 to 100 words")
+        return shares
 
 
 def word_count(text: str) -> int:

@@ -10,7 +10,7 @@ from stdnum.exceptions import ValidationError
 from stdnum.gb import nhs
 from stdnum.us import ssn
 
-from serve.cleaning.surroundings import left_of
+from serve.cleaning.surroundings import covered, left_of
 
 _ALONE, _ENDS = r"(?<![0-9A-Za-z])(?<![0-9A-Za-z][.-])", r"(?![0-9A-Za-z]|[.-][0-9A-Za-z])"
 _RESIDENT = re.compile(rf"{_ALONE}[1-9][0-9]{{5}}[ -]?(?:19|20)[0-9]{{2}}[ -]?[0-9]{{4}}[ -]?[0-9]{{3}}[0-9Xx]{_ENDS}")
@@ -46,13 +46,11 @@ def identity_numbers(text: str) -> Iterator[tuple[int, int]]:
         (_SOCIAL_SECURITY, _is_social_security),
         (_HEALTH, lambda number, before: _HEALTH_SAID.search(before) is not None and nhs.is_valid(number)),
     )
-    taken: list[tuple[int, int]] = []
     for form, holds in forms:
         for match in form.finditer(text):
             start, end = match.span()
-            free = all(end <= first or last <= start for first, last in taken)
-            if free and holds(match[0], left_of(text, start)):
-                taken.append((start, end))
+            if holds(match[0], left_of(text, start)):
+                text = covered(text, start, end)
                 yield start, end
 
 
