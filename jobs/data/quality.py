@@ -10,7 +10,7 @@ mostly has two characters.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -113,8 +113,9 @@ def _measured(text: str, rules: Gopher) -> _Measured:
     lines = [line for line in text.split("\n") if line.strip()]
     yield "bullets", sum(_BULLET.match(line) is not None for line in lines) / len(lines), 0, rules.bullets
     yield "ellipses", sum(line.rstrip().endswith(_ELLIPSIS) for line in lines) / len(lines), 0, rules.ellipses
-    written = [word for word in words if not _PUNCTUATION.fullmatch(word)] or words
-    yield "letters", sum(any(map(str.isalpha, word)) for word in written) / len(written), rules.letters, 1
+    bare = [word for word in words if not word[0].isalpha() and not any(map(str.isalpha, word))]
+    lettered, signs = len(words) - len(bare), sum(_PUNCTUATION.fullmatch(word) is not None for word in bare)
+    yield "letters", lettered / max(1, len(words) - signs), rules.letters, 1
     if rules.stop_words:
         stops = set(text) & STOP_CHARACTERS if unspaced else set(text.lower().split()) & STOP_WORDS
         yield "stop_words", len(stops), rules.stop_words, len(STOP_WORDS)
@@ -147,30 +148,33 @@ def _ngrams(words: Sequence[str], factor: int, rules: Gopher) -> _Measured:
     names: dict[str, int] = {}
     ids_W = np.array([names.setdefault(word, len(names)) for word in words], dtype=np.int64)
     # Where the characters of each word begin, and at last where they end.
-    begins_W1 = np.concatenate([[0], np.cumsum([len(word) for word in words])])
-    for kind, shares in (("top_ngrams", rules.top_ngrams), ("repeated_ngrams", rules.repeated_ngrams)):
-        yield from _shares(kind, ids_W, begins_W1, {n * factor: most for n, most in sorted(shares.items())})
-
-
-def _shares(kind: str, ids_W: np.ndarray, begins_W1: np.ndarray, shares: Mapping[int, float]) -> _Measured:
+    begins_W1 = np.concatenate([[0], np.cumsum(np.fromiter(map(len, words), np.int64, len(words)))])
+    top = [(n * factor, "top_ngrams", most) for n, most in rules.top_ngrams.items()]
+    again = [(n * factor, "repeated_ngrams", most) for n, most in rules.repeated_ngrams.items()]
     grams, length = ids_W, 1
-    for n, most in shares.items():
-        if n > len(ids_W):
-            return
-        while length < n:
+    for n, kind, most in sorted(top + again):
+        while length < min(n, len(ids_W)):
             # Each n-gram gets a number of its own: that of the one that is shorter by its last word, and this word's.
-            pairs = grams[:-1] * (int(ids_W.max()) + 1) + ids_W[length:]
+            pairs = grams[:-1] * len(names) + ids_W[length:]
             grams, length = np.unique(pairs, return_inverse=True)[1], length + 1
-        _, firsts, inverse, counts = np.unique(grams, return_index=True, return_inverse=True, return_counts=True)
-        sizes = begins_W1[n:] - begins_W1[:-n]
-        if kind == "top_ngrams":
-            top = int((counts * (counts > 1) * sizes[firsts]).argmax())
-            found = counts[top] * sizes[firsts[top]] if counts[top] > 1 else 0
-        else:
-            again = np.ones(len(grams), dtype=bool)
-            again[firsts] = False
-            covered = np.zeros(len(ids_W) + 1, dtype=np.int64)
-            np.add.at(covered, np.flatnonzero(again), 1)
-            np.add.at(covered, np.flatnonzero(again) + n, -1)
-            found = np.diff(begins_W1)[np.cumsum(covered)[:-1] > 0].sum()
-        yield kind, min(1.0, float(found) / float(begins_W1[-1])), 0, most
+        if n > len(ids_W) or grams.max() == len(grams) - 1:
+            return  # None is there twice, and of longer ones none can be.
+        share = _top if kind == "top_ngrams" else _again
+        yield kind, min(1.0, share(grams, n, begins_W1) / float(begins_W1[-1])), 0, most
+
+
+def _top(grams: np.ndarray, n: int, begins_W1: np.ndarray) -> float:
+    """Characters of all n-grams that are the one that has the most of them."""
+    _, firsts, counts = np.unique(grams, return_index=True, return_counts=True)
+    sizes = begins_W1[firsts + n] - begins_W1[firsts]
+    return float((counts * (counts > 1) * sizes).max())
+
+
+def _again(grams: np.ndarray, n: int, begins_W1: np.ndarray) -> float:
+    """Characters of all n-grams that have been there before, each counted once."""
+    later = np.ones(len(grams), dtype=bool)
+    later[np.unique(grams, return_index=True)[1]] = False
+    change_W1 = np.zeros(len(begins_W1), dtype=np.int64)
+    change_W1[:-n] += later
+    change_W1[n:] -= later
+    return float(np.diff(begins_W1)[np.cumsum(change_W1)[:-1] > 0].sum())
