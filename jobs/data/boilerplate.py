@@ -16,6 +16,9 @@ MOST_CHARACTERS_OF_NOTICE = 200
 """Longer lines are no notices, whatever they speak of."""
 LEAST_CHARACTERS_REPEATED = 20
 """Shorter lines may stand there again: `"No."`, a closing bracket."""
+MOST_NESTED = 2_000
+"""Blocks in each other; browsers stop at 512, and the time that reading takes grows with the square."""
+_BLOCK = re.compile(r"<(/?)div\b", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z/!]")
 _POLICY = (
     r"\b(?:uses?|using|use of|accept) (?:\w+ )?cookies\b|\bcookie (?:policy|settings|preferences|notice|consent)\b"
@@ -53,12 +56,30 @@ class PageText:
 
 
 def main_text(page: str) -> str:
-    """The main text of an HTML page, its paragraphs parted by blank lines; empty where it has none."""
+    """The main text of an HTML page, its paragraphs parted by blank lines; empty where it has none, or is nested too deep."""
     from resiliparse.extract.html2text import extract_plain_text
 
+    if _nested(page) > MOST_NESTED:
+        return ""
+    # Lone halves of pairs, which JSON can write, are no text that a parser takes.
     return extract_plain_text(
-        page, preserve_formatting=True, main_content=True, list_bullets=False, alt_texts=False, comments=False, post_meta=False
+        page.encode("utf-8", "replace").decode(),
+        preserve_formatting=True,
+        main_content=True,
+        list_bullets=False,
+        alt_texts=False,
+        comments=False,
+        post_meta=False,
     )
+
+
+def _nested(page: str) -> int:
+    """How deep the blocks of a page stand in each other at most."""
+    depth = deepest = 0
+    for tag in _BLOCK.finditer(page):
+        depth = max(0, depth - 1) if tag[1] else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class WithoutBoilerplate:

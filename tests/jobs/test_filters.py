@@ -121,6 +121,12 @@ def test_pages_without_a_main_text_go_and_what_is_no_page_stays() -> None:
     assert kept == [ENGLISH, "今天天气很好。"] and tally == {"rows_filtered_html": 1}
 
 
+@pytest.mark.parametrize("hostile", ["<div>" * 100_000, "\ud800<p>a</p>", "<p>\x00</p>", "<p>&#xd800;</p>", "<", "<!--"])
+def test_a_hostile_page_stops_nothing(hostile: str) -> None:
+    kept, _ = sifted([hostile, page(CHINESE, True)], html="extract")
+    assert kept[-1] == CHINESE
+
+
 NOTICES = """Skip to content
 We use cookies to improve your experience.
 Please enable JavaScript to view this page.
