@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.core.config import BadInput, Problem
@@ -91,6 +91,7 @@ def test_stop_words_are_asked_for_in_the_language_of_the_text() -> None:
     assert broken is not None and broken[0] == "stop_words"
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_the_share_of_repeated_words_is_counted_as_by_hand(once: int, more: int) -> None:
     """Of a run of unlike words and its beginning once more, the beginning is repeated, if it has an n-gram."""
@@ -104,6 +105,7 @@ def test_the_share_of_repeated_words_is_counted_as_by_hand(once: int, more: int)
             assert (broken is not None) == breaks
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_is_measured(text: str) -> None:
     broken_rule(text, Gopher(min_words=0, stop_words=2))

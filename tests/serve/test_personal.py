@@ -4,7 +4,7 @@ import ipaddress
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.cleaning.personal import PERSONAL_KINDS, find_personal, masked
@@ -120,6 +120,7 @@ def luhn_digit(number: str) -> str:
     return str(-sum(value - 9 if value > 9 else value for value in doubled) % 10)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["4", "51", "55", "2221", "6011", "62", "3530"]), st.data())
 def test_cards_are_found_by_their_check_digit(prefix: str, data: st.DataObject) -> None:
     body = prefix + data.draw(st.text("0123456789", min_size=15 - len(prefix), max_size=15 - len(prefix)))
@@ -139,6 +140,7 @@ def resident_digit(number: str) -> str:
     return "10X98765432"[sum(int(digit) * weight for digit, weight in zip(number, weights, strict=True)) % 11]
 
 
+@settings(deadline=None)
 @given(
     st.integers(210000, 469999),
     st.dates(min_value=date(1900, 1, 1), max_value=date(2020, 1, 1)),
@@ -153,6 +155,7 @@ def test_identity_cards_are_found_by_their_check_digit(place: int, born: date, o
     assert hidden(f"证{body}{wrong}。", ("id",)) == f"证{body}{wrong}。"
 
 
+@settings(deadline=None)
 @given(st.ip_addresses(v=4))
 def test_addresses_are_found_after_a_word_that_says_so(address: ipaddress.IPv4Address) -> None:
     assert hidden(f"the ip {address}, and on", ("ip",)) == "the ip <IP>, and on"
@@ -191,6 +194,7 @@ PIECES = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(["", " ", ",", "\n", "。", "-", ":", "."])), max_size=12))
 def test_masks_leave_nothing_that_is_masked_again(pieces: list[tuple[str, str]]) -> None:
     text = "".join(piece + sign for piece, sign in pieces)
@@ -200,6 +204,7 @@ def test_masks_leave_nothing_that_is_masked_again(pieces: list[tuple[str, str]])
     assert hidden(once) == once
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_offsets_are_those_of_the_text(before: str, after: str) -> None:
     text = f"{before} 🇬🇧 ann@example.com 🧑‍🚀 {after}"
@@ -207,6 +212,7 @@ def test_offsets_are_those_of_the_text(before: str, after: str) -> None:
     assert "ann@example.com" in spans
 
 
+@settings(deadline=None)
 @given(st.text(), st.sets(st.sampled_from(PERSONAL_KINDS)))
 def test_only_kinds_that_are_asked_for_are_found(text: str, kinds: set[str]) -> None:
     mixed = f"{text} ann@example.com 8.8.8.8/24 4111111111111111 tel 13812345678 AB123456C"
