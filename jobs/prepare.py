@@ -27,10 +27,12 @@ from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
+from jobs.data.filters import Filters
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, load_rows
 from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
+from jobs.data.personal import Personal
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split, divided
@@ -79,6 +81,10 @@ class PrepareConfig(Files):
     """With task: make more training texts, without a label; distill learns what the teacher says of them."""
     clean: Clean = Clean()
     """How text is cleaned."""
+    filters: Filters = Filters()
+    """Which texts are kept: by language, length, quality, as pages of HTML. None is on unless it is asked for."""
+    personal: Personal = Personal()
+    """What becomes of personal data: masked or dropped, by kind. None unless it is asked for."""
     split: Split = Split()
     """How rows are divided where the source does not say."""
     max_length: int = Field(128, ge=8)
@@ -107,8 +113,10 @@ class PrepareConfig(Files):
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
         if self.augment is not None and self.near_duplicates is not None:
             raise ValueError("augment makes near duplicates of each text, and near_duplicates takes them out: leave out one")
-        if self.augment is not None and self.task is not None and not learning_of(self.task.kind).augments:
-            raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
+        if self.task is not None and not learning_of(self.task.kind).augments:
+            moving = "augment" if self.augment is not None else self.filters.rewrites or self.personal.rewrites
+            if moving is not None:
+                raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moving}")
         return self
 
     @model_validator(mode="after")
@@ -156,7 +164,10 @@ def reading_of(config: PrepareConfig) -> Reading:
     labelling = None if config.task is None else Labelling.of(config.task, config.text)
     fields = {"text": config.text} if labelling is None else labelling.fields
     files = Files.model_validate(config.model_dump(include=set(Files.model_fields)))
-    return Reading(fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows)
+    pages, sieves = config.filters.pages(), [*config.filters.sieves(), *config.personal.sieves()]
+    return Reading(
+        fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows, pages, sieves
+    )
 
 
 def divided_shares(config: PrepareConfig) -> Split:

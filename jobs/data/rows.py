@@ -31,6 +31,8 @@ NESTED, NO_SPLIT, WRONG_TARGET = "no single value", "no name of a split", "wrong
 TOLD = (NESTED, NO_SPLIT, WRONG_TARGET)
 """Faults of a row's values: a check refuses the first of them."""
 NAMED_ROWS = 10
+NAMED_SIFTED = 2
+"""Rows that are named for each reason of a sieve."""
 MOST_ROWS, MOST_CHARACTERS = 4_096, 16 << 20
 """What is made into items at once."""
 
@@ -71,8 +73,8 @@ class Sieve(Protocol):
     """Takes out texts, or something of them, once they are cleaned: what a recipe asks for beyond that."""
 
     def sift(self, texts: Sequence[str], tally: "Counter[str]") -> tuple[list[str], dict[int, str]]:
-        """The texts as they go on, and why some do not, by their place. `tally` counts under names of figures, `rows_…` or
-        `texts_…`, what goes and what was changed."""
+        """The texts as they go on, and why some do not, as `reason: detail`, by their place. `tally` counts under names of
+        figures, `rows_…` or `texts_…`, what goes and what was changed."""
         ...
 
 
@@ -92,6 +94,8 @@ class Reading:
     """How files are written."""
     bad_rows: float = 0.01
     """The share of rows that cannot be read above which they are refused."""
+    pages: Sequence[Sieve] = ()
+    """What texts go through before they are cleaned, and cut: what is to be seen whole."""
     sieves: Sequence[Sieve] = ()
     """What texts go through once they are cleaned, in this order."""
 
@@ -103,11 +107,11 @@ class LeftOut:
     read: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     tally: Counter[str] = field(default_factory=Counter)
-    """What the sieves counted, and rows without a group."""
+    """What the sieves counted, and texts without a group."""
     first: list[dict[str, Any]] = field(default_factory=list)
     """The first that have a fault, by file, row and line, the last two from 1."""
     sifted: list[dict[str, Any]] = field(default_factory=list)
-    """The first that sieves have taken out."""
+    """The same of those that sieves took out, a few for each reason."""
 
     @classmethod
     def joined(cls, parts: Sequence[Mapping[str, Any]]) -> "LeftOut":
@@ -118,20 +122,29 @@ class LeftOut:
             joined.by_reason.update(part["by_reason"])
             joined.tally.update(part["tally"])
             joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
-            joined.sifted += part["sifted"][: NAMED_ROWS - len(joined.sifted)]
+            for sample in part["sifted"]:
+                joined._name_sifted(sample)
         return joined
 
     def add(self, file: str, first: int, rows: Sequence[Row], faults: Mapping[int, Fault]) -> None:
         """Count rows of a file; `first` is the number of the first of them, from 0."""
         self.read += len(rows)
         self.by_reason.update(fault.reason for fault in faults.values())
-        for place in sorted(faults):
-            fault, line = faults[place], rows[place].line
-            named = self.sifted if fault.reason == SIFTED else self.first
-            if (fault.reason in WITHOUT and fault.reason != SIFTED) or len(named) >= NAMED_ROWS:
+        for place, fault in sorted(faults.items()):
+            if fault.reason in WITHOUT and fault.reason != SIFTED:
                 continue
+            line = rows[place].line
             where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
-            named.append({**where, "reason": fault.reason, "detail": fault.detail})
+            named = {**where, "reason": fault.reason, "detail": fault.detail}
+            if fault.reason == SIFTED:
+                self._name_sifted(named)
+            elif len(self.first) < NAMED_ROWS:
+                self.first.append(named)
+
+    def _name_sifted(self, named: dict[str, Any]) -> None:
+        reason = _reason_of(named)
+        if len(self.sifted) < NAMED_ROWS and sum(_reason_of(other) == reason for other in self.sifted) < NAMED_SIFTED:
+            self.sifted.append(named)
 
     @property
     def count(self) -> int:
@@ -155,18 +168,25 @@ class LeftOut:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        counted = {"by_reason": dict(self.by_reason), "tally": dict(self.tally)}
-        return {"read": self.read, **counted, "first": self.first, "sifted": self.sifted}
+        told = {"by_reason": dict(self.by_reason), "tally": dict(self.tally), "first": self.first, "sifted": self.sifted}
+        return {"read": self.read, **told}
 
     def details(self) -> dict[str, Any]:
         """For the manifest; empty where no row is left out."""
         if not self.by_reason:
             return {}
-        told = {"bad_rows": {"by_reason": dict(self.by_reason.most_common()), "first": self.first}}
+        told = {"bad_rows": {"by_reason": dict(self._reasons()), "first": self.first}}
         return told | ({"sifted_rows": self.sifted} if self.sifted else {})
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
+        return ", ".join(f"{count} {reason}" for reason, count in self._reasons())
+
+    def _reasons(self) -> list[tuple[str, int]]:
+        """Why rows are left out, the most frequent first; what sieves took out by what each of them counted."""
+        reasons = Counter({reason: count for reason, count in self.by_reason.items() if reason != SIFTED})
+        sifted = {name: count for name, count in self.tally.items() if name.startswith("rows_") and count}
+        reasons.update({name.removeprefix("rows_").replace("_", " "): count for name, count in sifted.items()})
+        return reasons.most_common()
 
     def problem(self, path: str, allowed: float, source: str, remedy: str = "") -> Problem:
         """That too many have a fault; the first is named."""
@@ -175,6 +195,11 @@ class LeftOut:
         where = f"{first['file']}, row {first['row']}{line}: {first['reason']} ({first['detail']})"
         reason = f"{self.bad} of {self.read} rows that were read are bad, more than bad_rows: {allowed:g} allows; {where}"
         return Problem(path, source, reason, remedy or "Mend these rows, or raise bad_rows.")
+
+
+def _reason_of(named: Mapping[str, Any]) -> str:
+    """What a sieve has against a text: of `text: language: it is in fr` the second part."""
+    return str(named["detail"]).split(": ")[1]
 
 
 def row_batches(rows: Iterator[Row], reading: Reading, first: int = 0) -> Iterator[tuple[int, list[Row]]]:
@@ -274,9 +299,10 @@ class Items:
         made = self.values(rows)
         texts: dict[str, list[str]] = {}
         for name, column in self.reading.fields.items():
-            values = made.columns[column]
-            texts[name] = [clean_text(written_as(value), self.reading.clean) if value is not None else "" for value in values]
-            self._sift(name, texts[name], made.faults)
+            texts[name] = [written_as(value) if value is not None else "" for value in made.columns[column]]
+            self._sift(name, texts[name], made.faults, self.reading.pages)
+            texts[name] = [clean_text(text, self.reading.clean) for text in texts[name]]
+            self._sift(name, texts[name], made.faults, self.reading.sieves)
             for place, text in enumerate(texts[name]):
                 if not text:
                     made.faults.setdefault(place, Fault(EMPTY, f"cleaning leaves nothing of {name}"))
@@ -292,9 +318,9 @@ class Items:
         keep = [place not in made.faults for place in range(len(rows))]
         return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
 
-    def _sift(self, name: str, texts: list[str], faults: dict[int, Fault]) -> None:
-        """Put the texts of rows without a fault through the sieves, in place."""
-        for sieve in self.reading.sieves:
+    def _sift(self, name: str, texts: list[str], faults: dict[int, Fault], sieves: Sequence[Sieve]) -> None:
+        """Put the texts of rows without a fault through sieves, in place."""
+        for sieve in sieves:
             places = [place for place, text in enumerate(texts) if text and place not in faults]
             sifted, gone = sieve.sift([texts[place] for place in places], self.tally)
             for place, text in zip(places, sifted, strict=True):
@@ -315,7 +341,7 @@ class Items:
             return [split_of(key, self.rest) for key in keys]
         groups = [value_name(value) for value in made.columns[self.group]]
         lacking = sum(not group and place not in made.faults for place, group in enumerate(groups))
-        self.tally["rows_without_group"] += lacking
+        self.tally["texts_without_group"] += lacking
         return [split_of(group_key(group) if group else key, self.rest) for group, key in zip(groups, keys, strict=True)]
 
 

@@ -24,7 +24,7 @@ class Split(Config):
     """hash: by a hash of the text; else the name of a column that holds train, validation or test."""
     group: str | None = None
     """A column, such as customer or thread: all rows that have one value there fall into one split, by a hash of the value. A
-    row without a value is a group by itself, by its text; rows_without_group counts these."""
+    row without a value is a group by itself, by its text; texts_without_group counts these."""
     stratify: bool = False
     """With a task whose targets are labels: each label is divided by itself, so that the shares of its rows are exact."""
     validation: float = Field(0.1, ge=0, lt=1)

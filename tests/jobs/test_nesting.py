@@ -16,7 +16,7 @@ from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from jobs.core.recipe import Recipe, load_recipe, parse_recipe
 from jobs.data.decontamination import held_out
-from jobs.data.dedup import keep_first
+from jobs.data.dedup import index_of, kept_rows
 from jobs.data.formats import Files
 from jobs.data.rows import Items, Sieve
 from jobs.data.sources import each, resolve
@@ -274,7 +274,9 @@ def divide(config: PrepareConfig, sieves: Sequence[Sieve] = ()) -> pd.DataFrame:
         frames += [
             items.frame(list(rows))[0] for file in resolve(source) for _, _, rows in rows_of(file, Files(), items.needed)
         ]
-    kept, _ = keep_first(pd.concat(frames, ignore_index=True), targets, reading.conflicts)
+    rows_read = pd.concat(frames, ignore_index=True)
+    stays, _ = kept_rows(index_of(rows_read, targets, list(reading.fields)), reading.conflicts)
+    kept = rows_read[stays]
     return stratified([kept], divided_shares(config)) if config.split.stratify else kept
 
 

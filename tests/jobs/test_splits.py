@@ -20,7 +20,7 @@ from cluster.store.artifact import Artifact
 from jobs.core.idle import idle_problems
 from jobs.core.recipe import parse_recipe
 from jobs.data.clean import Clean, text_key
-from jobs.data.dedup import keep_first
+from jobs.data.dedup import index_of, kept_rows
 from jobs.data.pieces import Row
 from jobs.data.rows import Items, Reading
 from jobs.data.splits import Split, group_key, split_of
@@ -104,7 +104,7 @@ def test_a_group_is_whole(rows: list[tuple[str, Any]], shares: tuple[float, floa
     values = [{"text": f"{text}.", "customer": customer} for text, customer in rows]
     frame, faults = items.frame([Row(value, None, number, 0, 0) for number, value in enumerate(values)])
     made = [customer for place, (_, customer) in enumerate(rows) if place not in faults]
-    assert len(made) == len(frame) and items.tally["rows_without_group"] == sum(customer is None for customer in made)
+    assert len(made) == len(frame) and items.tally["texts_without_group"] == sum(customer is None for customer in made)
     found: dict[str, set[str]] = {}
     for customer, key, part in zip(made, frame["key"], frame["split"], strict=True):
         if customer is None:
@@ -176,8 +176,8 @@ def test_a_text_of_two_groups_is_in_one_split() -> None:
     """The one that tests before the one that validates, and that before the one that trains."""
     key = text_key("thanks")
     frame = pd.DataFrame({"key": [key] * 3, "text": ["thanks"] * 3, "split": ["train", "test", "validation"]})
-    kept, _ = keep_first(frame)
-    assert kept["split"].tolist() == ["test"]
+    kept, _ = kept_rows(index_of(frame))
+    assert frame["split"][kept].tolist() == ["test"]
 
 
 def by_split(examples: Artifact) -> dict[str, list[dict[str, Any]]]:
@@ -204,7 +204,7 @@ def test_steps_that_divide_by_group_and_by_label(ray_driver: Cluster, tmp_path: 
     storage = str(tmp_path / "runs")
     groups, labels = execute(made, "groups", storage), execute(made, "labels", storage)
 
-    assert groups.manifest.metrics["rows_without_group"] == 2
+    assert groups.manifest.metrics["texts_without_group"] == 2
     customers = {name: {row["slice_customer"] for row in part} - {None} for name, part in by_split(groups).items()}
     assert all(customers.values()) and sum(map(len, customers.values())) <= 50
     assert not customers["train"] & customers["test"] and not customers["train"] & customers["validation"]
