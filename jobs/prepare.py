@@ -304,7 +304,7 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=5,
+    version=6,
     preflight=Preflight(sources, check),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )

@@ -17,7 +17,7 @@ from jobs.core.stage import STAGES
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("cluster.moved", "cluster.ray_private", "cluster.store", "cluster.connection", "cluster.fleet", "cluster.health"),
-    *("cluster", "serve.tasks", "serve.engines", "serve.settings", "serve.keys", "serve.generation"),
+    *("cluster", "serve.cleaning", "serve.tasks", "serve.engines", "serve.settings", "serve.keys", "serve.generation"),
     *("serve.models", "serve.watch", "serve.page", "serve.http", "serve.deployment", "serve"),
     *("jobs.core", "jobs.data", "jobs.contracts", "jobs.losses", "jobs.architectures", "jobs.tasks", "jobs.objectives"),
     *("jobs.training", "jobs.compression", "jobs.judging", "jobs.search", "jobs.running", "jobs.deploying", "jobs.offline"),
