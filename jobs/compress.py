@@ -22,7 +22,7 @@ from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflig
 from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
 from jobs.running.cli import main
-from jobs.tasks import spec_of
+from jobs.tasks import cleaning_of, spec_of
 from jobs.tasks.resolved import task_metrics
 from serve.engines.card import read_card
 
@@ -102,6 +102,11 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
         reason = "a model of a task is compressed on its rows"
         raise BadInput([Problem("inputs.examples", None, reason, "Name the step that prepared them.")])
     _length(config, model)
+    learned, given = learned_of(model).cleaning, cleaning_of(examples)
+    if learned is not None and given is not None and (apart := learned.apart(given)):
+        reason = f"its texts were not cleaned as those that {model.manifest.step} learned from ({apart})"
+        remedy = "Give the examples that it learned from, or others that are prepared with the same `clean`."
+        raise BadInput([Problem("inputs.examples", examples.manifest.step, reason, remedy)])
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
         reason = "there are no soft labels to weigh: the labels alone heal"
         problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]

@@ -31,7 +31,7 @@ from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
-from jobs.tasks import TASK_FILE, learning_of
+from jobs.tasks import CLEANING_FILE, TASK_FILE, learning_of
 from jobs.tasks.labelling import Labelling, settings_type
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     context.report(state="cleaned", rows=loaded.rows.count())
     if not isinstance(reading.labelling, Labelling):
         return _make_tokens(config, loaded, context)
-    return _make_examples(reading.labelling, loaded, context)
+    return _make_examples(config, reading.labelling, loaded, context)
 
 
 def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Outcome:
@@ -246,8 +246,8 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Outcome:
-    """Write rows as Parquet, a file a split and block, and the task that they make."""
+def _make_examples(config: PrepareConfig, labelling: Labelling, loaded: Loaded, context: Context) -> Outcome:
+    """Write rows as Parquet, a file a split and block, the task that they make, and how their texts were cleaned."""
     written = loaded.rows.map_batches(
         WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
@@ -263,6 +263,7 @@ def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Ou
         unlabelled += row["unlabelled"]
     spec = labelling.spec(by_split)
     (context.directory / TASK_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+    (context.directory / CLEANING_FILE).write_text(config.clean.kept.model_dump_json(indent=1), encoding="utf-8")
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}

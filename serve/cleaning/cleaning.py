@@ -81,6 +81,11 @@ class Cleaning(BaseModel):
             now = _stripped(_readable(now) if self.unicode else now)
         return now
 
+    def apart(self, other: "Cleaning") -> str:
+        """What the other says otherwise, for a person; empty where the two clean alike."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in Cleaning.model_fields]
+        return ", ".join(f"{name}: {theirs} in place of {own}" for name, own, theirs in pairs if own != theirs)
+
     def _is_clean(self, text: str) -> bool:
         """Whether nothing would change, as far as a glance tells: neither line breaks nor anything invisible is printable."""
         return (
