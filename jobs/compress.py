@@ -169,6 +169,7 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
     if config.vocabulary is not None:
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples, spec.fields)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=teacher is not None)
+    task.cleaning = learned_of(inputs.one("model")).cleaning or task.cleaning
     return model, task, task if teacher is None else Distilled(task, [teacher], config.heal), figures
 
 

@@ -10,6 +10,7 @@ from serve.cleaning.changes import Edit
 LONGEST_TAG = 200
 """Characters of a tag, without white space; what is longer was hardly meant as one."""
 _SIGN = re.compile("[<>]")
+_PLAIN = re.compile("</?[a-zA-Z][^<>]*+>")
 _NAMED = re.compile("/?[a-zA-Z]")
 
 
@@ -18,6 +19,9 @@ def tags(text: str) -> list[Edit]:
 
     Each sign is looked at once, however many stand in each other.
     """
+    plain = [match.span() for match in _PLAIN.finditer(text)]
+    if len(plain) == text.count("<") and all(end - start <= LONGEST_TAG for start, end in plain):
+        return [(start, end, " ") for start, end in plain]
     found: list[Edit] = []
     # Of each `<` that may still begin a tag: its place, the characters counted behind it, and up to where.
     opened: list[tuple[int, int, int]] = []

@@ -94,9 +94,15 @@ def publish_marking(directory: Path, cleaning: Cleaning | None) -> None:
     tokenizer = train_tokenizer()
     tokenizer.save_pretrained(directory)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "num_labels": 1,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
     model = BertForTokenClassification(
-        BertConfig(vocab_size=len(tokenizer), max_position_embeddings=MAX_LENGTH, num_labels=1, initializer_range=0.5, **sizes)
+        BertConfig(vocab_size=len(tokenizer), max_position_embeddings=MAX_LENGTH, initializer_range=0.5, **sizes)
     )
     model.eval().save_pretrained(directory)
     card = Card(
