@@ -23,6 +23,7 @@ from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
 from jobs.running.cli import main
 from jobs.tasks import cleaning_of, spec_of
+from jobs.tasks.checks import cleaned_otherwise
 from jobs.tasks.resolved import task_metrics
 from serve.engines.card import read_card
 
@@ -103,10 +104,10 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
         raise BadInput([Problem("inputs.examples", None, reason, "Name the step that prepared them.")])
     _length(config, model)
     learned, given = learned_of(model).cleaning, cleaning_of(examples)
-    if learned is not None and given is not None and (apart := learned.apart(given)):
-        reason = f"its texts were not cleaned as those that {model.manifest.step} learned from ({apart})"
-        remedy = "Give the examples that it learned from, or others that are prepared with the same `clean`."
-        raise BadInput([Problem("inputs.examples", examples.manifest.step, reason, remedy)])
+    if learned is not None and given is not None:
+        problems = list(cleaned_otherwise(model.manifest.step, learned, examples.manifest.step, given))
+        if problems:
+            raise BadInput(problems)
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
         reason = "there are no soft labels to weigh: the labels alone heal"
         problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]

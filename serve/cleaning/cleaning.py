@@ -9,6 +9,7 @@ What no reader sees goes, unless the text reads otherwise without it: joiners st
 Private use goes: what stands there only a font knows. To clean what is clean changes nothing.
 """
 
+import json
 import re
 import unicodedata
 
@@ -84,7 +85,9 @@ class Cleaning(BaseModel):
     def apart(self, other: "Cleaning") -> str:
         """What the other says otherwise, for a person; empty where the two clean alike."""
         pairs = [(name, getattr(self, name), getattr(other, name)) for name in Cleaning.model_fields]
-        return ", ".join(f"{name}: {theirs} in place of {own}" for name, own, theirs in pairs if own != theirs)
+        return ", ".join(
+            f"{name}: {json.dumps(theirs)} in place of {json.dumps(own)}" for name, own, theirs in pairs if own != theirs
+        )
 
     def _is_clean(self, text: str) -> bool:
         """Whether nothing would change, as far as a glance tells: neither line breaks nor anything invisible is printable."""

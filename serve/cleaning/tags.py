@@ -9,6 +9,8 @@ from serve.cleaning.changes import Edit
 
 LONGEST_TAG = 200
 """Characters of a tag, without white space; what is longer was hardly meant as one."""
+MASKS = ("<EMAIL>", "<PHONE>", "<CARD>", "<IP>", "<ID>")
+"""Words that stand for personal data which was taken out: they look like tags and are none."""
 _SIGN = re.compile("[<>]")
 _PLAIN = re.compile("</?[a-zA-Z][^<>]*+>")
 _NAMED = re.compile("/?[a-zA-Z]")
@@ -19,9 +21,9 @@ def tags(text: str) -> list[Edit]:
 
     Each sign is looked at once, however many stand in each other.
     """
-    plain = [match.span() for match in _PLAIN.finditer(text)]
-    if len(plain) == text.count("<") and all(end - start <= LONGEST_TAG for start, end in plain):
-        return [(start, end, " ") for start, end in plain]
+    plain = list(_PLAIN.finditer(text))
+    if len(plain) == text.count("<") and all(match.end() - match.start() <= LONGEST_TAG for match in plain):
+        return [(match.start(), match.end(), " ") for match in plain if match[0] not in MASKS]
     found: list[Edit] = []
     # Of each `<` that may still begin a tag: its place, the characters counted behind it, and up to where.
     opened: list[tuple[int, int, int]] = []
@@ -35,14 +37,18 @@ def tags(text: str) -> list[Edit]:
                 place = end + len("-->")
                 _take_out(text, start, place, found, opened)
                 continue
-        if sign[0] == "<":
+        mask = next((mask for mask in MASKS if text.startswith(mask, start)), None)
+        if mask is not None:
+            place = start + len(mask)
+            opened.clear()  # All that began before it has its signs in it.
+        elif sign[0] == "<":
             opened.append((start, 0, place))
         elif opened:
             begin, count, counted = opened.pop()
             if _NAMED.match(text, begin + 1) and count + _shown(text[counted:start]) <= LONGEST_TAG:
                 _take_out(text, begin, place, found, opened)
             else:
-                opened.clear()  # All that began before it has these two signs in it now.
+                opened.clear()  # So here.
     return found
 
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from jobs.compress import CompressConfig, _build, _checked
 from jobs.core.config import BadInput
+from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Inputs
 from jobs.finetune import _cleaned_otherwise
 from jobs.losses.settings import Mix
+from jobs.running.parents import parent_problems
 from jobs.tasks import cleaning_of
 from jobs.tasks.multitask import Multitask, MultitaskModel
 from serve.cleaning.cleaning import Cleaning
@@ -67,7 +69,25 @@ def test_a_model_is_compressed_on_texts_that_were_cleaned_as_its_own(
         _checked(config, Inputs(model=[model], examples=[otherwise]))
     (problem,) = refused.value.problems
     assert problem.path == "inputs.examples"
-    assert "strip_tags: False in place of True, max_characters: 100000 in place of 500" in problem.reason
+    assert "strip_tags: false in place of true, max_characters: 100000 in place of 500" in problem.reason
+
+
+def test_a_recipe_whose_model_is_compressed_on_texts_that_are_cleaned_otherwise_is_refused() -> None:
+    rows = {"stage": "prepare", "source": "rows.csv", "task": {"kind": "classification"}}
+    steps: dict[str, Any] = {
+        "rows": rows | {"clean": {"strip_tags": True}},
+        "others": rows,
+        "teacher": {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6"},
+        "small": {"stage": "compress", "inputs": {"model": "teacher", "examples": "others"}},
+        "smaller": {"stage": "compress", "inputs": {"model": "small", "examples": "others"}},
+    }
+    made = parse_recipe({"name": "tiny", "steps": steps})
+    (problem,) = parent_problems(made, ["teacher", "small", "smaller"])
+    assert (problem.path, problem.value) == ("steps.small.inputs.examples", "others")
+    assert "strip_tags: false in place of true" in problem.reason
+    steps["others"] = rows | {"clean": {"strip_tags": True, "min_characters": 9}}
+    made = parse_recipe({"name": "tiny", "steps": steps})
+    assert not parent_problems(made, ["teacher", "small", "smaller"]), "rows that are dropped are no matter of the model's"
 
 
 def test_auxiliary_tasks_that_were_cleaned_otherwise_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,5 +97,5 @@ def test_auxiliary_tasks_that_were_cleaned_otherwise_are_told_of(tmp_path: Path,
     )
     assert _cleaned_otherwise(Inputs(examples=[main], auxiliary=[alike, unsaid])) == {}
     told = _cleaned_otherwise(Inputs(examples=[main], auxiliary=[alike, otherwise]))
-    assert "strip_tags: False in place of True" in told["cleaned_otherwise"]
+    assert "strip_tags: false in place of true" in told["cleaned_otherwise"]
     assert told["cleaned_otherwise"] in capsys.readouterr().out
