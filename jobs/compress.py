@@ -22,7 +22,8 @@ from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflig
 from jobs.judging.controls import MADE_FROM
 from jobs.losses.settings import Mix
 from jobs.running.cli import main
-from jobs.tasks import spec_of
+from jobs.tasks import cleaning_of, spec_of
+from jobs.tasks.checks import cleaned_otherwise
 from jobs.tasks.resolved import task_metrics
 from serve.engines.card import read_card
 
@@ -102,6 +103,11 @@ def _checked(config: CompressConfig, inputs: Inputs) -> Callable[[CompressConfig
         reason = "a model of a task is compressed on its rows"
         raise BadInput([Problem("inputs.examples", None, reason, "Name the step that prepared them.")])
     _length(config, model)
+    learned, given = learned_of(model).cleaning, cleaning_of(examples)
+    if learned is not None and given is not None:
+        problems = list(cleaned_otherwise(model.manifest.step, learned, examples.manifest.step, given))
+        if problems:
+            raise BadInput(problems)
     if inputs.maybe("teacher") is None and (mixed := sorted(config.heal.model_fields_set & Mix.model_fields.keys())):
         reason = "there are no soft labels to weigh: the labels alone heal"
         problems = [Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.") for key in mixed]
@@ -164,6 +170,7 @@ def _build(config: CompressConfig, inputs: Inputs) -> tuple["PreTrainedModel", "
     if config.vocabulary is not None:
         tokenizer, figures = _only_used_tokens(config, model, tokenizer, examples, spec.fields)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=teacher is not None)
+    task.cleaning = learned_of(inputs.one("model")).cleaning or task.cleaning
     return model, task, task if teacher is None else Distilled(task, [teacher], config.heal), figures
 
 

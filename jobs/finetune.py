@@ -18,7 +18,7 @@ from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
 from jobs.data.clean import value_names
 from jobs.running.cli import main
-from jobs.tasks import learning_of, spec_of
+from jobs.tasks import cleaning_of, learning_of, spec_of
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.resolved import task_metrics
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, shape, sources
@@ -83,9 +83,23 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     base = base_origin(config, inputs)
     length_of(base, config.max_length)  # refused here, before any worker starts
     _check_labels(config, inputs)
-    padding = padding_told(base)
+    told = padding_told(base) | _cleaned_otherwise(inputs)
     outcome = train(build, config, inputs, context)
-    return replace(outcome, details={**outcome.details, **padding})
+    return replace(outcome, details={**outcome.details, **told})
+
+
+def _cleaned_otherwise(inputs: Inputs) -> dict[str, str]:
+    """For the manifest, and said here: auxiliary tasks whose texts were not cleaned as the model will clean."""
+    main, told = inputs.one("examples"), list[str]()
+    own = cleaning_of(main)
+    for other in inputs.get("auxiliary", []):
+        theirs = cleaning_of(other)
+        if own is not None and theirs is not None and (apart := own.apart(theirs)):
+            told.append(f"{other.manifest.step} was cleaned otherwise ({apart}); the model cleans as {main.manifest.step} was")
+    if not told:
+        return {}
+    print("\n".join(told), flush=True)
+    return {"cleaned_otherwise": "; ".join(told)}
 
 
 def _check_labels(config: FinetuneConfig, inputs: Inputs) -> None:

@@ -39,7 +39,7 @@ from jobs.data.splits import Split, divided
 from jobs.data.stratified import stratify
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.running.cli import main
-from jobs.tasks import TASK_FILE, learning_of
+from jobs.tasks import CLEANING_FILE, TASK_FILE, learning_of
 from jobs.tasks.excluding import excluding
 from jobs.tasks.labelling import Labelling, settings_type
 
@@ -211,7 +211,7 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
         if config.split.stratify:
             assert reading.labelling.stratum is not None
             rows = stratify(rows, reading.labelling.stratum, divided_shares(config))
-        return _make_examples(reading.labelling, loaded, rows, context)
+        return _make_examples(config, reading.labelling, loaded, rows, context)
     finally:
         delete(place)
 
@@ -314,8 +314,8 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(labelling: Labelling, loaded: Loaded, rows: "Dataset", context: Context) -> Outcome:
-    """Write rows as Parquet, a file a split and block, and the task that they make."""
+def _make_examples(config: PrepareConfig, labelling: Labelling, loaded: Loaded, rows: "Dataset", context: Context) -> Outcome:
+    """Write rows as Parquet, a file a split and block, the task that they make, and how their texts were cleaned."""
     written = rows.map_batches(
         WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
@@ -331,6 +331,7 @@ def _make_examples(labelling: Labelling, loaded: Loaded, rows: "Dataset", contex
         unlabelled += row["unlabelled"]
     spec = labelling.spec(by_split)
     (context.directory / TASK_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+    (context.directory / CLEANING_FILE).write_text(config.clean.kept.model_dump_json(indent=1), encoding="utf-8")
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}

@@ -17,6 +17,7 @@ from jobs.architectures.positions import Reach, longest_of_config
 from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
+from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import CARD, Card, Language, read_card
 from serve.tasks.protocol import Task
 
@@ -51,6 +52,8 @@ class Learned:
     """What it answers."""
     language: Language | None = None
     """What it says of tokens, where it has no task."""
+    cleaning: Cleaning | None = None
+    """How the texts were cleaned that it learned from, where that is known."""
     longest: int | None = None
     """Tokens of the longest texts that it was trained on."""
 
@@ -99,7 +102,7 @@ def _learned(origin: str | Artifact, directory: str, config: "PreTrainedConfig |
     from transformers import AutoConfig
 
     if (card := card_in(directory)) is not None:
-        return Learned(card.task, card.language, card.max_length)
+        return Learned(card.task, card.language, card.cleaning, card.max_length)
     noted = origin.manifest.details.get("max_length") if isinstance(origin, Artifact) else None
     config = AutoConfig.from_pretrained(directory) if config is None else config
     return Learned(language=language_of(config), longest=noted)

@@ -255,7 +255,10 @@ class _Check:
                 key = self._target_key()
                 return [Problem(key, self.wanted[key], reason, "Mend these rows, or take them out.")]
             key = next((key for key, column in self.wanted.items() if detail.startswith(f"{column} holds")), self.where)
-            return [Problem(key, self.wanted.get(key), reason, "Name another column, or mend these rows.")]
+            remedy = "Name another column, or mend these rows."
+            if "holds a list" in detail and self.wanted.get(key) in self.reading.fields.values():
+                remedy = "Name another column; if it has the words of texts, write clean: {join_words: true}."
+            return [Problem(key, self.wanted.get(key), reason, remedy)]
         return []
 
     def _key_of(self, column: str) -> str:

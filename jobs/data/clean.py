@@ -1,12 +1,9 @@
-"""Cleaning text: what a model should never see is taken out before it is split, counted or trained on.
+"""Cleaning in prepare: the recipe's keys, what two texts share that are duplicates, and values of columns as names.
 
-What no reader sees goes, unless the text reads otherwise without it: joiners stay where they join (Unicode Standard Annex 31,
-2.3), tags where they make a flag. Characters that this Python's Unicode does not know yet stay: the next emoji are among them.
-Private use goes: what stands there only a font knows.
+How text is cleaned is said in serve/cleaning, which models that answer use too.
 """
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -15,68 +12,26 @@ from pydantic import Field
 
 from jobs.core.config import Config
 from jobs.data.values import written_as
-
-_SPACES = re.compile(r"[^\S\n]+")
-_BLANK_LINES = re.compile(r"\n{3,}")
-_TAGS = re.compile(r"<(?:/?[a-zA-Z][^<>]{0,200}|!--.*?--)>", re.DOTALL)
-
-_NOISE = (
-    r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\ud800-\udfff\ufeff"  # controls, soft hyphens, half pairs, byte order marks
-    r"\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb"  # directions, word joiners, annotations
-    r"\ue000-\uf8ff\U000f0000-\U0010ffff"  # private use
-    r"\ufdd0-\ufdef\ufffe\uffff"  # no characters
-)
-_INVISIBLE = r"\u180e\u200b-\u200d\U000e0000-\U000e00ff"
-"""What may join or part letters, and tags."""
-_JOINED = r"\u0600-\u1cff\ua800-\uabff\ufb50-\ufdff\ufe70-\ufefc\U00010800-\U00011fff\U0001e800-\U0001efff"
-"""Scripts whose letters change their shape beside each other: Arabic, those of India and their kin."""
-_UNPARTED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-"""Scripts that write no spaces and may part words by one of no width: Thai, Lao, Burmese, Khmer."""
-_PICTURE = r"\xa9\xae\u2030-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001ffff"
-_DRAWN = _PICTURE + r"\ufe0f\U000e007f"
-"""What an emoji ends with."""
-
-_DROPPED = re.compile(f"[{_NOISE}]")
-_SUSPECT = re.compile(f"[{_NOISE}{_INVISIBLE}]")
-_JOINERS = re.compile(
-    # Each with what of it stays; the last with nothing.
-    rf"([{_PICTURE}]\ufe0f?[\U000e0020-\U000e007e]+\U000e007f)"
-    rf"|(?<=[{_DRAWN}])(\u200d)\u200d*(?=[{_PICTURE}])"
-    rf"|(?<=[{_JOINED}])(\u200d)[\u200c\u200d]*"
-    rf"|(?<=[{_JOINED}])([\u180e\u200c])[\u180e\u200c\u200d]*(?=\w)"
-    rf"|(?<=\w)([\u200c\u200d])[\u200c\u200d]*(?=[{_JOINED}])"
-    rf"|(?<=[{_UNPARTED}])(\u200b)\u200b*(?=[{_UNPARTED}])"
-    rf"|[{_INVISIBLE}]"
-)
+from serve.cleaning.cleaning import Cleaning
 
 T = TypeVar("T")
 
 
-class Clean(Config):
-    """How text is cleaned."""
+class Clean(Cleaning, Config):
+    """How text is cleaned. Models keep all of it but `min_characters`, which is for rows."""
 
-    unicode: bool = True
-    """Normalise to NFC and drop controls and what no reader sees, but what joins letters or emoji."""
-    strip_tags: bool = False
-    """Take HTML tags out."""
     min_characters: int = Field(1, ge=0)
     """Shorter texts are dropped."""
-    max_characters: int = Field(100_000, ge=1)
-    """Longer texts are cut."""
+
+    @property
+    def kept(self) -> Cleaning:
+        """What models keep of it."""
+        return Cleaning.model_validate(self.model_dump(include=set(Cleaning.model_fields)))
 
 
 def clean_text(text: str, settings: Clean) -> str:
     """The cleaned text; empty if it is to be dropped."""
-    if settings.unicode:
-        # Form feeds and the like are control characters, but they part words.
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if not text.isprintable() and _SUSPECT.search(text):
-            text = _JOINERS.sub(r"\1\2\3\4\5\6", _DROPPED.sub("", text))
-        # After that, for marks stand beside other letters now.
-        text = unicodedata.normalize("NFC", text)
-    if settings.strip_tags:
-        text = _TAGS.sub(" ", text)
-    text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text)).strip()[: settings.max_characters].rstrip()
+    text = settings.cleaned(text).text
     return text if len(text) >= settings.min_characters else ""
 
 

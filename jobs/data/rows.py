@@ -13,7 +13,7 @@ from jobs.data.formats import Files
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
 from jobs.data.splits import SPLITS, Split, divided, group_key, split_of
-from jobs.data.values import is_absent, is_single, kind_of, value_at, without_bytes, written_as
+from jobs.data.values import is_absent, is_single, kind_of, value_at, with_words_joined, without_bytes, written_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,10 +276,12 @@ class Items:
     def _column(self, rows: Sequence[Row], column: str, faults: dict[int, Fault]) -> list[Any]:
         """A column's plain values; one that is no string, number or boolean is a fault of its row."""
         listed, found = column in self.lists, []
+        joins = self.reading.clean.join_words and column in self.reading.fields.values()
         # Texts are cleaned as the recipe says; a label is the same however its accents are composed.
         form = _whole if column in self.reading.fields.values() else _composed
         for place, row in enumerate(rows):
             value = value_at(row.values, column) if row.fault is None else None
+            value = with_words_joined(value) if joins else value
             if type(value) is str:
                 value = None if is_absent(value) else value if value.isascii() else form(value)
             elif value is not None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from serve.cleaning.joining import join_words
+
 ABSENT = frozenset(("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "<NA>"))
 """What people and programs write where there is no value."""
 LONGEST_ABSENT = max(map(len, ABSENT))
@@ -49,6 +51,14 @@ def written_as(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def with_words_joined(value: Any) -> Any:
+    """A list of words as the text that they make; all else as it is."""
+    if not isinstance(value, list | tuple):
+        return value
+    words = [without_bytes(word) for word in value]
+    return join_words([written_as(word) for word in words]).text if all(map(is_single, words)) else value
 
 
 def without_bytes(value: Any) -> Any:

@@ -17,7 +17,6 @@ from cluster.store import storage
 from jobs.data.pieces import Piece
 from jobs.data.records import read
 from jobs.data.table_rows import opened_parquet
-from jobs.data.values import value_at, without_bytes
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
@@ -115,11 +114,11 @@ class AnswerSplits:
         bad: list[dict[str, Any]] = []
         items: list[Item] = []
         for place, row in enumerate(read(piece, identity.files_as)):
-            fault = fault_of(row, self.plan.texts)
+            fault = fault_of(row, self.plan)
             if fault is not None:
                 bad.append(bad_row(piece, place, row, fault))
                 continue
-            items.append(Item(tuple(without_bytes(value_at(row.values, column)) for column in self.plan.texts)))
+            items.append(Item(tuple(self.plan.text(row, column) for column in self.plan.texts)))
             good.append({name: row.values[name] for name in identity.keep if name in row.values})
         for kept, answer in zip(good, self._answers(items), strict=True):
             kept.update(answer)

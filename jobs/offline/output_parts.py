@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.store import storage
 from jobs.data.formats import Files
 from jobs.data.pieces import Piece, Row
-from jobs.data.values import has_column, is_absent, value_at, without_bytes
+from jobs.data.values import has_column, is_absent, value_at, with_words_joined, without_bytes
 from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Task
 
@@ -59,12 +59,19 @@ class Plan:
     typed: bool
     """Whether all input is Parquet of one schema, whose types Parquet output then has."""
     pieces: tuple[Piece, ...]
+    joins: bool = False
+    """Whether a text may be a list of words, as it might where the model learned."""
 
     @property
     def texts(self) -> list[str]:
         """The columns of an item's texts, in their order."""
         column = self.identity.column
         return [column] if isinstance(column, str) else [column[name] for name in self.task.fields]
+
+    def text(self, row: Row, column: str) -> Any:
+        """What a row has for one of the texts."""
+        value = without_bytes(value_at(row.values, column))
+        return with_words_joined(value) if self.joins else value
 
     @property
     def answer_columns(self) -> dict[str, type]:
@@ -83,14 +90,11 @@ class SplitRecord(BaseModel):
     """Unix times."""
 
 
-def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
-    """Why a row cannot be answered, in a word or two to count by and with its detail; None where it can.
-
-    `columns` are those of its texts.
-    """
+def fault_of(row: Row, plan: Plan) -> tuple[str, str] | None:
+    """Why a row cannot be answered, in a word or two to count by and with its detail; None where it can."""
     if row.fault is not None:
         return row.fault.reason, row.fault.detail
-    if found := next((fault for column in columns if (fault := _fault_of_text(row, column)) is not None), None):
+    if found := next((fault for column in plan.texts if (fault := _fault_of_text(row, column, plan)) is not None), None):
         return found
     try:
         _as_json(row.values).encode()
@@ -99,8 +103,8 @@ def fault_of(row: Row, columns: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _fault_of_text(row: Row, column: str) -> tuple[str, str] | None:
-    text = without_bytes(value_at(row.values, column))
+def _fault_of_text(row: Row, column: str, plan: Plan) -> tuple[str, str] | None:
+    text = plan.text(row, column)
     if text is None:
         return "missing", f"{column} is null" if has_column(row.values, column) else f"{column} is not there"
     if isinstance(text, str) and not text.strip():

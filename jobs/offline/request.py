@@ -18,7 +18,7 @@ from jobs.data.pieces import Scanned
 from jobs.data.records import scan
 from jobs.data.sources import resolve
 from jobs.offline.output_parts import Format, Plan, RunIdentity, read_identity
-from serve.engines.card import EngineError
+from serve.engines.card import Card, EngineError
 from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
 
@@ -90,7 +90,9 @@ class Request(Config):
 
 def make_plan(request: Request, runs: str) -> Plan:
     """The plan; BadInput says what is wrong. `runs` is the storage whose registry knows the aliases."""
-    published, variant, task = _model(request, runs)
+    published, variant, card = _model(request, runs)
+    task = card.task
+    assert task is not None, "it has looked"
     columns = _columns(request, task)
     files = sorted({file for source in request.input for file in resolve(source)})
     problems = [
@@ -119,7 +121,7 @@ def make_plan(request: Request, runs: str) -> Plan:
         files=tuple((file, *_size_and_time(file)) for file in files),
     )
     typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
-    plan = Plan(identity, task, typed, pieces)
+    plan = Plan(identity, task, typed, pieces, card.cleaning is not None and card.cleaning.join_words)
     if clash := sorted(set(identity.keep) & set(plan.answer_columns)):
         reason = "the answer has a column of this name too"
         raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
@@ -129,7 +131,8 @@ def make_plan(request: Request, runs: str) -> Plan:
     return plan
 
 
-def _model(request: Request, runs: str) -> tuple[Published, str, Task]:
+def _model(request: Request, runs: str) -> tuple[Published, str, Card]:
+    """The model, the variant's name and the card, which has a task."""
     uri, variant, fingerprint = request.model, request.variant, None
     if not storage.exists(uri):
         try:
@@ -147,7 +150,7 @@ def _model(request: Request, runs: str) -> tuple[Published, str, Task]:
     if card.task is None:
         remedy = "Give one that was fine-tuned; python -m serve.generation writes."
         raise BadInput([Problem("--model", uri, "it is a language model, which answers for no task", remedy)])
-    return published, chosen, card.task
+    return published, chosen, card
 
 
 def _columns(request: Request, task: Task) -> dict[str, str]:

@@ -16,7 +16,14 @@ from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
 from jobs.running.sizing import model_shape, named_shape
-from jobs.tasks.checks import calibration_problems, judged_problems, loss_problems, other_task, soft_loss_problems
+from jobs.tasks.checks import (
+    calibration_problems,
+    judged_problems,
+    loss_problems,
+    other_cleaning,
+    other_task,
+    soft_loss_problems,
+)
 from jobs.training.settings import Training
 from serve.engines.card import WRITING_OBJECTIVES
 
@@ -276,6 +283,7 @@ def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         yield from _soft_labels(recipe, step)
         for name in step.inputs["model"]:
             yield from other_task(recipe, step, name, "inputs.model")
+            yield from other_cleaning(recipe, step, name)
         yield from soft_loss_problems(recipe, step, config.heal.loss, "heal.loss")
         yield from _monitor(step, config.heal, "heal.monitor")
         if "teacher" not in step.inputs:

@@ -18,7 +18,7 @@ from cluster.store.storage import exists, join, read_bytes, write_bytes
 from jobs.core.recipe import Step
 from jobs.core.spaces import SHAPE, Budget, Space, shape_spaces
 from jobs.core.stage import Context, Inputs, Refused
-from jobs.tasks import spec_of
+from jobs.tasks import cleaning_of, spec_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -151,8 +151,9 @@ def _build(
     assert step.stage.searchable is not None and (shape := step.stage.searchable.shape) is not None
     config: Any = step.configure(values)
     model, tokenizer = shape(config, inputs)
-    length, spec = length_of(base_origin(config, inputs), config.max_length), spec_of(inputs.one("examples"))
-    save_model(model, tokenizer, spec, length, place, inputs_of(model, spec))
+    examples = inputs.one("examples")
+    length, spec = length_of(base_origin(config, inputs), config.max_length), spec_of(examples)
+    save_model(model, tokenizer, spec, length, place, inputs_of(model, spec), cleaning=cleaning_of(examples))
     card = read_card(place)
     export_onnx(model, place / SOURCE, Signature.of(card))
     file = SOURCE

@@ -2,6 +2,7 @@
 
     learning_of("…")                    # the jobs half of a kind, by its name
     spec_of(examples)                   # the serve half that prepare has written beside them
+    cleaning_of(examples)               # how it cleaned them
 
 The serve halves, and how kinds of other packages are found, are in serve/tasks.
 """
@@ -11,6 +12,7 @@ from functools import cache
 
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import Learning
+from serve.cleaning.cleaning import Cleaning
 from serve.tasks import ANSWER, half_of, kinds, task_of
 from serve.tasks.protocol import Task
 
@@ -18,6 +20,7 @@ LEARN = "learn"
 OWN = "serve.tasks."
 """What the modules of this repository's own kinds begin with."""
 TASK_FILE = "task.json"
+CLEANING_FILE = "cleaning.json"
 
 
 @cache
@@ -42,3 +45,10 @@ def usual_kind() -> str:
 def spec_of(examples: Artifact) -> Task:
     """The task of EXAMPLES."""
     return task_of(json.loads((examples.local([TASK_FILE]) / TASK_FILE).read_text(encoding="utf-8")))
+
+
+def cleaning_of(examples: Artifact) -> Cleaning | None:
+    """How the texts of EXAMPLES were cleaned; None of those of older runs, which do not say it."""
+    if CLEANING_FILE not in examples.manifest.files:
+        return None
+    return Cleaning.model_validate_json((examples.local([CLEANING_FILE]) / CLEANING_FILE).read_bytes())

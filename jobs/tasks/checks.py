@@ -15,6 +15,7 @@ from jobs.core.config import Problem, nearest, problems_of
 from jobs.core.recipe import Recipe, Step
 from jobs.tasks import learning_of
 from jobs.tasks.resolved import task_learning, task_settings
+from serve.cleaning.cleaning import Cleaning
 from serve.tasks import task_type
 from serve.tasks.protocol import Task
 
@@ -108,6 +109,29 @@ def other_task(recipe: Recipe, step: Step, name: str, path: str) -> Iterator[Pro
     if own is not None and theirs is not None and _said(own) != _said(theirs):
         reason = f"it answers {_said(theirs)}, and {step.inputs['examples'][0]} is for {_said(own)}"
         yield Problem(path, name, reason, "Name one of the same task.")
+
+
+def other_cleaning(recipe: Recipe, step: Step, name: str) -> Iterator[Problem]:
+    """A step's examples are cleaned otherwise than those that the model which it is given learned from."""
+    own, theirs = (_cleaned_by(one, recipe.steps) for one in (step, recipe.steps[name]))
+    if own is not None and theirs is not None:
+        yield from cleaned_otherwise(name, theirs, step.inputs["examples"][0], own)
+
+
+def cleaned_otherwise(model: str, learned: Cleaning, examples: str, given: Cleaning) -> Iterator[Problem]:
+    """Examples that were not cleaned as those that a model learned from, and as it cleans what it is asked."""
+    if apart := learned.apart(given):
+        reason = f"its texts are not cleaned as those that {model} learned from ({apart})"
+        remedy = "Give the examples that it learned from, or others that are prepared with the same `clean`."
+        yield Problem("inputs.examples", examples, reason, remedy)
+
+
+def _cleaned_by(step: Step, steps: Mapping[str, Step]) -> Cleaning | None:
+    """How the texts are cleaned that a step's model learned from, or else its examples."""
+    if step.stage.name == "compress" or not (names := step.inputs.get("model", ())):
+        prepared: Any = [steps[name].config for name in step.inputs.get("examples", ())]
+        return prepared[0].clean if prepared else None
+    return _cleaned_by(steps[names[0]], steps)
 
 
 def answered_by(step: Step, steps: Mapping[str, Step]) -> TaskSettings | None:

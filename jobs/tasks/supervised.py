@@ -18,8 +18,9 @@ from cluster.store.artifact import Artifact
 from jobs.architectures.adapter import merged
 from jobs.contracts.learning import Batch, targets_at
 from jobs.contracts.objective import Objective
-from jobs.tasks import learning_of
+from jobs.tasks import cleaning_of, learning_of
 from jobs.tasks.windows import Windows
+from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import Card, TrainingData, Variant, write_card
 from serve.tasks.protocol import Fitted, Output, Outputs, Task
 from serve.watch.drift import training_data
@@ -40,7 +41,7 @@ class Supervised(Objective):
         loss: Mapping[str, Any] | None = None,
         unlabelled: bool = False,
     ) -> None:
-        self.learning, self.spec = learning_of(spec.kind), spec
+        self.learning, self.spec, self.cleaning = learning_of(spec.kind), spec, cleaning_of(examples)
         self.tokenizer, self.max_length, self.inputs = tokenizer, max_length, tuple(inputs)
         self.train = Windows(examples, "train", self.learning, spec, tokenizer, max_length, unlabelled)
         self.validation = Windows(examples, "validation", self.learning, spec, tokenizer, max_length)
@@ -106,7 +107,7 @@ class Supervised(Objective):
         training = training_data(answers, self.train.item_lengths) if answers else None
         fitted, figures = self._fitted(stock)
         rest = (self.tokenizer, self.spec, self.max_length, directory, self.inputs, fitted, training)
-        return figures | save_model(stock, *rest)
+        return figures | save_model(stock, *rest, self.cleaning)
 
     def _fitted(self, model: PreTrainedModel) -> tuple[Fitted, dict[str, float]]:
         """What the task fits on the validation split, and figures of that."""
@@ -129,6 +130,7 @@ def save_model(
     inputs: Sequence[str],
     fitted: Fitted | None = None,
     training: TrainingData | None = None,
+    cleaning: Cleaning | None = None,
 ) -> dict[str, float]:
     """Write a MODEL directory that stock `from_pretrained` loads; returns its number of parameters."""
     for key, value in learning_of(spec.kind).head(spec).items():
@@ -139,6 +141,7 @@ def save_model(
     variant = Variant(backend="torch", file="model.safetensors", precision="fp32", fitted=dict(fitted or {}))
     card = Card(
         task=spec,
+        cleaning=cleaning,
         max_length=max_length,
         inputs=tuple(inputs),
         variants={"torch": variant},

@@ -1,1 +1,1 @@
-"""What is done to a text before a model sees it."""
+"""How text is cleaned before a model reads it, with the way back to what was sent; how words that came apart are joined."""

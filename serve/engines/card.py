@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from serve.cleaning.cleaning import Cleaning
 from serve.tasks import task_of
 from serve.tasks.protocol import Task
 
@@ -135,6 +136,9 @@ class Card(BaseModel):
     """What its outputs mean, as `prepare` has written it beside the examples that it learned from."""
     language: Language | None = None
     """What it says of tokens, where it has no task."""
+    cleaning: Cleaning | None = None
+    """How the texts were cleaned that it learned from, and how those are that it answers for; None: not at all. Prompts of
+    language models stay as they are."""
     max_length: int = Field(ge=1)
     """Tokens, special ones included; a longer text is cut."""
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")

@@ -22,6 +22,7 @@ from tokenizers import Encoding, Tokenizer
 from serve.engines.backends import Backend, Device, OnnxBackend, TorchBackend
 from serve.engines.card import Card, EngineError, read_card, variant_files
 from serve.engines.lengths import BatchBudget, batches
+from serve.engines.reading import as_read
 from serve.engines.tokens import as_text, pad_id, read_json
 from serve.tasks.protocol import Item, Output, Outputs
 
@@ -64,8 +65,13 @@ class Engine:
         return self.task.answers(self.settled(items), items, options) if items else []
 
     def tokenise(self, items: Sequence[Item]) -> list[list[Encoding]]:
-        """The windows of each item, cut at the model's length."""
-        return self.task.encode(self.tokenizer, items)
+        """The windows of each item, cleaned as the model's training texts were and cut at its length. Offsets are places in
+        the items as they are: from here on nothing knows that they were cleaned."""
+        read = [as_read(item, self.card.cleaning) for item in items]
+        encoded = self.task.encode(self.tokenizer, [one.item for one in read])
+        if not self.task.offsets:
+            return encoded
+        return [self.task.as_sent(own, one.texts) if one.texts else own for own, one in zip(encoded, read, strict=True)]
 
     def forward(self, windows: Sequence[Encoding]) -> Outputs:
         """What the model says of each window of one batch, run as it is."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.engines.engine import Engine
-from serve.tasks.protocol import Item, Outputs
+from serve.engines.reading import parts_of
+from serve.tasks.protocol import Item, Outputs, Part
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Example:
     answers: Sequence[Any]
     embeddings: list[list[float]]
     """Of the first item alone; empty where it has none."""
+    parts: Sequence[Part]
+    """Of the first item, those that an explanation leaves out; none where nothing is explained."""
     left_out: Outputs
     """Settled outputs of the first item, and then of it without each of its parts; empty where nothing is explained."""
 
@@ -32,5 +35,6 @@ def example_of(engine: Engine) -> Example:
     if engine.backend.embeds:
         (windows,) = engine.tokenise([first])
         vectors = [engine.joined_vectors(first, windows, list(engine.embed(windows))).round(4).tolist()]
-    explained = [] if task.Whole is None else [first, *task.without(first, task.parts(first))]
-    return Example(items, engine.answers(items, task.Options()), vectors, engine.settled(explained))
+    parts = [] if task.Whole is None else parts_of(task, first, engine.card.cleaning)
+    explained = [] if task.Whole is None else [first, *task.without(first, parts)]
+    return Example(items, engine.answers(items, task.Options()), vectors, parts, engine.settled(explained))

@@ -6,14 +6,15 @@ application.include_router(explain_route(models, example))
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve.engines.reading import parts_of
 from serve.http.body import Reader
 from serve.http.example import Example
 from serve.http.routes import REFUSALS, body_of, json_response, problem, replies
@@ -37,9 +38,9 @@ def explain_route(models: Models, example: Example) -> APIRouter:
     if any(model.task.Whole is None for model in models.by_name.values()):
         responses[409] = problem(NOTHING_TO_EXPLAIN)
     if task.Whole is not None:
-        parts = task.parts(first)
-        explained = task.evidence(example.left_out, [first, *task.without(first, parts)], task.Target())
-        shown = explanation_of(task, first, parts, explained, default.served)
+        left_out = [first, *task.without(first, example.parts)]
+        explained = task.evidence(example.left_out, left_out, task.Target())
+        shown = explanation_of(task, first, example.parts, explained, default.served)
         responses |= replies(shown, "What is explained and what each word does for it")
     reader = Reader(models, explain_form)
 
@@ -54,26 +55,40 @@ def explain_route(models: Models, example: Example) -> APIRouter:
         task, (item,) = model.task, wanted.items
         exchange_of(request).note(model, [item])
         _check(task, wanted, item, model.served)
-        parts = task.parts(item)
-        items = [item, *task.without(item, parts)]
-        one, outcome = await _answers_of_one(await model.answerers(item), items)
-        explained = task.evidence(task.aligned(outcome.outputs, one.task), items, wanted)
-        return json_response(explanation_of(task, item, parts, explained, outcome.model))
+        asked, outcome = await _answers_of_one(await model.answerers(item), task, item)
+        explained = task.evidence(task.aligned(outcome.outputs, asked.model.task), asked.items, wanted)
+        return json_response(explanation_of(task, item, asked.parts, explained, outcome.model))
 
     return router
 
 
-async def _answers_of_one(answerers: Sequence[Model], items: Sequence[Item]) -> tuple[Model, ModelOutcome]:
-    """All items' outputs by a single model, or they would not compare: the first one that answers, and which it is."""
-    *others, last = answerers
-    for model in others:
+@dataclass(frozen=True)
+class _Asked:
+    """What a model is asked to explain an answer: the item, and it without each of the parts that it reads."""
+
+    model: Model
+    parts: Sequence[Part]
+    items: Sequence[Item]
+
+    @classmethod
+    def of(cls, model: Model, task: Task, item: Item) -> Self:
+        """To explain its answer to this item."""
+        parts = parts_of(task, item, model.cleaning)
+        return cls(model, parts, [item, *task.without(item, parts)])
+
+
+async def _answers_of_one(answerers: Sequence[Model], task: Task, item: Item) -> tuple[_Asked, ModelOutcome]:
+    """All outputs that explain an answer, by a single model, or they would not compare: the first one that answers, and what
+    it was asked."""
+    *others, last = (_Asked.of(model, task, item) for model in answerers)
+    for asked in others:
         try:
             # Where it gives no answer, the one after it needs time for its own.
             async with asyncio.timeout(left() / 2):
-                return model, await model.predict(items)
+                return asked, await asked.model.predict(asked.items)
         except Exception as error:  # noqa: BLE001  whatever it is, there is a model that can explain
-            LOGGER.warning(f"{model.served.name} does not explain its answer, {answerers[-1].served.name} may: {error!r}")
-    return last, await last.predict(items)
+            LOGGER.warning(f"{asked.model.served.name} does not explain its answer, {last.model.served.name} may: {error!r}")
+    return last, await last.model.predict(last.items)
 
 
 def explanation_of(task: Task, item: Item, parts: Sequence[Part], explained: Explained, served: ServedModel) -> BaseModel:

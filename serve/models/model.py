@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from serve.cleaning.cleaning import Cleaning
 from serve.models.problems import FieldError, Refusal
 from serve.tasks.protocol import Item, Outputs, Task
 
@@ -48,6 +49,10 @@ class Model(Protocol):
     @property
     def task(self) -> Task:
         """What its outputs mean."""
+
+    @property
+    def cleaning(self) -> Cleaning | None:
+        """How it cleans what it is asked."""
 
     @property
     def embeds(self) -> bool:

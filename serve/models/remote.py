@@ -11,6 +11,7 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
+from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import Card, EngineError, TrainingData
 from serve.models.local import overloaded
 from serve.models.model import Model, ModelOutcome, ServedModel
@@ -27,6 +28,8 @@ class Described:
     embeds: bool
     training: TrainingData | None = None
     """What its training texts were like."""
+    cleaning: Cleaning | None = None
+    """How it cleans what it is asked."""
 
     @classmethod
     def of(cls, name: str, fingerprint: str, variant: str, card: Card) -> Self:
@@ -34,14 +37,15 @@ class Described:
         if card.task is None:
             raise EngineError(f"{name} is a language model, which answers for no task; ask it with serve.generation")
         served = ServedModel(name=name, fingerprint=fingerprint, variant=variant)
-        return cls(served, card.task, card.variants[variant].embeds, card.training)
+        return cls(served, card.task, card.variants[variant].embeds, card.training, card.cleaning)
 
 
 class RemoteModel:
     """A model that is asked by a handle of Serve."""
 
     def __init__(self, described: Described, handle: DeploymentHandle) -> None:
-        self.served, self.task, self.embeds = described.served, described.task, described.embeds
+        self.served, self.task = described.served, described.task
+        self.cleaning, self.embeds = described.cleaning, described.embeds
         self._handle = handle
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:

@@ -21,7 +21,8 @@ class Spread:
 
     def __init__(self, here: Model, siblings: Model, replicas: Callable[[], int]) -> None:
         self.here, self.siblings, self.replicas = here, siblings, replicas
-        self.served, self.task, self.embeds = here.served, here.task, here.embeds
+        self.served, self.task = here.served, here.task
+        self.cleaning, self.embeds = here.cleaning, here.embeds
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict."""
@@ -57,7 +58,8 @@ class Bulk:
 
     def __init__(self, usual: Model, bulk: Model, from_texts: int) -> None:
         self.usual, self.bulk, self.from_texts = usual, bulk, from_texts
-        self.served, self.task, self.embeds = usual.served, usual.task, usual.embeds
+        self.served, self.task = usual.served, usual.task
+        self.cleaning, self.embeds = usual.cleaning, usual.embeds
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.predict."""

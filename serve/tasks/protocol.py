@@ -15,14 +15,16 @@ N items, W windows, T tokens.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from tokenizers import Encoding, Tokenizer
 
+from serve.cleaning.changes import Cleaned
 from serve.tasks.shared.cutting import cut_pair
 from serve.tasks.shared.explain import split, without
+from serve.tasks.shared.sent import SentWindow
 
 Output = Any
 """np.ndarray, or Mapping[str, np.ndarray] where a graph has several outputs."""
@@ -126,7 +128,8 @@ class Task(BaseModel):
     windows: ClassVar[bool] = False
     """Whether an item may have several windows."""
     offsets: ClassVar[bool] = False
-    """Whether windows must know where their tokens stand in the texts."""
+    """Whether windows must know where their tokens stand in the texts: those of the item as it was sent, however they were
+    cleaned before the model read them."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -154,6 +157,14 @@ class Task(BaseModel):
         many = tokenizer.encode_batch if self.offsets else tokenizer.encode_batch_fast
         texts: Any = [item.values[0] if len(item.values) == 1 else cut_pair(tokenizer, item.values) for item in items]
         return [[encoding] for encoding in many(texts)]
+
+    def as_sent(self, windows: Sequence[Encoding], texts: Sequence[Cleaned]) -> list[Encoding]:
+        """The windows of a cleaned item, with offsets into its texts as they were sent: `combine` takes them with that item,
+        so that outputs and answers are in its units. Right wherever sequence n of a window is of text n.
+
+        Asked where the kind needs `offsets` and cleaning has changed something.
+        """
+        return [cast(Encoding, SentWindow(window, texts)) for window in windows]
 
     def window_output(self, rows: Sequence[np.ndarray], tokens: int) -> Output:
         """The output of a window of so many tokens, from its row of each array that the graph gave: without its padding."""

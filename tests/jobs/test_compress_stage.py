@@ -20,6 +20,7 @@ from jobs.data.clean import item_key
 from jobs.judging.controls import traits
 from jobs.tasks.soft_labels import packed
 from jobs.training import hooks
+from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import read_card
 from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
@@ -53,14 +54,23 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome,
     root = tmp_path_factory.mktemp("compress")
     tokenizer = tiny_tokenizer(root / "tokenizer")
     model = tiny_classifier("bert", 2, len(tokenizer))
-    save_classifier(model, tokenizer, LABELS, root / "draft")
+    cleaning = Cleaning(strip_tags=True)
+    save_classifier(model, tokenizer, LABELS, root / "draft", cleaning=cleaning)
     # The last texts of each label have characters that others have not.
     splits = {"train": MESSAGES[:30], "validation": MESSAGES[30:44], "test": MESSAGES[44:]}
-    inputs = Inputs(
-        model=[publish_directory(root / "draft", root / "model", Kind.MODEL)], examples=[publish_examples(root, splits)]
-    )
+    examples = publish_examples(root, splits, cleaning=cleaning)
+    inputs = Inputs(model=[publish_directory(root / "draft", root / "model", Kind.MODEL)], examples=[examples])
     context = Context(str(root), "recipe", "small", str(root / "small"), "1")
     return root / "small", _compress(CompressConfig.model_validate(CONFIG), inputs, context), parameters(model)
+
+
+def test_what_is_left_cleans_as_the_model_did(compressed: tuple[Path, Outcome, int]) -> None:
+    place, _, _ = compressed
+    card = read_card(place)
+    assert card.cleaning == Cleaning(strip_tags=True)
+    engine = load_engine(place, "onnx")
+    sent, clean = np.asarray(engine.settled(items_of(["<b>win</b> a free\r\n prize now", "win a free\n prize now"])))
+    assert sent == pytest.approx(clean, abs=1e-5)
 
 
 def test_what_is_left_is_a_stock_model_and_its_export_says_the_same(compressed: tuple[Path, Outcome, int]) -> None:

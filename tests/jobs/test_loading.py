@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import parquet
 
 from cluster.connection.connect import Cluster
 from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.records import SLICE_BYTES
-from jobs.prepare import PrepareConfig, run
+from jobs.prepare import PrepareConfig, check, run
+from jobs.tasks import CLEANING_FILE
 
 LEFT_OUT = ("rows_bad", "rows_without_text", "rows_without_target", "rows_empty", "rows_duplicate")
 
@@ -59,6 +61,26 @@ def test_each_row_is_kept_or_counted_by_its_reason(ray_driver: Cluster, tmp_path
         ("rows.jsonl", 48, 49, "no single value"),
     ]
     assert kept(outcome) == 42 and set(outcome.details["labels"]["train"]) == {"yes", "no"}
+
+
+def test_lists_of_words_are_joined_and_how_texts_were_cleaned_is_kept(ray_driver: Cluster, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": ["a", "<b>", f"text{n}", "</b>", "."], "label": n % 2} for n in range(20)]
+    rows += [{"text": ["这", "电影", "，", "很", "好", str(n)], "label": n % 2} for n in range(20)]
+    rows += [{"text": [], "label": 1}, {"text": [["a"], "b"], "label": 1}, {"text": "whole already", "label": 1}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"source": str(tmp_path / "rows.jsonl"), "task": {"label": "label"}, "bad_rows": 0.1, "split": {"test": 0}}
+    outcome = prepared(tmp_path, **settings, clean={"strip_tags": True, "join_words": True, "min_characters": 3})
+    parts = [parquet.read_table(tmp_path / "out" / path) for path in outcome.files if path.endswith(".parquet")]
+    texts = {text for part in parts for text in part["text"].to_pylist()}
+    assert texts == {f"a text{n} ." for n in range(20)} | {f"这电影，很好{n}" for n in range(20)} | {"whole already"}
+    assert outcome.metrics["rows_without_text"] == 1
+    assert outcome.details["bad_rows"]["by_reason"] == {"no text": 1, "no single value": 1}
+    kept_in = tmp_path / "made" / CLEANING_FILE
+    assert json.loads(kept_in.read_text()) == {
+        "unicode": True, "strip_tags": True, "join_words": True, "max_characters": 100_000,
+    }  # fmt: skip
+    (problem,) = check(PrepareConfig.model_validate(settings))
+    assert problem.path == "text" and "holds a list" in problem.reason and "clean: {join_words: true}" in problem.remedy
 
 
 def test_large_files_are_read_in_pieces_and_rows_are_named_through_them(ray_driver: Cluster, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import decimal
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from jobs.data.records import read, scan
 from jobs.offline.answering import answer_files
 from jobs.offline.command import parser, request_of
 from jobs.offline.request import Request
+from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import read_card, write_card
 from serve.engines.engine import load_engine
 from serve.tasks.shared.probabilities import softmax
@@ -149,6 +151,35 @@ def test_answers_are_the_engines_and_bad_rows_stand_apart(ray_driver: Cluster, m
     assert (summary["rows"], summary["answered"], summary["bad"]) == (800, 798, {"blank": 2})
     assert said[-1].startswith("800 of 800 rows (100.0%)") and said[-1].endswith("2 bad")
     assert not (output / ".unfinished").exists()
+
+
+def test_texts_are_cleaned_and_lists_of_words_joined_as_the_card_says(
+    ray_driver: Cluster, model: Path, tmp_path: Path
+) -> None:
+    card = read_card(shutil.copytree(model, tmp_path / "model"))
+    cleaning = Cleaning(strip_tags=True, join_words=True)
+    write_card(tmp_path / "model", card.model_copy(update={"cleaning": cleaning}))
+    lists = [
+        ["Win", "a", "<b>", "prize", "</b>", "now", "!"],
+        ["这部", "电影", "，", "很", "好看"],
+        ["a", None],
+        [["a"]],
+        ["<br>"],
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in [*lists, "Win a\r\n<i>prize</i>"]))
+    asked = {"input": [str(tmp_path / "rows.jsonl")], "probabilities": True}
+    answer_files(request(tmp_path / "model", output=str(tmp_path / "out"), **asked), "", print)
+    rows = [json.loads(line) for part in sorted((tmp_path / "out").glob("part-*")) for line in part.open()]
+    clean = ["Win a prize now!", "这部电影，很好看", ".", "Win a\n prize"]
+    expected_NC = softmax(np.asarray(load_engine(model).settled(items_of(clean))))
+    found_NC = np.array([[row[f"probability_{label}"] for label in LABELS] for row in rows])
+    assert found_NC == pytest.approx(expected_NC, abs=1e-5)
+    assert rows[0]["text"] == lists[0], "what was given is what comes back"
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(one["row"], one["reason"]) for one in bad] == [(3, "not a string"), (4, "not a string")]
+    answer_files(request(model, output=str(tmp_path / "other"), **asked), "", print)
+    bad = [json.loads(line) for line in (tmp_path / "other" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [one["row"] for one in bad] == [1, 2, 3, 4, 5], "a card that says nothing of lists takes none"
 
 
 def test_a_killed_run_goes_on_where_it_was(ray_cluster: Cluster, model: Path, tmp_path: Path) -> None:

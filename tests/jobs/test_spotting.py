@@ -3,6 +3,8 @@
 pytest tests/jobs/test_spotting.py
 """
 
+import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,8 @@ from jobs.tasks.supervised import Supervised
 from jobs.tasks.windows import engine_tokenizer
 from jobs.training.loop import fit
 from jobs.training.settings import Training
-from serve.engines.card import read_card
+from serve.cleaning.cleaning import Cleaning
+from serve.engines.card import read_card, write_card
 from serve.engines.engine import Engine, load_engine
 from serve.tasks import kinds, task_of
 from serve.tasks.protocol import Item, Task
@@ -275,6 +278,24 @@ def test_a_figure_of_weighted_items_is_that_of_repeated_ones(weights: list[int],
     for metric in learning.metrics:
         assert weighted.figure(metric.name, np.array(weights)) == pytest.approx(plain.figure(metric.name)), metric.name
     assert ((weighted.goodness_N >= 0) & (weighted.goodness_N <= 1)).all()
+
+
+def test_a_word_is_found_in_what_was_sent_however_that_was_cleaned(taught: Taught, tmp_path: Path) -> None:
+    """The kind knows nothing of cleaning: that scores are those of the words that were sent comes from the windows."""
+    cleaning = Cleaning(strip_tags=True)
+    shutil.copytree(taught.directory, tmp_path / "cleaned")
+    write_card(tmp_path / "cleaned", read_card(taught.directory).model_copy(update={"cleaning": cleaning}))
+    engine, draw = load_engine(tmp_path / "cleaned"), random.Random(0)
+    dressed = [
+        " \r\n".join(draw.choice(("{}", "<b>{}</b>", "\ufeff{}\xad", "<i>{}")).format(word) for word in row.passage.split())
+        for row in VALIDATION
+    ]
+    sent = engine.answers([Item((f"<p>{row.question}", text)) for row, text in zip(VALIDATION, dressed, strict=True)])
+    plain = [row._replace(passage=cleaning.cleaned(text).text) for row, text in zip(VALIDATION, dressed, strict=True)]
+    for answer, expected, text in zip(sent, taught.engine.answers(items_of(plain)), dressed, strict=True):
+        assert (answer.value, answer.probability) == (expected.value, pytest.approx(expected.probability, abs=1e-5))
+        assert answer.text == text.split()[answer.value - 1]
+    assert any(answer.text != cleaning.cleaned(answer.text).text for answer in sent), "some stood in tags"
 
 
 def test_ranks_count_from_one_and_equals_share_theirs(spec: Task) -> None:

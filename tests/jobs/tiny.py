@@ -30,10 +30,12 @@ from jobs.data.pack import document_bounds, documents_of, pack, write_rows
 from jobs.data.tokenizer import Tokenizer, text_cutter, train_tokenizer
 from jobs.losses.settings import Mix
 from jobs.prepare import PrepareConfig, check
+from jobs.tasks import CLEANING_FILE
 from jobs.tasks.distilled import Distilled
 from jobs.tasks.heads import load_head
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, packed
 from jobs.tasks.supervised import Supervised, save_model
+from serve.cleaning.cleaning import Cleaning
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 
@@ -60,8 +62,13 @@ def publish_directory(
     return publish(directory, str(uri), record)
 
 
-def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]], labels: Sequence[str] = LABELS) -> Artifact:
-    """EXAMPLES with these (text, label) rows."""
+def publish_examples(
+    root: Path,
+    splits: Mapping[str, Sequence[tuple[str, str]]],
+    labels: Sequence[str] = LABELS,
+    cleaning: Cleaning | None = None,
+) -> Artifact:
+    """EXAMPLES with these (text, label) rows; without `cleaning` as older runs have left them."""
     draft = root / "examples-draft"
     for split, rows in splits.items():
         (draft / split).mkdir(parents=True)
@@ -72,6 +79,8 @@ def publish_examples(root: Path, splits: Mapping[str, Sequence[tuple[str, str]]]
         }
         parquet.write_table(pa.table(columns), draft / split / "rows.parquet")
     (draft / "task.json").write_text(json.dumps({"kind": "classification", "labels": list(labels)}))
+    if cleaning is not None:
+        (draft / CLEANING_FILE).write_text(cleaning.model_dump_json())
     return publish_directory(draft, root / "examples", Kind.EXAMPLES)
 
 

@@ -32,6 +32,7 @@ class Turned:
     def __init__(self, model: LocalModel) -> None:
         self.model, self.error, self.wait = model, False, False
         self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
+        self.cleaning = None
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         if self.error:

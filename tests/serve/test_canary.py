@@ -31,6 +31,7 @@ class Candidate:
         if not wait:
             self.there.set()
         self.served, self.task, self.embeds = self.model.served, Classification(labels=LABELS[::-1]), True
+        self.cleaning = None
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         await self.there.wait()

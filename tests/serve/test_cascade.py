@@ -30,6 +30,7 @@ class Large:
     def __init__(self, model: LocalModel, error: Exception | None = None, wait: bool = False) -> None:
         self.model, self.error, self.wait, self.asked = model, error, wait, list[Item]()
         self.served, self.task, self.embeds = model.served, Classification(labels=LABELS[::-1]), False
+        self.cleaning = None
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         self.asked += items

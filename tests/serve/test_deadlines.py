@@ -30,6 +30,7 @@ class Slow:
         self.model, self.seconds, self.calls = model, seconds, 0
         self.served = model.served.model_copy(update={"name": "slow"})
         self.task, self.embeds = model.task, model.embeds
+        self.cleaning = None
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         self.calls += 1

@@ -28,6 +28,7 @@ class Changed:
     ) -> None:
         self.model, self.change, self.task = model, change, Classification(labels=labels)
         self.served, self.embeds = model.served, model.embeds
+        self.cleaning = None
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:
         outcome = await self.model.predict(items)

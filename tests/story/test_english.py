@@ -21,6 +21,8 @@ from cluster.store.artifact import Artifact
 from jobs.core.places import locate
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.running.events import RunEnded, RunStarted, StepChanged, finite, in_words, read_event
+from serve.cleaning.cleaning import Cleaning
+from serve.engines.card import read_card
 from tests.story.running import ROOT, Ran, run_job
 from tests.story.tiny_world import recipe, write_recipe, write_world
 
@@ -103,6 +105,17 @@ def test_the_winner_answers_over_http(story: Story) -> None:
     fingerprint = reply.json()["model"]["fingerprint"]
     assert fingerprint == registry.read(story.storage, "tiny/production").target.fingerprint
     assert fingerprint == registry.read(story.storage, "tiny/winner").target.fingerprint
+
+
+def test_what_is_sent_is_cleaned_as_the_training_texts_were(story: Story) -> None:
+    assert {read_card(story.artifact(step).local()).cleaning for step in MODELS} == {Cleaning(strip_tags=True)}
+    clean, sent = "claim your cash bonus 7", "<p>claim\u200b your <b>cash</b> bonus 7</p>"
+    reply = requests.post(story.ran.summary["url"], json={"inputs": [clean, sent]}, timeout=30).json()
+    assert reply["answers"][0] == reply["answers"][1]
+    url = story.ran.summary["url"].replace("predict", "explain")
+    words = requests.post(url, json={"inputs": sent}, timeout=30).json()["words"]
+    assert [word["text"] for word in words] == ["claim", "your", "cash", "bonus", "7"]
+    assert [sent[word["start"] : word["end"]] for word in words] == [word["text"] for word in words]
 
 
 @pytest.mark.parametrize("step", MODELS)

@@ -53,7 +53,7 @@ def recipe(paths: dict[str, str], **changes: Any) -> dict[str, Any]:
         | {"max_length": 32},
         "base": {"stage": "pretrain", "inputs": {"tokens": "corpus"}, "max_steps": 20, "epochs": 50, "evaluations": 2}
         | {"model": {"layers": 1, "hidden": 32, "heads": 2, "dropout": 0.0}, "resources": {"workers": 2}},
-        "messages": {"stage": "prepare", "source": paths["messages"], "text": "body"}
+        "messages": {"stage": "prepare", "source": paths["messages"], "text": "body", "clean": {"strip_tags": True}}
         | {"task": {"kind": "classification", "label": "kind"}, "split": {"validation": 0.15, "test": 0.25}},
         "teacher": {"stage": "finetune", "inputs": {"examples": "messages"}, "model": paths["base"], "max_length": 32}
         | {"optimizer": {"learning_rate": rate}, "epochs": 6, "batch_size": 16, "evaluations": 2, "tune": {"trials": 2}},

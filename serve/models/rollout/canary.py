@@ -51,7 +51,8 @@ class Canary:
     def __init__(self, stable: Model, candidate: Model, settings: CanarySettings) -> None:
         self.stable, self.settings = stable, settings
         self.candidate = FallibleModel(candidate, settings.timeout_seconds)
-        self.served, self.task, self.embeds = stable.served, stable.task, stable.embeds
+        self.served, self.task = stable.served, stable.task
+        self.cleaning, self.embeds = stable.cleaning, stable.embeds
         self.seen = Seen()
 
     async def predict(self, items: Sequence[Item]) -> ModelOutcome:

@@ -43,7 +43,8 @@ class Cascade:
     def __init__(self, small: Model, large: Model, settings: CascadeSettings) -> None:
         self.small, self.settings = small, settings
         self.large = FallibleModel(large, settings.timeout_seconds)
-        self.served, self.task, self.embeds = small.served, small.task, small.embeds
+        self.served, self.task = small.served, small.task
+        self.cleaning, self.embeds = small.cleaning, small.embeds
         self.counts = CascadeCounts()
         self._failing = False
 

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from serve.cleaning.scripts import CHARACTER_SCRIPTS
+
 MOST_SPANS = 128
 """A longer text is explained by runs of words, so that it costs no more forward passes than this."""
 NOTHING_LEFT = "."
 """Stands for a text whose only word is left out: some tokenizers make nothing of an empty one."""
 INSIDE_WORDS = "'’-_"
 INSIDE_NUMBERS = ".,:"
-CHARACTER_SCRIPTS = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
-"""Hiragana, Katakana and Han: written without spaces, so each character stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)
