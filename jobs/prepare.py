@@ -164,10 +164,11 @@ def reading_of(config: PrepareConfig) -> Reading:
     labelling = None if config.task is None else Labelling.of(config.task, config.text)
     fields = {"text": config.text} if labelling is None else labelling.fields
     files = Files.model_validate(config.model_dump(include=set(Files.model_fields)))
-    pages, sieves = config.filters.pages(), [*config.filters.sieves(), *config.personal.sieves()]
+    sieves = [*config.filters.sieves(), *config.personal.sieves()]
     return Reading(
-        fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows, pages, sieves
-    )
+        fields, config.clean, config.split, labelling, config.slices, config.conflicts, files, config.bad_rows,
+        pages=config.filters.pages(), sieves=sieves,
+    )  # fmt: skip
 
 
 def divided_shares(config: PrepareConfig) -> Split:

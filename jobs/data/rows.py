@@ -131,14 +131,15 @@ class LeftOut:
         self.read += len(rows)
         self.by_reason.update(fault.reason for fault in faults.values())
         for place, fault in sorted(faults.items()):
-            if fault.reason in WITHOUT and fault.reason != SIFTED:
+            sifted = fault.reason == SIFTED
+            if (fault.reason in WITHOUT and not sifted) or len(self.samples if sifted else self.first) >= NAMED_ROWS:
                 continue
             line = rows[place].line
             where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
             named = {**where, "reason": fault.reason, "detail": fault.detail}
-            if fault.reason == SIFTED:
+            if sifted:
                 self._name_sifted(named)
-            elif len(self.first) < NAMED_ROWS:
+            else:
                 self.first.append(named)
 
     def _name_sifted(self, named: dict[str, Any]) -> None:
