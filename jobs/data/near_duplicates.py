@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from cluster.store import storage
 from jobs.core.config import Config
-from jobs.data.parts import KEY_RANGES, ROW_GROUP, RowPart, FileRange, key_ranges
+from jobs.data.parts import KEY_RANGES, ROW_GROUP, FileRange, RowPart, key_ranges
 from jobs.data.shingles import Shingles, band_hashes, minhash, shingles
 
 FOUND = 0.97
