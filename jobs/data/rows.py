@@ -132,7 +132,7 @@ class LeftOut:
         self.by_reason.update(fault.reason for fault in faults.values())
         for place, fault in sorted(faults.items()):
             sifted = fault.reason == SIFTED
-            if (fault.reason in WITHOUT and not sifted) or len(self.samples if sifted else self.first) >= NAMED_ROWS:
+            if (fault.reason in WITHOUT and not sifted) or len(self.sifted if sifted else self.first) >= NAMED_ROWS:
                 continue
             line = rows[place].line
             where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
