@@ -332,7 +332,8 @@ def _make_examples(config: PrepareConfig, labelling: Labelling, loaded: Loaded, 
         unlabelled += row["unlabelled"]
     spec = labelling.spec(by_split)
     (context.directory / TASK_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-    (context.directory / CLEANING_FILE).write_text(config.clean.kept.model_dump_json(indent=1), encoding="utf-8")
+    cleaning = config.clean.kept(config.personal.masked, config.personal.regions)
+    (context.directory / CLEANING_FILE).write_text(cleaning.model_dump_json(indent=1), encoding="utf-8")
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}

@@ -12,21 +12,22 @@ from pydantic import Field
 
 from jobs.core.config import Config
 from jobs.data.values import written_as
-from serve.cleaning.cleaning import Cleaning
+from serve.cleaning.cleaning import Cleaning, TextCleaning
+from serve.cleaning.masks import REGIONS
 
 T = TypeVar("T")
 
 
-class Clean(Cleaning, Config):
+class Clean(TextCleaning, Config):
     """How text is cleaned. Models keep all of it but `min_characters`, which is for rows."""
 
     min_characters: int = Field(1, ge=0)
     """Shorter texts are dropped."""
 
-    @property
-    def kept(self) -> Cleaning:
-        """What models keep of it."""
-        return Cleaning.model_validate(self.model_dump(include=set(Cleaning.model_fields)))
+    def kept(self, masks: Sequence[str] = (), phone_regions: Sequence[str] = REGIONS) -> Cleaning:
+        """What models keep of it, with the kinds of personal data that were masked."""
+        own = self.model_dump(include=set(TextCleaning.model_fields))
+        return Cleaning(masks=tuple(masks), phone_regions=tuple(phone_regions), **own)
 
 
 def clean_text(text: str, settings: Clean) -> str:

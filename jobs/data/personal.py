@@ -15,7 +15,9 @@ from pydantic import field_validator
 
 from jobs.core.config import Config, nearest
 from jobs.data.rows import Sieve
-from serve.cleaning.personal import PERSONAL_KINDS, REGIONS, find_personal, masked
+from serve.cleaning.changes import Cleaned
+from serve.cleaning.masks import PERSONAL_KINDS, REGIONS
+from serve.cleaning.personal import find_personal, masks
 from serve.cleaning.phones import known_regions
 
 Action = Literal["mask", "drop"]
@@ -55,9 +57,14 @@ class Personal(Config):
         return {kind: action for kind, action in asked.items() if action is not None}
 
     @property
+    def masked(self) -> tuple[str, ...]:
+        """The kinds that are masked."""
+        return tuple(kind for kind, action in self.actions.items() if action == "mask")
+
+    @property
     def rewrites(self) -> str | None:
         """The key that changes texts, if there is one."""
-        return next((f"personal.{kind}" for kind, action in self.actions.items() if action == "mask"), None)
+        return next((f"personal.{kind}" for kind in self.masked), None)
 
     def sieves(self) -> list[Sieve]:
         """What texts go through once they are cleaned and filtered."""
@@ -84,6 +91,6 @@ class WithoutPersonal:
                 gone[place] = f"personal data: {dropped}"
                 tally[f"rows_dropped_{dropped}"] += 1
             elif found:
-                kept[place] = masked(text, found)
+                kept[place] = Cleaned(text).replace(masks(found)).text
                 tally.update(f"texts_masked_{kind}" for kind in held)
         return kept, gone

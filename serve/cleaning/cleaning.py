@@ -13,9 +13,10 @@ import json
 import re
 import unicodedata
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serve.cleaning.changes import Cleaned, Edit
+from serve.cleaning.masks import PERSONAL_KINDS, REGIONS
 from serve.cleaning.scripts import UNPARTED
 from serve.cleaning.tags import tags
 
@@ -51,8 +52,8 @@ _JOINERS = re.compile(
 )
 
 
-class Cleaning(BaseModel):
-    """How text is cleaned, in training and when a model answers."""
+class TextCleaning(BaseModel):
+    """How text is cleaned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     unicode: bool = True
@@ -82,13 +83,6 @@ class Cleaning(BaseModel):
             now = _stripped(_readable(now) if self.unicode else now)
         return now
 
-    def apart(self, other: "Cleaning") -> str:
-        """What the other says otherwise, for a person; empty where the two clean alike."""
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in Cleaning.model_fields]
-        return ", ".join(
-            f"{name}: {json.dumps(theirs)} in place of {json.dumps(own)}" for name, own, theirs in pairs if own != theirs
-        )
-
     def _is_clean(self, text: str) -> bool:
         """Whether nothing would change, as far as a glance tells: neither line breaks nor anything invisible is printable."""
         return (
@@ -99,6 +93,38 @@ class Cleaning(BaseModel):
             and not text.endswith(" ")
             and not (self.strip_tags and "<" in text)
             and (text.isascii() or not self.unicode or unicodedata.is_normalized("NFC", text))
+        )
+
+
+class Cleaning(TextCleaning):
+    """How text was cleaned in training, and is when a model answers."""
+
+    masks: tuple[str, ...] = ()
+    """The kinds of personal data in whose places words such as <EMAIL> stand."""
+    phone_regions: tuple[str, ...] = REGIONS
+    """Whose phone numbers are masked without a +."""
+
+    @field_validator("masks")
+    @classmethod
+    def _kinds_are_known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(kinds) - set(PERSONAL_KINDS)):
+            raise ValueError(f"{unknown[0]} is no kind of personal data; known are {', '.join(PERSONAL_KINDS)}")
+        return kinds
+
+    def cleaned(self, text: str) -> Cleaned:
+        """The same, and what is personal masked."""
+        now = super().cleaned(text)
+        if not self.masks:
+            return now
+        from serve.cleaning.personal import find_personal, masks
+
+        return now.replace(masks(find_personal(now.text, self.masks, self.phone_regions)))
+
+    def apart(self, other: "Cleaning") -> str:
+        """What the other says otherwise, for a person; empty where the two clean alike."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in Cleaning.model_fields]
+        return ", ".join(
+            f"{name}: {json.dumps(theirs)} in place of {json.dumps(own)}" for name, own, theirs in pairs if own != theirs
         )
 
 

@@ -1,7 +1,7 @@
 """Personal data in a text: where it stands, of which kind, and masks in its place.
 
     found = find_personal("写信到 li@example.com 或拨打 138 1234 5678", ("email", "phone"))   # in the order of the text
-    masked(text, found)                                                                     # 写信到 <EMAIL> 或拨打 <PHONE>
+    Cleaned(text).replace(masks(found)).text                                                # 写信到 <EMAIL> 或拨打 <PHONE>
 
 Kinds: email, phone, card (payment cards), ip (IPv4, IPv6), id (resident identity cards and social credit codes of China,
 social security numbers of the USA, National Insurance and NHS numbers of the UK). What has a check digit is found by it, what
@@ -15,13 +15,12 @@ from functools import partial
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from serve.cleaning.changes import Edit
+from serve.cleaning.masks import MASKS, REGIONS
 from serve.cleaning.numbers import cards, identity_numbers
 from serve.cleaning.phones import phones
 from serve.cleaning.surroundings import covered, left_of, narrow
 
-PERSONAL_KINDS = ("email", "phone", "card", "ip", "id")
-REGIONS = ("US", "GB", "CN")
-"""Whose national forms of phone numbers are known, unless it is said."""
 _TRACE = re.compile(r"\d|[@\uff20]|[0-9a-fA-F]:")
 _SIX_DIGITS = re.compile(r"[0-9](?:[-. ()/]{0,2}[0-9]){5}")
 """What every phone, card and identity number has."""
@@ -87,13 +86,9 @@ def find_personal(text: str, kinds: Sequence[str], regions: Sequence[str] = REGI
     return sorted(found)
 
 
-def masked(text: str, found: Sequence[PersonalSpan]) -> str:
-    """The text with a word for each of what was found in it, as `find_personal` gives it: `<EMAIL>`."""
-    parts, place = [], 0
-    for start, end, kind in found:
-        parts += [text[place:start], f"<{kind.upper()}>"]
-        place = end
-    return "".join([*parts, text[place:]])
+def masks(found: Sequence[PersonalSpan]) -> list[Edit]:
+    """What puts a word in place of each of what was found in a text, as `find_personal` gives it: `<EMAIL>`."""
+    return [(start, end, MASKS[kind]) for start, end, kind in found]
 
 
 def emails(text: str) -> Iterator[tuple[int, int]]:

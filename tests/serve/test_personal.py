@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.cleaning.personal import PERSONAL_KINDS, find_personal, masked
+from serve.cleaning.changes import Cleaned
+from serve.cleaning.cleaning import Cleaning
+from serve.cleaning.masks import MASKS, PERSONAL_KINDS
+from serve.cleaning.personal import find_personal, masks
 
 
 def hidden(text: str, kinds: tuple[str, ...] = PERSONAL_KINDS) -> str:
     """The text with all masked that is found in it."""
-    return masked(text, find_personal(text, kinds))
+    return Cleaned(text).replace(masks(find_personal(text, kinds))).text
 
 
 @pytest.mark.parametrize(
@@ -56,8 +59,8 @@ def test_phone_numbers(text: str, left: str) -> None:
 def test_national_forms_are_those_of_the_regions_that_are_asked_for() -> None:
     text = "030 901820 and +49 30 901820"
     assert hidden(text) == "030 901820 and <PHONE>"
-    assert masked(text, find_personal(text, ["phone"], ["DE"])) == "<PHONE> and <PHONE>"
-    assert masked(text, find_personal(text, ["phone"], [])) == "030 901820 and <PHONE>"
+    assert Cleaned(text).replace(masks(find_personal(text, ["phone"], ["DE"]))).text == "<PHONE> and <PHONE>"
+    assert Cleaned(text).replace(masks(find_personal(text, ["phone"], []))).text == "030 901820 and <PHONE>"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_masks_leave_nothing_that_is_masked_again(pieces: list[tuple[str, str]])
     text = "".join(piece + sign for piece, sign in pieces)
     found = find_personal(text, PERSONAL_KINDS)
     assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
-    once = masked(text, found)
+    once = Cleaned(text).replace(masks(found)).text
     assert hidden(once) == once
 
 
@@ -217,3 +220,15 @@ def test_offsets_are_those_of_the_text(before: str, after: str) -> None:
 def test_only_kinds_that_are_asked_for_are_found(text: str, kinds: set[str]) -> None:
     mixed = f"{text} ann@example.com 8.8.8.8/24 4111111111111111 tel 13812345678 AB123456C"
     assert {one.kind for one in find_personal(mixed, sorted(kinds))} <= kinds
+
+
+def test_what_is_masked_in_training_is_masked_when_served_with_the_way_back() -> None:
+    cleaning = Cleaning(strip_tags=True, masks=("email", "phone"))
+    sent = "<p>写信到 li@example.com 或拨打 138 1234 5678，卡号 4111 1111 1111 1111</p>"
+    found = cleaning.cleaned(sent)
+    assert found.text == "写信到 <EMAIL> 或拨打 <PHONE>，卡号 4111 1111 1111 1111"
+    at = found.text.index("<EMAIL>")
+    assert sent[slice(*found.span(at, at + len("<EMAIL>")))] == "li@example.com"
+    assert sent[slice(*found.span(found.text.index("卡"), found.text.index("号") + 1))] == "卡号"
+    assert cleaning.cleaned(found.text).text == found.text, "EXAMPLES are cleaned once more where they are judged on"
+    assert set(MASKS) == set(PERSONAL_KINDS)
