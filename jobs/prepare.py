@@ -3,12 +3,14 @@
     ray job submit --working-dir . -- python -m jobs.prepare jobs/recipes/spam.yaml --step corpus
 
 Ray Data reads, cleans, removes duplicates and splits. With `tokenizer` the text is packed into rows of tokens;
-or, for objectives over pairs of segments, laid out as pairs; with `task` the labelled rows are written as Parquet.
+or, for objectives over pairs of segments, laid out as pairs; with `task` the labelled rows are written as Parquet. Beside
+them stands a page about the data (data_report.html), and the same as JSON.
 """
 
 import io
 import json
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,13 +28,16 @@ from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
+from jobs.data.row_sample import Sampling
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
+from jobs.judging.data_report import DATA_PAGE, Counted
 from jobs.running.cli import main
 from jobs.tasks import TASK_FILE, learning_of
 from jobs.tasks.labelling import Labelling, settings_type
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,13 +146,16 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     loaded = load_rows(config.source, reading, config.augment)
     if config.limit is not None:
         loaded = replace(loaded, rows=loaded.rows.limit(config.limit).materialize())
-    context.report(state="cleaned", rows=loaded.rows.count())
+    count = loaded.rows.count()
+    context.report(state="cleaned", rows=count)
+    targets = reading.labelling.types if reading.labelling is not None else ()
+    sampling = Sampling.of(count, reading.fields, targets)
     if not isinstance(reading.labelling, Labelling):
-        return _make_tokens(config, loaded, context)
-    return _make_examples(reading.labelling, loaded, context)
+        return _make_tokens(config, loaded, sampling, context)
+    return _make_examples(reading.labelling, config, loaded, sampling, context)
 
 
-def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Outcome:
+def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: Sampling, context: Context) -> Outcome:
     import ray.data
 
     assert config.tokenizer is not None
@@ -162,13 +170,15 @@ def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Out
     context.report(state="tokenizer made")
     written = rows.map_batches(
         PackRows,
-        fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
+        fn_constructor_args=(contents, bounds, config.max_length, config.segments, sampling, context.output),
         batch_format="pandas",
         batch_size=None,
         compute=as_many_as_fit(rows.num_blocks()),
     ).take_all()
     metrics: dict[str, float] = dict(loaded.counts)
+    documents: Counter[str] = Counter()
     for row in written:
+        documents[row["path"].split("/")[0]] += row["documents"]
         files[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         split = row["path"].split("/")[0]
         for name in ("rows", "tokens", *(["documents_left_out"] if config.segments == "pairs" else [])):
@@ -179,6 +189,8 @@ def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Out
             remedy = "Pairs need documents of two sentences and more: give longer texts, or segments: packed."
         raise BadInput([Problem("source", config.source, "no training text is left", remedy)])
     layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
+    counted = Counted(metrics, loaded.left_out, documents, limited=config.limit is not None)
+    _write_report(counted, [row["sample"] for row in written], sampling, None, context)
     return Outcome(metrics=metrics, files=files, details=layout | loaded.left_out)
 
 
@@ -209,7 +221,9 @@ def _make_tokenizer(settings: Tokenizer, max_length: int, blocks: list[Any]) -> 
 class PackRows:
     """Tokenises and lays out the documents of a block and writes them below the output, a file a split."""
 
-    def __init__(self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, output: str) -> None:
+    def __init__(
+        self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, sampling: Sampling, output: str
+    ) -> None:
         from transformers import AutoTokenizer
 
         with tempfile.TemporaryDirectory() as scratch:
@@ -217,20 +231,25 @@ class PackRows:
                 (Path(scratch) / name).write_bytes(content)
             self.tokenizer = AutoTokenizer.from_pretrained(scratch)
         self.cut = text_cutter(self.tokenizer)
-        self.bounds, self.length, self.segments, self.output = bounds, length, segments, output
+        self.bounds, self.length, self.segments = bounds, length, segments
+        self.sampling, self.output = sampling, output
 
     def __call__(self, frame: "pd.DataFrame") -> dict[str, np.ndarray]:
+        import pyarrow as pa
+
         from jobs.data.pack import write_rows
 
-        columns = ("path", "rows", "tokens", "documents_left_out", "size", "sha256")
+        columns = ("path", "rows", "tokens", "documents_left_out", "documents", "size", "sha256", "sample")
         written: dict[str, list[Any]] = {name: [] for name in columns}
         for split, part in frame.groupby("split"):
             ids_NT, tokens, left_out = self._rows(part["text"].tolist())
             path, file = write_rows(ids_NT, self.output, str(split))
-            found = (path, len(ids_NT), tokens, left_out, file.size, file.sha256)
+            sample = self.sampling.part(pa.Table.from_pandas(part, preserve_index=False))
+            found = (path, len(ids_NT), tokens, left_out, len(part), file.size, file.sha256, sample)
             for key, value in zip(written, found, strict=True):
                 written[key].append(value)
-        return {key: np.array(values) for key, values in written.items()}
+        # Bytes as objects: numpy's own type of them drops zeros at their end.
+        return {key: np.array(values, dtype=object if key == "sample" else None) for key, values in written.items()}
 
     def _rows(self, texts: list[str]) -> tuple[np.ndarray, int, int]:
         """The rows ids_NT of these documents, their tokens, and how many documents gave no row."""
@@ -246,16 +265,20 @@ class PackRows:
         return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
 
 
-def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Outcome:
+def _make_examples(
+    labelling: Labelling, config: PrepareConfig, loaded: Loaded, sampling: Sampling, context: Context
+) -> Outcome:
     """Write rows as Parquet, a file a split and block, and the task that they make."""
     written = loaded.rows.map_batches(
-        WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
+        WriteExamples(labelling, sampling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
     by_split: dict[str, dict[str, float]] = {}
     metrics: dict[str, float] = dict(loaded.counts)
+    documents: Counter[str] = Counter()
     unlabelled = 0
     for row in written:
         split = row["path"].split("/")[0]
+        documents[split] += row["rows"] + row["unlabelled"]
         own = by_split.setdefault(split, {})
         for name, number in json.loads(row["statistics"]).items():
             own[name] = own.get(name, 0) + number
@@ -266,6 +289,8 @@ def _make_examples(labelling: Labelling, loaded: Loaded, context: Context) -> Ou
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
+    counted = Counted(metrics, loaded.left_out, documents, by_split, limited=config.limit is not None)
+    _write_report(counted, [row["sample"] for row in written], sampling, spec, context)
     return Outcome(metrics=metrics, files=files, details={"labels": by_split} | loaded.left_out)
 
 
@@ -274,6 +299,7 @@ class WriteExamples:
     """Writes the rows of a block below the output, a file a split."""
 
     labelling: Labelling
+    sampling: Sampling
     output: str
 
     def write(self, table: "pa.Table") -> "pa.Table":
@@ -284,18 +310,32 @@ class WriteExamples:
 
         types, written = self.labelling.types, []
         for split in pc.unique(table["split"]).to_pylist():
-            part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
+            part = table.filter(pc.equal(table["split"], split))
             for name, kind in types.items():
                 part = part.set_column(part.column_names.index(name), name, part[name].cast(kind))
+            sample, part = self.sampling.part(part), part.drop_columns(["split"])
             buffer = io.BytesIO()
             parquet.write_table(part, buffer)
             path, file = write_by_content(self.output, split, ".parquet", buffer.getvalue())
             targets = part.select(list(types)).to_pydict()
             known = sum(any(value is not None for value in row) for row in zip(*targets.values(), strict=True))
             statistics = json.dumps(self.labelling.statistics(targets))
-            counted = {"rows": known, "unlabelled": part.num_rows - known, "statistics": statistics}
+            counted = {"rows": known, "unlabelled": part.num_rows - known, "statistics": statistics, "sample": sample}
             written.append({"path": path, "size": file.size, "sha256": file.sha256, **counted})
         return pa.Table.from_pylist(written)
+
+
+def _write_report(counted: Counted, parts: list[bytes], sampling: Sampling, spec: Task | None, context: Context) -> None:
+    """Put the data report into the step's directory, made by one task, so that the driver needs little memory."""
+    import ray
+
+    from jobs.report.data_page import data_report_files
+
+    context.report(state="data report")
+    made = ray.remote(data_report_files).options(num_cpus=1)
+    files: dict[str, str] = ray.get(made.remote(counted, parts, sampling.fields, spec))
+    for name, content in files.items():
+        (context.directory / name).write_text(content, encoding="utf-8")
 
 
 STAGE = Stage(
@@ -304,9 +344,11 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=5,
+    version=6,
     preflight=Preflight(sources, check),
-    completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
+    completion=Completion(
+        headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"), page=DATA_PAGE
+    ),
 )
 
 if __name__ == "__main__":
