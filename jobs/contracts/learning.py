@@ -94,7 +94,7 @@ class Suspicions:
     rows: tuple[Suspicion, ...]
     """The most suspicious first, and no more than were asked for."""
     found: int
-    """How many there are."""
+    """How many there are; where these are fewer than `rows`, doubtful ones follow them."""
     looked_at: int
     """In how many rows."""
     how: str = ""

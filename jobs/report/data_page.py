@@ -79,11 +79,14 @@ def _rows(found: Mapping[str, Any]) -> Html:
     lines = [("read", rows["read"])] + ([("made by augmentation", rows["made"])] if rows["made"] else [])
     lines += [(_meaning(name), -count) for name, count in rows["left_out"].items() if count]
     lines += [(f"kept for {split}", count) for split, count in rows["kept"].items()]
-    cells = [[name, _number(count), percent(abs(count) / max(1, all_of_them))] for name, count in lines]
+    cells = [
+        [name, _number(count).replace("-", "\N{MINUS SIGN}"), percent(abs(count) / max(1, all_of_them))]
+        for name, count in lines
+    ]
     notes = [f"{_number(rows['unlabelled'])} of the kept rows have no label." if rows["unlabelled"] else ""]
     notes += [f"{_number(count)} {_meaning(name)}." for name, count in rows["changed"].items() if count]
     note = element("p", " ".join(filter(None, notes)), class_="note") if any(notes) else None
-    return section("Rows", note, table(["", "rows", "of all"], cells))
+    return section("Rows", note, table(["", "rows", "of all"], cells, class_="wrapped"))
 
 
 def _targets(found: Mapping[str, Any]) -> Html | None:
