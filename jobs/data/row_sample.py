@@ -45,7 +45,7 @@ class Sampling:
         import pyarrow.parquet as parquet
 
         taken = [place for place, key in enumerate(table["key"].to_pylist()) if _position(key) < self.share]
-        table = table.select(["key", *self.fields, *self.targets, "split"]).take(taken)
+        table = table.select(["key", *self.fields, *self.targets, "split"]).take(pa.array(taken, pa.int64()))
         texts = {name: [text or "" for text in table[name].to_pylist()] for name in self.fields}
         lengths = {CHARACTERS: [0] * len(taken), WORD_COUNT: [0] * len(taken)}
         for name, column in texts.items():
@@ -68,7 +68,8 @@ def joined(parts: Iterable[bytes]) -> "pa.Table":
 
     table = pa.concat_tables([parquet.read_table(io.BytesIO(part)) for part in parts], promote_options="permissive")
     keys = table["key"].to_pylist()
-    return table.take(sorted(range(len(keys)), key=lambda place: (_position(keys[place]), keys[place])))
+    order = sorted(range(len(keys)), key=lambda place: (_position(keys[place]), keys[place]))
+    return table.take(pa.array(order, pa.int64()))
 
 
 def _position(key: str) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    from scipy import sparse
 
 FOLDS = 5
 MOST_CHARACTERS_READ = 1_000
@@ -68,9 +68,9 @@ def folds(labels_N: np.ndarray) -> np.ndarray:
     return fold_N
 
 
-def features(items: Sequence[Sequence[str]]) -> "csr_matrix":
+def features(items: Sequence[Sequence[str]]) -> "sparse.csr_matrix":
     """The features of each item, of all its texts side by side."""
-    from scipy.sparse import hstack
+    from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
     shared = {"n_features": HASHED, "norm": None, "alternate_sign": False, "dtype": np.float32}
@@ -84,11 +84,14 @@ def features(items: Sequence[Sequence[str]]) -> "csr_matrix":
         for kind in kinds:
             counts_NF = kind.transform(texts)
             shared_by = np.bincount(counts_NF.indices, minlength=HASHED)
-            parts.append(TfidfTransformer(sublinear_tf=True).fit_transform(counts_NF[:, np.flatnonzero(shared_by > 1)]))
-    return hstack(parts, format="csr")
+            shared_F = np.flatnonzero(shared_by > 1)
+            if len(shared_F):
+                parts.append(TfidfTransformer(sublinear_tf=True).fit_transform(counts_NF[:, shared_F]))
+    # Of texts that share nothing a model can still learn which label is frequent.
+    return hstack(parts, format="csr") if parts else csr_matrix((len(items), 1), dtype=np.float32)
 
 
-def _probabilities(features_NF: "csr_matrix", yes_N: np.ndarray, held: np.ndarray) -> np.ndarray:
+def _probabilities(features_NF: "sparse.csr_matrix", yes_N: np.ndarray, held: np.ndarray) -> np.ndarray:
     """How likely yes is for each of the held items, by a model of the others."""
     from sklearn.linear_model import LogisticRegression
 
