@@ -28,7 +28,7 @@ from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
-from jobs.data.row_sample import Sampling
+from jobs.data.row_sample import RowSampling
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split
@@ -149,13 +149,13 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     count = loaded.rows.count()
     context.report(state="cleaned", rows=count)
     targets = reading.labelling.types if reading.labelling is not None else ()
-    sampling = Sampling.of(count, reading.fields, targets)
+    sampling = RowSampling.of(count, reading.fields, targets)
     if not isinstance(reading.labelling, Labelling):
         return _make_tokens(config, loaded, sampling, context)
     return _make_examples(reading.labelling, config, loaded, sampling, context)
 
 
-def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: Sampling, context: Context) -> Outcome:
+def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: RowSampling, context: Context) -> Outcome:
     import ray.data
 
     assert config.tokenizer is not None
@@ -222,7 +222,7 @@ class PackRows:
     """Tokenises and lays out the documents of a block and writes them below the output, a file a split."""
 
     def __init__(
-        self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, sampling: Sampling, output: str
+        self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, sampling: RowSampling, output: str
     ) -> None:
         from transformers import AutoTokenizer
 
@@ -266,7 +266,7 @@ class PackRows:
 
 
 def _make_examples(
-    labelling: Labelling, config: PrepareConfig, loaded: Loaded, sampling: Sampling, context: Context
+    labelling: Labelling, config: PrepareConfig, loaded: Loaded, sampling: RowSampling, context: Context
 ) -> Outcome:
     """Write rows as Parquet, a file a split and block, and the task that they make."""
     written = loaded.rows.map_batches(
@@ -299,7 +299,7 @@ class WriteExamples:
     """Writes the rows of a block below the output, a file a split."""
 
     labelling: Labelling
-    sampling: Sampling
+    sampling: RowSampling
     output: str
 
     def write(self, table: "pa.Table") -> "pa.Table":
@@ -325,7 +325,7 @@ class WriteExamples:
         return pa.Table.from_pylist(written)
 
 
-def _write_report(counted: Counted, parts: list[bytes], sampling: Sampling, spec: Task | None, context: Context) -> None:
+def _write_report(counted: Counted, parts: list[bytes], sampling: RowSampling, spec: Task | None, context: Context) -> None:
     """Put the data report into the step's directory, made by one task, so that the driver needs little memory."""
     import ray
 

@@ -1,6 +1,6 @@
 """An even sample of rows, for the data report: each block gives its part of it as it is written, small enough for one place.
 
-    sampling = Sampling.of(rows=200_000, fields=["text"])
+    sampling = RowSampling.of(rows=200_000, fields=["text"])
     part = sampling.part(table)                 # in each task: bytes
     sample = joined(parts)                      # a table of at most about SAMPLED_ROWS rows
 
@@ -25,7 +25,7 @@ CHARACTERS, WORD_COUNT = "characters", "words"
 
 
 @dataclass(frozen=True)
-class Sampling:
+class RowSampling:
     """Which rows are taken, and what of them."""
 
     share: float

@@ -29,7 +29,7 @@ SHOWN_ROWS, SHOWN_PAIRS = 12, 20
 """Rows of a split that are shown, and pairs of near duplicates."""
 LANGUAGE_ROWS = 2_000
 """Of each split: so many texts say what share a language has, to about two points."""
-BINS = 28
+LENGTH_BINS = 28
 PERCENTILES_SHOWN = {"median": 0.5, "95 %": 0.95, "99 %": 0.99}
 REPORT_SPLITS = ("train", "validation", "test")
 LEFT_OUT_PREFIX, CHANGED_PREFIX = "rows_", "texts_"
@@ -37,6 +37,8 @@ LEFT_OUT_PREFIX, CHANGED_PREFIX = "rows_", "texts_"
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 COMINGS = ("rows_read", "rows_made")
 """Those that count where rows come from."""
+AMONG_OTHERS = ("rows_near_conflicting",)
+"""Those whose rows another one counts too."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def _rows(counted: Counted) -> dict[str, Any]:
     counts = {name: int(value) for name, value in counted.metrics.items()}
     metrics = {name: count for name, count in counts.items() if name.startswith((LEFT_OUT_PREFIX, CHANGED_PREFIX))}
     read, made = (metrics.pop(name, 0) for name in COMINGS)
+    among = {name: metrics.pop(name) for name in AMONG_OTHERS if name in metrics}
     left_out = {name: metrics[name] for name in metrics if name.startswith(LEFT_OUT_PREFIX)}
     kept = {split: counted.documents[split] for split in _ordered(counted.documents)}
     rest = read + made - sum(left_out.values()) - sum(kept.values())
@@ -103,6 +106,7 @@ def _rows(counted: Counted) -> dict[str, Any]:
         "targeted": {split: counts.get(f"{split}_rows", 0) for split in _ordered(counted.statistics)},
         "unlabelled": int(counted.metrics.get("unlabelled_rows", 0)),
         "left_out": left_out,
+        "among_left_out": among,
         "changed": {name: metrics[name] for name in metrics if name.startswith(CHANGED_PREFIX)},
     }
 
@@ -127,13 +131,13 @@ def _lengths(lengths_N: np.ndarray, splits: np.ndarray) -> dict[str, Any]:
     """A histogram in steps that grow with the length, and the usual figures of each split."""
     if not len(lengths_N):
         return {"edges": [], "counts": [], "splits": {}}
-    edges = np.unique(np.round(np.geomspace(max(1, lengths_N.min()), lengths_N.max() + 1, BINS + 1)).astype(int))
+    edges = np.unique(np.round(np.geomspace(max(1, lengths_N.min()), lengths_N.max() + 1, LENGTH_BINS + 1)).astype(int))
     counts, _ = np.histogram(np.maximum(lengths_N, 1), edges)
     by_split = {}
     for split in _ordered(splits):
         own_N = np.sort(lengths_N[splits == split])
         at = {name: int(own_N[int(share * (len(own_N) - 1))]) for name, share in PERCENTILES_SHOWN.items()}
-        by_split[split] = {"shortest": int(own_N[0]), **at, "longest": int(own_N[-1])}
+        by_split[split] = {**at, "longest": int(own_N[-1])}
     return {"edges": edges.tolist(), "counts": counts.tolist(), "splits": by_split}
 
 

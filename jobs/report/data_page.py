@@ -28,9 +28,19 @@ MEANINGS = {
     "rows_near_duplicate": "nearly the same as another row",
     "rows_conflicting": "at odds with another row of the same text",
     "rows_excluded": "texts of data that must not be trained on",
+    "rows_near_conflicting": "nearly the same as another row and at odds with it",
     "rows_over_the_limit": "beyond the limit",
+    "texts_language_unknown": "whose language cannot be told",
+    "texts_without_boilerplate": "freed of boilerplate",
 }
-"""What counts are called; of others the name says it."""
+BEGINNINGS = {
+    "rows_filtered_": "filtered: ",
+    "rows_dropped_": "dropped for personal data: ",
+    "texts_masked_": "with personal data masked: ",
+    "rows_": "",
+    "texts_": "",
+}
+"""What counts are called; of others the name says it, by how it begins."""
 
 
 def data_report_files(counted: Counted, parts: Sequence[bytes], fields: Sequence[str], spec: Task | None) -> dict[str, str]:
@@ -84,7 +94,8 @@ def _rows(found: Mapping[str, Any]) -> Html:
         for name, count in lines
     ]
     notes = [f"{_number(rows['unlabelled'])} of the kept rows have no label." if rows["unlabelled"] else ""]
-    notes += [f"{_number(count)} {_meaning(name)}." for name, count in rows["changed"].items() if count]
+    notes += [f"Among those left out: {_number(count)} {_meaning(name)}." for name, count in rows["among_left_out"].items()]
+    notes += [f"{_number(count)} texts {_meaning(name)}." for name, count in rows["changed"].items() if count]
     note = element("p", " ".join(filter(None, notes)), class_="note") if any(notes) else None
     return section("Rows", note, table(["", "rows", "of all"], cells, class_="wrapped"))
 
@@ -207,7 +218,8 @@ def _all(by_split: Mapping[str, Mapping[str, float]], name: str) -> float:
 
 def _meaning(name: str) -> str:
     """A count's name in words."""
-    return MEANINGS.get(name, name.split("_", 1)[1].replace("_", " "))
+    beginning = next(beginning for beginning in BEGINNINGS if name.startswith(beginning))
+    return MEANINGS.get(name) or BEGINNINGS[beginning] + name.removeprefix(beginning).replace("_", " ")
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, new_model
 from jobs.core.stage import Inputs
 from jobs.data.clean import text_key
-from jobs.data.row_sample import Sampling
+from jobs.data.row_sample import RowSampling
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pretrained import wrapped
@@ -72,7 +72,7 @@ def publish_language(
     splits = ["train"] * len(documents) + ["validation"] * len(held)
     texts = [*documents, *held]
     rows = pd.DataFrame({"key": [text_key(text) for text in texts], "text": texts, "split": splits})
-    PackRows(files, bounds, length, segments, Sampling.of(len(texts), ["text"]), str(draft))(rows)
+    PackRows(files, bounds, length, segments, RowSampling.of(len(texts), ["text"]), str(draft))(rows)
     details = {"max_length": length, "segments": segments, "bounds": bounds.details()}
     return publish_directory(draft, root / "tokens", Kind.TOKENS, details=details)
 

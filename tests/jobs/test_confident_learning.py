@@ -1,6 +1,7 @@
 """Labels that look wrong, by a linear model and confident learning. `pytest tests/jobs/test_confident_learning.py`"""
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_rows_without_a_label_and_rare_labels_are_left_out() -> None:
     texts, given_N, places = planted(ENGLISH, " ", rows=200, flipped=4)
     labels: list[str | None] = [("a", "b")[label] for label in given_N]
     spec = Classification(labels=("a", "b", "rare"))
-    columns = {
+    columns: dict[str, Sequence[str | None]] = {
         "text": ["nobody knows what this is", *texts, *["a rare one indeed"] * (FOLDS - 1)],
         "label": [None, *labels, *["rare"] * (FOLDS - 1)],
     }

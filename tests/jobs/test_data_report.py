@@ -3,6 +3,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cluster.connection.connect import Cluster
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data import row_sample
 from jobs.data.clean import text_key
-from jobs.data.row_sample import Sampling, joined
+from jobs.data.row_sample import RowSampling, joined
 from jobs.judging.data_report import DATA_PAGE, DATA_RECORD, SHOWN_CHARACTERS, Counted, data_report, shown
 from jobs.prepare import PrepareConfig, run
 from jobs.report.data_page import data_report_files, render_data_page
@@ -34,7 +35,7 @@ ODD = [
 ]
 
 
-def table(rows: list[tuple[str, str | None]], split: str = "train") -> pa.Table:
+def table(rows: Sequence[tuple[str, str | None]], split: str = "train") -> pa.Table:
     """Rows as prepare has them."""
     columns = {"key": [text_key(text) for text, _ in rows], "text": [text for text, _ in rows]}
     types = pa.schema([("key", pa.string()), ("text", pa.string()), ("label", pa.string()), ("split", pa.string())])
@@ -43,7 +44,7 @@ def table(rows: list[tuple[str, str | None]], split: str = "train") -> pa.Table:
 
 def files_of(blocks: list[pa.Table], rows: int = 0) -> dict[str, str]:
     """The report's files of these blocks."""
-    sampling = Sampling.of(rows or sum(block.num_rows for block in blocks), ["text"], ["label"])
+    sampling = RowSampling.of(rows or sum(block.num_rows for block in blocks), ["text"], ["label"])
     metrics = {"rows_read": 90, "rows_duplicate": 10, "train_rows": 60, "validation_rows": 20}
     statistics = {"train": {"ham": 30, "spam": 30}, "validation": {"ham": 10, "spam": 10}}
     counted = Counted(metrics, {}, {"train": 60, "validation": 20}, statistics)
@@ -93,7 +94,7 @@ def test_a_sample_is_even_over_splits_and_starts_of_keys_and_no_larger_than_it_m
     # As prepare has them under a limit: the first by their keys.
     columns = {"key": [key for key, _ in rows[:4_000]], "text": [f"text {number}" for _, number in rows[:4_000]]}
     blocks = pa.table({**columns, "split": ["train"] * 4_000})
-    sampling = Sampling.of(4_000, ["text"])
+    sampling = RowSampling.of(4_000, ["text"])
     sample = joined([sampling.part(blocks.slice(start, 500)) for start in range(0, 4_000, 500)])
     # Five standard deviations of 4,000 draws at a tenth.
     assert abs(sample.num_rows - 400) < 95
@@ -102,7 +103,7 @@ def test_a_sample_is_even_over_splits_and_starts_of_keys_and_no_larger_than_it_m
 
 def test_lengths_are_those_of_whole_texts_and_a_chinese_character_is_a_word() -> None:
     rows: list[tuple[str, str | None]] = [("word " * 3_000, "ham"), ("我们 meet 六点", "spam")]
-    sample = joined([Sampling.of(2, ["text"], ["label"]).part(table(rows))])
+    sample = joined([RowSampling.of(2, ["text"], ["label"]).part(table(rows))])
     lengths = {row["label"]: (row["characters"], row["words"], len(row["text"])) for row in sample.to_pylist()}
     assert lengths == {"ham": (15_000, 3_000, row_sample.CUT), "spam": (10, 5, 10)}
 
@@ -118,7 +119,7 @@ def test_texts_are_texts_on_the_page() -> None:
     odd: list[tuple[str, str | None]] = [(text, "ham" if number % 2 else "<b>spam</b>") for number, text in enumerate(ODD)]
     rows = [*((text, "ham" if label == "ham" else "<b>spam</b>") for text, label in MESSAGES), *odd]
     spec = Classification(labels=("<b>spam</b>", "ham"))
-    sample = joined([Sampling.of(len(rows), ["text"], ["label"]).part(table(rows))])
+    sample = joined([RowSampling.of(len(rows), ["text"], ["label"]).part(table(rows))])
     pair = {"dropped": ODD[0], "kept": ODD[3], "similarity": 0.91}
     bad = {"by_reason": {"no JSON": 1}, "first": [{"file": "/a/<i>.jsonl", "row": 1, "reason": "no JSON", "detail": ODD[0]}]}
     counted = Counted(
@@ -136,6 +137,22 @@ def test_texts_are_texts_on_the_page() -> None:
     assert "/a/" not in written, "where files lie makes no other report"
     for name in ("q", "table", "section", "span", "div"):
         assert page.elements.count(name) == page.elements.count(f"/{name}")
+
+
+def test_each_count_is_on_the_page_and_in_one_sum() -> None:
+    metrics = {
+        "rows_read": 100, "rows_duplicate": 5, "rows_near_duplicate": 9, "rows_near_conflicting": 2, "rows_filtered_length": 4,
+        "rows_dropped_email": 3, "texts_masked_phone": 11, "texts_language_unknown": 6, "train_rows": 79, "seconds": 3.5,
+    }  # fmt: skip
+    sample = joined([RowSampling.of(80, ["text"], ["label"]).part(table(MESSAGES))])
+    found = data_report(Counted(metrics, {}, {"train": 79}), sample, ["text"], SPEC)
+    assert accounted(found)
+    page = render_data_page(found)
+    for words in ("nearly the same as another row", "filtered: length", "dropped for personal data: email"):
+        assert f"{words}</th>" in page
+    for words in ("2 nearly the same as another row and at odds with it", "11 texts with personal data masked: phone"):
+        assert words in page
+    assert "6 texts whose language cannot be told" in page
 
 
 def prepared(place: Path, name: str, **settings: Any) -> tuple[Outcome, dict[str, Any], str]:
