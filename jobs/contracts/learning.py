@@ -218,7 +218,7 @@ class Learning:
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions | None:
         """Rows of the training split whose target looks wrong, at most so many, by a model that takes seconds and no GPU; None
         where the kind has none. The rows are in an order that says nothing of them: where there are too many, the first are
-        an even sample."""
+        an even sample. Long texts are cut off."""
         return None
 
     # Training

@@ -17,11 +17,12 @@ from jobs.data.words import WORDS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SAMPLED_ROWS = 50_000
+SAMPLED_ROWS, WHOLE_ROWS = 50_000, 2_000
+"""Of the second ones the texts are kept whole, as what a target says may need them; they are among the first."""
 CUT = 1_000
-"""Characters that are kept of a text; its length is that of all."""
-CHARACTERS, WORD_COUNT = "characters", "words"
-"""Columns of the sample: the lengths of a row's texts together."""
+"""Characters that are kept of all other texts; their lengths are those of all."""
+CHARACTERS, WORD_COUNT, WHOLE = "characters", "words", "whole"
+"""Columns of the sample: the lengths of a row's texts together, and whether they are whole."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RowSampling:
 
     share: float
     """Of the rows."""
+    whole_share: float
     fields: Sequence[str]
     """The columns of texts."""
     targets: Sequence[str] = ()
@@ -37,7 +39,8 @@ class RowSampling:
     @classmethod
     def of(cls, rows: int, fields: Iterable[str], targets: Iterable[str] = ()) -> Self:
         """Of so many rows about SAMPLED_ROWS, or all."""
-        return cls(min(1.0, SAMPLED_ROWS / max(1, rows)), tuple(fields), tuple(targets))
+        share, whole = (min(1.0, count / max(1, rows)) for count in (SAMPLED_ROWS, WHOLE_ROWS))
+        return cls(share, whole, tuple(fields), tuple(targets))
 
     def part(self, table: "pa.Table") -> bytes:
         """What is taken of these rows, as Parquet."""
@@ -47,15 +50,17 @@ class RowSampling:
         taken = [place for place, key in enumerate(table["key"].to_pylist()) if _position(key) < self.share]
         table = table.select(["key", *self.fields, *self.targets, "split"]).take(pa.array(taken, pa.int64()))
         texts = {name: [text or "" for text in table[name].to_pylist()] for name in self.fields}
+        whole = [_position(key) < self.whole_share for key in table["key"].to_pylist()]
         lengths = {CHARACTERS: [0] * len(taken), WORD_COUNT: [0] * len(taken)}
         for name, column in texts.items():
             for place, text in enumerate(column):
                 lengths[CHARACTERS][place] += len(text)
                 lengths[WORD_COUNT][place] += sum(1 for _ in WORDS.finditer(text))
-            cut = pa.array([text[:CUT] for text in column], pa.string())
+            cut = pa.array([text if uncut else text[:CUT] for text, uncut in zip(column, whole, strict=True)], pa.string())
             table = table.set_column(table.column_names.index(name), name, cut)
         for name, numbers in lengths.items():
             table = table.append_column(name, pa.array(numbers, pa.int64()))
+        table = table.append_column(WHOLE, pa.array(whole, pa.bool_()))
         buffer = io.BytesIO()
         parquet.write_table(table.replace_schema_metadata(), buffer, compression="zstd")
         return buffer.getvalue()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.data.languages import languages_of
-from jobs.data.row_sample import CHARACTERS, WORD_COUNT
+from jobs.data.row_sample import CHARACTERS, WHOLE, WORD_COUNT
 from jobs.tasks import learning_of
 from serve.tasks.protocol import Task
 
@@ -57,11 +57,13 @@ class Counted:
 
 def data_report(counted: Counted, sample: "pa.Table", fields: Sequence[str], spec: Task | None = None) -> dict[str, Any]:
     """All that is told; `sample` is in the order of `joined`, `fields` are its columns of texts."""
+    import pyarrow.compute as pc
+
     splits = np.array(sample["split"].to_pylist(), dtype=object)
     texts = list(zip(*(sample[name].to_pylist() for name in fields), strict=True))
     columns = sample.to_pydict() if spec is not None else {}
     places = {split: np.flatnonzero(splits == split) for split in _ordered(splits)}
-    targets = _targets(spec, columns)
+    whole = sample.filter(sample[WHOLE])
     return {
         "rows": _rows(counted),
         "bad_rows": _bad_rows(counted.details.get("bad_rows") or {}),
@@ -72,7 +74,7 @@ def data_report(counted: Counted, sample: "pa.Table", fields: Sequence[str], spe
         "languages": {split: _languages(texts, own) for split, own in places.items()},
         "near_duplicates": _near_duplicates(counted.details.get("near_duplicates") or []),
         "fields": list(fields),
-        "samples": {split: _samples(texts, own, targets) for split, own in places.items()},
+        "samples": {split: _samples(spec, whole.filter(pc.equal(whole["split"], split)), fields) for split in places},
         "suspicious": None if spec is None else _suspicious(spec, columns, texts, np.flatnonzero(splits == "train")),
     }
 
@@ -153,27 +155,32 @@ def _near_duplicates(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     ]
 
 
-def _targets(spec: Task | None, columns: Mapping[str, Sequence[Any]]) -> list[str | None]:
+def _samples(spec: Task | None, rows: "pa.Table", fields: Sequence[str]) -> list[dict[str, Any]]:
+    """A few rows of a split, in turns from each target; their texts are whole, for a target may speak of all of one."""
+    targets = _targets(spec, rows.to_pydict()) if spec is not None else [None] * rows.num_rows
+    texts = list(zip(*(rows[name].to_pylist() for name in fields), strict=True))
+    turns: dict[str | None, list[int]] = {}
+    for place, target in enumerate(targets):
+        turns.setdefault(target, []).append(place)
+    groups = [turns[target] for target in sorted(turns, key=_by_name)]
+    chosen = [group[turn] for turn in range(SHOWN_ROWS) for group in groups if turn < len(group)][:SHOWN_ROWS]
+    return [
+        {"texts": [shown(text) for text in texts[place]], "target": targets[place]}
+        for place in sorted(chosen, key=lambda place: _by_name(targets[place]))
+    ]
+
+
+def _targets(spec: Task, columns: Mapping[str, Sequence[Any]]) -> list[str | None]:
     """Each row's target in words, None for one without."""
-    if spec is None:
-        return []
     learning = learning_of(spec.kind)
     truth = learning.truth(spec, columns)
     known = learning.known(truth)
     return [learning.expected(spec, target) if there else None for target, there in zip(truth, known, strict=True)]
 
 
-def _samples(texts: Sequence[tuple[str, ...]], places: np.ndarray, targets: Sequence[str | None]) -> list[dict[str, Any]]:
-    """A few rows, in turns from each target."""
-    turns: dict[str | None, list[int]] = {}
-    for place in places.tolist():
-        turns.setdefault(targets[place] if targets else None, []).append(place)
-    groups = [turns[target] for target in sorted(turns, key=lambda target: (target is None, target))]
-    chosen = [group[turn] for turn in range(SHOWN_ROWS) for group in groups if turn < len(group)][:SHOWN_ROWS]
-    ordered = sorted(chosen, key=lambda place: (targets[place] is None, targets[place] or "")) if targets else chosen
-    return [
-        {"texts": [shown(text) for text in texts[place]], "target": targets[place] if targets else None} for place in ordered
-    ]
+def _by_name(target: str | None) -> tuple[bool, str]:
+    """Targets by their words, and those without one at the end."""
+    return target is None, target or ""
 
 
 def _suspicious(

@@ -77,7 +77,7 @@ def _headline(found: Mapping[str, Any]) -> Html:
         gone = all_of_them - kept
         figures.append(_figure(_number(gone), "rows are left out", f"{_number(largest[1])} {_meaning(largest[0])}"))
     if suspicious is not None and suspicious["looked_at"]:
-        among = f"among {_number(suspicious['looked_at'])} training rows that were looked at"
+        among = f"among {_number(suspicious['looked_at'])} training rows"
         figures.append(_figure(_number(suspicious["found"]), "labels look wrong", among))
     kicker = element("p", "Raystill · data report", class_="kicker")
     return element("header", kicker, element("h1", said), element("div", *figures, class_="figures"))

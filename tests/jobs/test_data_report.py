@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.connection.connect import Cluster
+from jobs.contracts.learning import Columns
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data import row_sample
 from jobs.data.clean import text_key
@@ -20,6 +21,7 @@ from jobs.data.row_sample import RowSampling, joined
 from jobs.judging.data_report import DATA_PAGE, DATA_RECORD, SHOWN_CHARACTERS, Counted, data_report, shown
 from jobs.prepare import PrepareConfig, run
 from jobs.report.data_page import data_report_files, render_data_page
+from jobs.tasks.classification import ClassificationLearning
 from serve.tasks.classification import Classification
 from tests.jobs.tiny import MESSAGES
 
@@ -101,7 +103,8 @@ def test_a_sample_is_even_over_splits_and_starts_of_keys_and_no_larger_than_it_m
     assert abs(np.mean([int(key[16], 16) < 8 for key in sample["key"].to_pylist()]) - 0.5) < 0.13
 
 
-def test_lengths_are_those_of_whole_texts_and_a_chinese_character_is_a_word() -> None:
+def test_lengths_are_those_of_whole_texts_and_a_chinese_character_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_sample, "WHOLE_ROWS", 0)
     rows: list[tuple[str, str | None]] = [("word " * 3_000, "ham"), ("我们 meet 六点", "spam")]
     sample = joined([RowSampling.of(2, ["text"], ["label"]).part(table(rows))])
     lengths = {row["label"]: (row["characters"], row["words"], len(row["text"])) for row in sample.to_pylist()}
@@ -153,6 +156,28 @@ def test_each_count_is_on_the_page_and_in_one_sum() -> None:
     for words in ("2 nearly the same as another row and at odds with it", "11 texts with personal data masked: phone"):
         assert words in page
     assert "6 texts whose language cannot be told" in page
+
+
+def test_a_target_is_told_of_whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_sample, "WHOLE_ROWS", 20)
+    asked: list[int] = []
+    truth = ClassificationLearning.truth
+
+    def noted(learning: ClassificationLearning, spec: Any, columns: Columns) -> np.ndarray:
+        asked.extend(len(text) for text in columns["text"])
+        return truth(learning, spec, columns)
+
+    monkeypatch.setattr(ClassificationLearning, "truth", noted)
+    rows = [(f"{number} " * 2_000, "ham" if number % 2 else "spam") for number in range(100, 200)]
+    found = data_report(
+        Counted({}, {}, {}), joined([RowSampling.of(100, ["text"], ["label"]).part(table(rows))]), ["text"], SPEC
+    )
+    told = [row["target"] for row in found["samples"]["train"]]
+    assert told == sorted(told) and {"ham", "spam"} == set(told)
+    for_samples, for_suspicions = asked[:-100], asked[-100:]
+    # Five standard deviations of 100 draws at a fifth.
+    assert 0 < len(for_samples) < 40 and set(for_samples) == {8_000}
+    assert for_suspicions.count(row_sample.CUT) == 100 - len(for_samples)
 
 
 def prepared(place: Path, name: str, **settings: Any) -> tuple[Outcome, dict[str, Any], str]:
