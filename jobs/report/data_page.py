@@ -120,11 +120,14 @@ def _targets(found: Mapping[str, Any]) -> Html | None:
 def _tokens(tokens: Mapping[str, Mapping[str, int]]) -> Html | None:
     if not tokens:
         return None
+    left_out = any("documents_left_out" in own for own in tokens.values())
     rows = [
-        [split, *(_number(own.get(name, 0)) for name in ("rows", "tokens")), significant(own["tokens"] / max(1, own["rows"]))]
+        [split, _number(own["rows"]), _number(own["tokens"]), significant(own["tokens"] / max(1, own["rows"]))]
+        + ([_number(own.get("documents_left_out", 0))] if left_out else [])
         for split, own in tokens.items()
     ]
-    return section("Tokens", table(["", "rows", "tokens", "tokens a row"], rows))
+    header = ["", "rows", "tokens", "tokens a row", *(["documents without a row"] if left_out else [])]
+    return section("Tokens", table(header, rows))
 
 
 def _lengths(found: Mapping[str, Any]) -> Html | None:

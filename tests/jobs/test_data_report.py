@@ -13,17 +13,22 @@ import pyarrow as pa
 import pytest
 
 from cluster.connection.connect import Cluster
+from cluster.store.artifact import Kind
 from jobs.contracts.learning import Columns
+from jobs.core.places import locate
+from jobs.core.recipe import load_recipe
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data import row_sample
 from jobs.data.clean import text_key
 from jobs.data.row_sample import RowSampling, joined
 from jobs.judging.data_report import DATA_PAGE, DATA_RECORD, SHOWN_CHARACTERS, Counted, data_report, shown
+from jobs.pipeline import headline
 from jobs.prepare import PrepareConfig, run
 from jobs.report.data_page import data_report_files, render_data_page
 from jobs.tasks.classification import ClassificationLearning
 from serve.tasks.classification import Classification
-from tests.jobs.tiny import MESSAGES
+from tests.jobs.one_step import write_one_step
+from tests.jobs.tiny import MESSAGES, publish_directory
 
 SPEC = Classification(labels=("ham", "spam"))
 ODD = [
@@ -178,6 +183,21 @@ def test_a_target_is_told_of_whole_texts(monkeypatch: pytest.MonkeyPatch) -> Non
     # Five standard deviations of 100 draws at a fifth.
     assert 0 < len(for_samples) < 40 and set(for_samples) == {8_000}
     assert for_suspicions.count(row_sample.CUT) == 100 - len(for_samples)
+
+
+def test_pairs_of_segments_say_which_documents_gave_no_row() -> None:
+    metrics = {"rows_read": 80, "train_rows": 12, "train_tokens": 900, "train_documents_left_out": 1234}
+    sample = joined([RowSampling.of(80, ["text"], ["label"]).part(table(MESSAGES))])
+    page = render_data_page(data_report(Counted(metrics, {}, {"train": 80}), sample, ["text"]))
+    assert "documents without a row" in page and "<td>1,234</td>" in page and "<td>75.0</td>" in page
+
+
+def test_a_finished_step_says_where_the_page_is(tmp_path: Path) -> None:
+    place = locate(load_recipe(write_one_step(tmp_path)), str(tmp_path / "runs"))["corpus"]
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / DATA_PAGE).write_text("a page")
+    artifact = publish_directory(tmp_path / "draft", str(place.uri), Kind.TOKENS, metrics={"train_rows": 5})
+    assert headline(place, artifact) == f"train_rows 5  look at {place.uri}/{DATA_PAGE}"
 
 
 def prepared(place: Path, name: str, **settings: Any) -> tuple[Outcome, dict[str, Any], str]:
