@@ -47,10 +47,10 @@ class RowSampling:
         import pyarrow as pa
         import pyarrow.parquet as parquet
 
-        taken = [place for place, key in enumerate(table["key"].to_pylist()) if _position(key) < self.share]
+        taken = [place for place, key in enumerate(table["key"].to_pylist()) if position(key) < self.share]
         table = table.select(["key", *self.fields, *self.targets, "split"]).take(pa.array(taken, pa.int64()))
         texts = {name: [text or "" for text in table[name].to_pylist()] for name in self.fields}
-        whole = [_position(key) < self.whole_share for key in table["key"].to_pylist()]
+        whole = [position(key) < self.whole_share for key in table["key"].to_pylist()]
         lengths = {CHARACTERS: [0] * len(taken), WORD_COUNT: [0] * len(taken)}
         for name, column in texts.items():
             for place, text in enumerate(column):
@@ -73,10 +73,10 @@ def joined(parts: Iterable[bytes]) -> "pa.Table":
 
     table = pa.concat_tables([parquet.read_table(io.BytesIO(part)) for part in parts], promote_options="permissive")
     keys = table["key"].to_pylist()
-    order = sorted(range(len(keys)), key=lambda place: (_position(keys[place]), keys[place]))
+    order = sorted(range(len(keys)), key=lambda place: (position(keys[place]), keys[place]))
     return table.take(pa.array(order, pa.int64()))
 
 
-def _position(key: str) -> float:
+def position(key: str) -> float:
     """Where a key stands between 0 and 1, by digits by which rows are neither sorted nor divided among splits."""
     return int(key[-8:], 16) / 2**32
