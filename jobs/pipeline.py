@@ -308,6 +308,8 @@ def headline(place: Place, artifact: Artifact) -> str:
     words += [f"{key} {value:.5g}" for key in shown if (value := manifest.metrics.get(key)) is not None]
     if not words:
         words = [f"{key} {value:.4f}" for key, value in manifest.metrics.items()]
+    if (page := place.step.stage.completion.page) in manifest.files:
+        words.append(f"look at {artifact.file(str(page))}")
     return "  ".join(words)
 
 

@@ -3,21 +3,21 @@
     ray job submit --working-dir . -- python -m jobs.prepare jobs/recipes/spam.yaml --step corpus
 
 Ray Data reads, cleans, removes duplicates and splits. With `tokenizer` the text is packed into rows of tokens;
-or, for objectives over pairs of segments, laid out as pairs; with `task` the labelled rows are written as Parquet.
+or, for objectives over pairs of segments, laid out as pairs; with `task` the labelled rows are written as Parquet. Beside
+them stands a page about the data (data_report.html), and the same as JSON.
 """
 
-import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.store.artifact import File, Kind, write_by_content
+from cluster.store.artifact import File, Kind
 from cluster.store.storage import delete, join
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Problem
@@ -33,19 +33,21 @@ from jobs.data.loading import Loaded, load_rows
 from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
 from jobs.data.personal import Personal
+from jobs.data.row_sample import RowSampling
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split, divided
 from jobs.data.stratified import stratify
-from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
+from jobs.data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from jobs.data.writing import PackRows, WriteExamples
+from jobs.judging.data_report import DATA_PAGE, Counted
 from jobs.running.cli import main
 from jobs.tasks import CLEANING_FILE, TASK_FILE, learning_of
 from jobs.tasks.excluding import excluding
 from jobs.tasks.labelling import Labelling, settings_type
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
     from ray.data import Dataset
 
     from jobs.data.pack import Bounds
@@ -206,18 +208,20 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
         if config.limit is not None:
             loaded = loaded.limited(config.limit)
         context.report(state="cleaned", rows=loaded.count)
+        targets = reading.labelling.types if reading.labelling is not None else ()
+        sampling = RowSampling.of(loaded.count, reading.fields, targets)
         if not isinstance(reading.labelling, Labelling):
-            return _make_tokens(config, loaded, context)
+            return _make_tokens(config, loaded, sampling, context)
         rows = loaded.rows
         if config.split.stratify:
             assert reading.labelling.stratum is not None
             rows = stratify(rows, reading.labelling.stratum, divided_shares(config))
-        return _make_examples(config, reading.labelling, loaded, rows, context)
+        return _make_examples(config, reading.labelling, loaded, rows, sampling, context)
     finally:
         delete(place)
 
 
-def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Outcome:
+def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: RowSampling, context: Context) -> Outcome:
     import ray.data
 
     assert config.tokenizer is not None
@@ -231,13 +235,15 @@ def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Out
     context.report(state="tokenizer made")
     written = loaded.rows.map_batches(
         PackRows,
-        fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
+        fn_constructor_args=(contents, bounds, config.max_length, config.segments, sampling, context.output),
         batch_format="pandas",
         batch_size=None,
         compute=as_many_as_fit(len(loaded.parts)),
     ).take_all()
     metrics: dict[str, float] = dict(loaded.counts)
+    documents: Counter[str] = Counter()
     for row in written:
+        documents[row["path"].split("/")[0]] += row["documents"]
         files[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         split = row["path"].split("/")[0]
         for name in ("rows", "tokens", *(["documents_left_out"] if config.segments == "pairs" else [])):
@@ -248,6 +254,8 @@ def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Out
             remedy = "Pairs need documents of two sentences and more: give longer texts, or segments: packed."
         raise BadInput([Problem("source", config.source, "no training text is left", remedy)])
     layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
+    counted = Counted(metrics, loaded.left_out, documents, limited=config.limit is not None)
+    _write_report(counted, [row["sample"] for row in written], sampling, None, context)
     return Outcome(metrics=metrics, files=files, details=layout | loaded.left_out)
 
 
@@ -275,56 +283,20 @@ def _make_tokenizer(settings: Tokenizer, max_length: int, parts: Sequence[RowPar
         return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
-class PackRows:
-    """Tokenises and lays out the documents of a block and writes them below the output, a file a split."""
-
-    def __init__(self, tokenizer: dict[str, bytes], bounds: "Bounds", length: int, segments: str, output: str) -> None:
-        from transformers import AutoTokenizer
-
-        with tempfile.TemporaryDirectory() as scratch:
-            for name, content in tokenizer.items():
-                (Path(scratch) / name).write_bytes(content)
-            self.tokenizer = AutoTokenizer.from_pretrained(scratch)
-        self.cut = text_cutter(self.tokenizer)
-        self.bounds, self.length, self.segments, self.output = bounds, length, segments, output
-
-    def __call__(self, frame: "pd.DataFrame") -> dict[str, np.ndarray]:
-        from jobs.data.pack import write_rows
-
-        columns = ("path", "rows", "tokens", "documents_left_out", "size", "sha256")
-        written: dict[str, list[Any]] = {name: [] for name in columns}
-        for split, part in frame.groupby("split"):
-            ids_NT, tokens, left_out = self._rows(part["text"].tolist())
-            path, file = write_rows(ids_NT, self.output, str(split))
-            found = (path, len(ids_NT), tokens, left_out, file.size, file.sha256)
-            for key, value in zip(written, found, strict=True):
-                written[key].append(value)
-        return {key: np.array(values) for key, values in written.items()}
-
-    def _rows(self, texts: list[str]) -> tuple[np.ndarray, int, int]:
-        """The rows ids_NT of these documents, their tokens, and how many documents gave no row."""
-        from jobs.data.pack import documents_of, pack
-        from jobs.data.segments import pad_rows, pair_frame, pair_rows, sentence_tokens
-
-        if self.segments == "packed":
-            documents = documents_of(texts, self.cut, self.bounds)
-            ids_NT = pack(documents, self.length, self.bounds.pad, len(self.tokenizer))
-            return ids_NT, sum(map(len, documents)), 0
-        frame = pair_frame(self.tokenizer)
-        rows, left_out = pair_rows((sentence_tokens(text, self.cut) for text in texts), self.length, frame)
-        return pad_rows(rows, self.length, frame.pad, len(self.tokenizer)), sum(map(len, rows)), left_out
-
-
-def _make_examples(config: PrepareConfig, labelling: Labelling, loaded: Loaded, rows: "Dataset", context: Context) -> Outcome:
+def _make_examples(
+    config: PrepareConfig, labelling: Labelling, loaded: Loaded, rows: "Dataset", sampling: RowSampling, context: Context
+) -> Outcome:
     """Write rows as Parquet, a file a split and block, the task that they make, and how their texts were cleaned."""
     written = rows.map_batches(
-        WriteExamples(labelling, context.output).write, batch_format="pyarrow", batch_size=None
+        WriteExamples(labelling, sampling, context.output).write, batch_format="pyarrow", batch_size=None
     ).take_all()
     by_split: dict[str, dict[str, float]] = {}
     metrics: dict[str, float] = dict(loaded.counts)
+    documents: Counter[str] = Counter()
     unlabelled = 0
     for row in written:
         split = row["path"].split("/")[0]
+        documents[split] += row["rows"] + row["unlabelled"]
         own = by_split.setdefault(split, {})
         for name, number in json.loads(row["statistics"]).items():
             own[name] = own.get(name, 0) + number
@@ -337,36 +309,22 @@ def _make_examples(config: PrepareConfig, labelling: Labelling, loaded: Loaded, 
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
+    counted = Counted(metrics, loaded.left_out, documents, by_split, limited=config.limit is not None)
+    _write_report(counted, [row["sample"] for row in written], sampling, spec, context)
     return Outcome(metrics=metrics, files=files, details={"labels": by_split} | loaded.left_out)
 
 
-@dataclass(frozen=True)
-class WriteExamples:
-    """Writes the rows of a block below the output, a file a split."""
+def _write_report(counted: Counted, parts: list[bytes], sampling: RowSampling, spec: Task | None, context: Context) -> None:
+    """Put the data report into the step's directory, made by one task, so that the driver needs little memory."""
+    import ray
 
-    labelling: Labelling
-    output: str
+    from jobs.report.data_page import data_report_files
 
-    def write(self, table: "pa.Table") -> "pa.Table":
-        """What was written, a row a file."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-        import pyarrow.parquet as parquet
-
-        types, written = self.labelling.types, []
-        for split in pc.unique(table["split"]).to_pylist():
-            part = table.filter(pc.equal(table["split"], split)).drop_columns(["split"])
-            for name, kind in types.items():
-                part = part.set_column(part.column_names.index(name), name, part[name].cast(kind))
-            buffer = io.BytesIO()
-            parquet.write_table(part, buffer)
-            path, file = write_by_content(self.output, split, ".parquet", buffer.getvalue())
-            targets = part.select(list(types)).to_pydict()
-            known = sum(any(value is not None for value in row) for row in zip(*targets.values(), strict=True))
-            statistics = json.dumps(self.labelling.statistics(targets))
-            counted = {"rows": known, "unlabelled": part.num_rows - known, "statistics": statistics}
-            written.append({"path": path, "size": file.size, "sha256": file.sha256, **counted})
-        return pa.Table.from_pylist(written)
+    context.report(state="data report")
+    made = ray.remote(data_report_files).options(num_cpus=1)
+    files: dict[str, str] = ray.get(made.remote(counted, parts, sampling.fields, spec))
+    for name, content in files.items():
+        (context.directory / name).write_text(content, encoding="utf-8")
 
 
 STAGE = Stage(
@@ -378,7 +336,9 @@ STAGE = Stage(
     version=6,
     inputs={"exclude": Input(Kind.EXAMPLES, EXCLUDING, many=True, optional=True)},
     preflight=Preflight(sources, check, PREPARE_RULES),
-    completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
+    completion=Completion(
+        headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"), page=DATA_PAGE
+    ),
 )
 
 if __name__ == "__main__":

@@ -73,6 +73,34 @@ class Targets:
     """Rows whose target means nothing, by their place, each with the reason."""
 
 
+@dataclass(frozen=True)
+class Suspicion:
+    """A row whose target looks wrong."""
+
+    place: int
+    """Where it is among the rows."""
+    given: str
+    """Its target in words, as those of `expected`."""
+    given_probability: float
+    likely: str
+    """What it looks like instead."""
+    likely_probability: float
+
+
+@dataclass(frozen=True)
+class Suspicions:
+    """What a look at the targets of rows has found."""
+
+    rows: tuple[Suspicion, ...]
+    """The most suspicious first, and no more than were asked for."""
+    found: int
+    """How many there are; where these are fewer than `rows`, doubtful ones follow them."""
+    looked_at: int
+    """In how many rows."""
+    how: str = ""
+    """By what, in a sentence for people."""
+
+
 class Criterion(Protocol):
     """How far outputs are from their targets."""
 
@@ -191,6 +219,12 @@ class Learning:
     def known(self, truth: Truth) -> np.ndarray:
         """Which rows have a target."""
         return np.array([target is not None and not np.array_equal(target, MISSING) for target in truth], dtype=bool)
+
+    def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions | None:
+        """Rows of the training split whose target looks wrong, at most so many, by a model that takes seconds and no GPU; None
+        where the kind has none. The rows are in an order that says nothing of them: where there are too many, the first are
+        an even sample. Long texts are cut off."""
+        return None
 
     # Training
 

@@ -193,6 +193,8 @@ class Completion:
 
     headline: tuple[str, ...] = ()
     """What the pipeline shows besides its metrics when a step of this stage is done."""
+    page: str | None = None
+    """The file of its artifact that a person opens in a browser."""
     settle: Callable[[Artifact, Context], None] | None = None
     """What must hold outside then (an alias); called also when the artifact was found complete."""
     effect: bool = False

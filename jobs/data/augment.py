@@ -9,7 +9,6 @@ the teacher's to say, so no label is kept. A Chinese character counts as a word.
 """
 
 import random
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,11 +16,11 @@ from pydantic import Field
 
 from jobs.core.config import Config
 from jobs.data.clean import item_key
+from jobs.data.words import WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\s\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 LEAST_WORDS = 2
 """A text of fewer words is not changed, and no changed text has fewer."""
 
@@ -43,7 +42,7 @@ class Augment(Config):
 
 def changed(text: str, settings: Augment, rng: random.Random) -> str:
     """The text with words cut, dropped and swapped; the space between two places stays what it was."""
-    found = list(_WORD.finditer(text))
+    found = list(WORDS.finditer(text))
     if len(found) < LEAST_WORDS:
         return text
     words = [match.group() for match in found]

@@ -5,7 +5,9 @@ element("p", "a < b, ", element("b", "bold"), class_="note")     # <p class="not
 
 import html
 from collections.abc import Iterable
+from pathlib import Path
 
+NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
 VOID = frozenset({"meta", "br", "col", "hr"})
 
 
@@ -38,6 +40,26 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]], class_: str = ""
     return element(
         "div", element("table", element("thead", head), element("tbody", *lines), class_=class_), class_="scroll", tabindex=0
     )
+
+
+def section(title: str, *content: Html | None) -> Html:
+    """A part of a page under its title."""
+    return element("section", element("h2", title), *content)
+
+
+def document(title: str, body: Html) -> str:
+    """A page that needs nothing else: no network, no scripts, no fonts."""
+    style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name_="color-scheme", content="light dark"),
+        element("meta", http_equiv="Content-Security-Policy", content=NOTHING_FROM_OUTSIDE),
+        element("title", title),
+        element("style", style),
+    )
+    return "<!doctype html>\n" + element("html", head, element("body", body), lang="en") + "\n"
 
 
 def _attribute(key: str, value: str | int | bool) -> str:

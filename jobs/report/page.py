@@ -16,11 +16,10 @@ from cluster.store.storage import read_bytes
 from jobs.report import cascade_section as cascade
 from jobs.report import front_sections as front
 from jobs.report import sections
-from jobs.report.html import Html, element
+from jobs.report.html import document, element
 from jobs.tasks import learning_of, usual_kind
 
 REPORT_FILE = "report.json"
-NOTHING_FROM_OUTSIDE = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def write_page(recipe: str, artifacts: Mapping[str, Artifact], target: Path, choice: Mapping[str, Any] | None = None) -> None:
@@ -57,7 +56,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         sections.lineage(artifacts, None if winner is None else winner.get("step")),
         sections.hardware(artifacts),
     ]
-    return _document(f"{recipe}: report", element("main", *content))
+    return document(f"{recipe}: report", element("main", *content))
 
 
 def read_evaluation(recipe: str, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -79,17 +78,3 @@ def _last(artifacts: Mapping[str, Artifact], stage: str) -> Artifact | None:
 def _details(artifacts: Mapping[str, Artifact], stage: str) -> Mapping[str, Any]:
     found = _last(artifacts, stage)
     return {} if found is None else found.manifest.details
-
-
-def _document(title: str, body: Html) -> str:
-    style = Html(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name_="color-scheme", content="light dark"),
-        element("meta", http_equiv="Content-Security-Policy", content=NOTHING_FROM_OUTSIDE),
-        element("title", title),
-        element("style", style),
-    )
-    return "<!doctype html>\n" + element("html", head, element("body", body), lang="en") + "\n"

@@ -1,4 +1,4 @@
-"""The figures of a report as inline SVG: quality against latency, learning curves, trials of a search, confusion.
+"""The figures of a report as inline SVG: quality against latency, learning curves, trials of a search, confusion, lengths.
 
     quality_plot(report["rows"], metric_of(report), winner="small:int8", minimum_kept=0.97)    # "<svg …>"
 
@@ -156,6 +156,22 @@ def confusion_plot(name: str, labels: Sequence[str], counts: Sequence[Sequence[i
         caption(axes, "true")
 
     return draw_svg(f"confusion-{name}", f"confusion matrix of {name}", (side, side), paint)
+
+
+def histogram_plot(unit: str, edges: Sequence[int], counts: Sequence[int]) -> str:
+    """How many rows have which length; the axis of lengths is logarithmic, as are the steps between the edges."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        widths = [high - low for low, high in pairwise(edges)]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=ACCENT, alpha=0.75, edgecolor=CARD, linewidth=0.6)
+        _logarithmic(axes, edges, 0.02)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel(f"{unit} (log scale)")
+        caption(axes, "rows")
+
+    return draw_svg(f"lengths-{unit}", f"how many rows have how many {unit}", (430, 230), paint)
 
 
 def score_key(curve: Sequence[Mapping[str, Any]], metric: str | None = None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import metric_of
 from jobs.report import plots
-from jobs.report.html import Html, element, join_html, table
+from jobs.report.html import Html, element, join_html, section, table
 from jobs.report.lineage import duration, lineage_graph
 from jobs.report.tables import (
     NO_VALUE,
@@ -85,7 +85,7 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
     cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
     body = table(header, cells, best=best)
-    return _section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", class_="note"), body)
+    return section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", class_="note"), body)
 
 
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
@@ -94,7 +94,7 @@ def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str
     wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept)
     narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW_SIZE, "quality-narrow")
     note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
-    return _section("Quality against latency", element("p", note, class_="note"), _both(Html(wide), Html(narrow)))
+    return section("Quality against latency", element("p", note, class_="note"), _both(Html(wide), Html(narrow)))
 
 
 def verdicts(details: Mapping[str, Any]) -> Html | None:
@@ -107,7 +107,7 @@ def verdicts(details: Mapping[str, Any]) -> Html | None:
         for verdict in details["verdicts"]
     )
     note = element("p", f"Asked for: {', '.join(asked)}.", class_="note") if asked else None
-    return _section("Budget", note, table(["candidate", "verdict", "why"], rows, class_="words"))
+    return section("Budget", note, table(["candidate", "verdict", "why"], rows, class_="words"))
 
 
 def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
@@ -115,7 +115,7 @@ def learning(artifacts: Mapping[str, Artifact], metric: str) -> Html | None:
     curves = {name: curve for name, artifact in artifacts.items() if (curve := artifact.manifest.details.get("curve"))}
     drawn = {name: Html(plots.curves_plot(name, curve, metric)) for name, curve in curves.items()}
     panels = [element("figure", element("figcaption", name), svg) for name, svg in drawn.items()]
-    return _section("Learning curves", element("div", *panels, class_="panels")) if panels else None
+    return section("Learning curves", element("div", *panels, class_="panels")) if panels else None
 
 
 def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
@@ -127,7 +127,7 @@ def searches(artifacts: Mapping[str, Artifact]) -> Html | None:
             parts += _search(name, trials, details.get("mode", "max"), details.get("best_trial"))
             parts += _course(details.get("schedule") or [])
     note = "Hollow marks are trials that did not come to their end."
-    return _section("Searches", element("p", note, class_="note"), *parts) if parts else None
+    return section("Searches", element("p", note, class_="note"), *parts) if parts else None
 
 
 def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
@@ -138,12 +138,12 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
     for row in shown:
         drawn = plots.confusion_plot(row["candidate"], report["labels"], row["confusion"])
         panels.append(element("figure", element("figcaption", row["candidate"]), Html(drawn)))
-    return _section("Where they err", element("div", *panels, class_="panels pair")) if panels else None
+    return section("Where they err", element("div", *panels, class_="panels pair")) if panels else None
 
 
 def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html | None:
     """A table under a title, for what only a kind of task has to tell."""
-    return _section(title, table(header, rows)) if rows else None
+    return section(title, table(header, rows)) if rows else None
 
 
 def steadiness(report: Mapping[str, Any]) -> Html | None:
@@ -157,7 +157,7 @@ def steadiness(report: Mapping[str, Any]) -> Html | None:
     cells = ([row["candidate"], *(as_text(row.get(key)) for key, (_, as_text) in shown.items())] for row in rows)
     table_of = table(["candidate", *(head for head, _ in shown.values())], cells)
     title = "How sure, how steady" if sure else "How steady"
-    return _section(title, element("p", f"{CONFIDENCE if sure else ''}{CHANGES}", class_="note"), table_of)
+    return section(title, element("p", f"{CONFIDENCE if sure else ''}{CHANGES}", class_="note"), table_of)
 
 
 def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Html | None:
@@ -176,7 +176,7 @@ def answers(details: Mapping[str, Any], fields: Sequence[str] = ("text",)) -> Ht
     note = element(
         "p", "Asked over HTTP at ", element("code", details.get("url", NO_VALUE)), " after the deployment.", class_="note"
     )
-    return _section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, class_="words"))
+    return section("Questions and answers", note, table([*fields, "answer", *more, ""], cells, class_="words"))
 
 
 def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
@@ -193,7 +193,7 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
     total = duration(sum(seconds for _, seconds in steps.values()))
     said = f"{len(steps)} steps, {total} of work. Each opens to its record, from which it can be made again."
     note = element("p", said, class_="note")
-    return _section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
+    return section("Lineage", note, graphs, *(_record(name, artifact, parents[name]) for name, artifact in artifacts.items()))
 
 
 def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
@@ -202,21 +202,23 @@ def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
     parts: list[Html] = []
     for name, artifact in artifacts.items():
         parts += _bad_rows(name, artifact) + _near_duplicates(name, artifact)
-    return _section("Rows that were left out", *parts) if parts else None
+    return section("Rows that were left out", *parts) if parts else None
+
+
+def reasons(found: Mapping[str, Any], read: float) -> list[Html]:
+    """Why rows were left out of so many that were read, and the first of them."""
+    counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
+    parts = [table(["reason", f"of {read:,.0f} rows", "share"], counts)]
+    rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]]
+    return parts + ([table(["file", "line or row", "what is wrong"], rows, class_="words")] if rows else [])
 
 
 def _bad_rows(name: str, artifact: Artifact) -> list[Html]:
-    found = artifact.manifest.details.get("bad_rows")
-    if not found:
+    details = artifact.manifest.details
+    if not (found := details.get("bad_rows")):
         return []
-    read = artifact.manifest.metrics.get("rows_read", 0)
-    counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
-    parts = [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
-    named = [*found["first"], *artifact.manifest.details.get("sifted_rows", ())]
-    rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in named]
-    if rows:
-        parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
-    return parts
+    found = found | {"first": [*found["first"], *details.get("sifted_rows", ())]}
+    return [element("h3", name), *reasons(found, artifact.manifest.metrics.get("rows_read", 0))]
 
 
 def _near_duplicates(name: str, artifact: Artifact) -> list[Html]:
@@ -237,11 +239,7 @@ def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:
             said = ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in present.items())
             groups.setdefault(said, []).append(name)
     rows = ([", ".join(names), said] for said, names in groups.items())
-    return _section("Hardware", table(["steps", "ran on"], rows, class_="words")) if groups else None
-
-
-def _section(title: str, *content: Html | None) -> Html:
-    return element("section", element("h2", title), *content)
+    return section("Hardware", table(["steps", "ran on"], rows, class_="words")) if groups else None
 
 
 def _both(wide: Html, narrow: Html) -> Html:

@@ -77,6 +77,8 @@ def _run(stage: Stage, arguments: argparse.Namespace) -> int:
     artifact = execute(recipe, step.name, storage)
     figures = "  ".join(f"{key} {value:.4g}" for key, value in artifact.manifest.metrics.items())
     print(f"{step.name}: {artifact.uri}\n  {figures}")
+    if (page := step.stage.completion.page) in artifact.manifest.files:
+        print(f"  look at {artifact.file(str(page))}")
     return 0
 
 

@@ -8,12 +8,24 @@ B batch, C classes, K teachers, N items.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, TaskSettings, Truth
+from jobs.contracts.learning import (
+    MISSING,
+    Batch,
+    Blocks,
+    Columns,
+    Learning,
+    Statistics,
+    Suspicions,
+    Targets,
+    TaskSettings,
+    Truth,
+)
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
@@ -213,6 +225,16 @@ class ClassificationLearning(Learning):
     def known(self, truth: Truth) -> np.ndarray:
         """Those with a label."""
         return np.asarray(truth) != MISSING
+
+    def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions:
+        """Labels that look wrong to a linear model which has not seen them."""
+        from jobs.tasks.confident_learning import wrong_labels
+
+        truth_N = self.truth(spec, columns)
+        places = np.flatnonzero(truth_N != MISSING).tolist()
+        items = [tuple(columns[name][place] for name in spec.fields) for place in places]
+        found = wrong_labels(items, truth_N[places], spec.labels, most)
+        return replace(found, rows=tuple(replace(row, place=places[row.place]) for row in found.rows))
 
     def head(self, spec: Any) -> dict[str, Any]:
         """The labels, in their order."""

@@ -14,11 +14,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.new import ARCHITECTURES_BY_OBJECTIVE, new_model
 from jobs.core.stage import Inputs
+from jobs.data.clean import text_key
+from jobs.data.row_sample import RowSampling
 from jobs.data.tokenizer import Tokenizer, train_tokenizer
+from jobs.data.writing import PackRows
 from jobs.objectives.language import LanguageObjective
 from jobs.objectives.pretrained import wrapped
 from jobs.objectives.target_head import HeadAtTargets
-from jobs.prepare import PackRows
 from jobs.pretrain import PretrainConfig, build
 from tests.jobs.tiny import publish_directory
 
@@ -68,8 +70,9 @@ def publish_language(
     files = {path.name: path.read_bytes() for path in (draft / "tokenizer").iterdir()}
     held = documents[::3]
     splits = ["train"] * len(documents) + ["validation"] * len(held)
-    rows = pd.DataFrame({"text": [*documents, *held], "split": splits})
-    PackRows(files, bounds, length, segments, str(draft))(rows)
+    texts = [*documents, *held]
+    rows = pd.DataFrame({"key": [text_key(text) for text in texts], "text": texts, "split": splits})
+    PackRows(files, bounds, length, segments, RowSampling.of(len(texts), ["text"]), str(draft))(rows)
     details = {"max_length": length, "segments": segments, "bounds": bounds.details()}
     return publish_directory(draft, root / "tokens", Kind.TOKENS, details=details)
 
