@@ -108,6 +108,27 @@ def test_the_outcome_does_not_hang_on_how_rows_are_cut_into_files(ray_driver: Cl
     assert found["one"] == found["many"] and found["one"][1]["rows_conflicting"] > 100 < found["one"][1]["rows_duplicate"]
 
 
+def created_bytes() -> int:
+    """What was put into the object store so far, all together."""
+    import ray
+    from ray._private.internal_api import node_stats
+
+    (node,) = ray.nodes()
+    return int(node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False).store_stats.cumulative_created_bytes)
+
+
+def test_no_text_goes_through_the_object_store(ray_driver: Cluster, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    words = [f"word{number}" for number in range(2_000)]
+    lines = [f"{' '.join(draw.choices(words, k=40))},{draw.choice(['ham', 'spam'])}" for _ in range(20_000)]
+    lines += [f"{line.replace('word', 'sword', 1)}" for line in lines[:500]]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
+    size, before = (tmp_path / "rows.csv").stat().st_size, created_bytes()
+    outcome = prepared(tmp_path, "made", source=str(tmp_path / "rows.csv"), task={}, near_duplicates=0.9)
+    assert outcome.metrics["rows_near_duplicate"] == 500 and size > 6_000_000
+    assert created_bytes() - before < 0.05 * size
+
+
 def test_a_step_of_which_nothing_stays_says_so(ray_driver: Cluster, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nwin,ham\nwin,spam\n")
     with pytest.raises(Exception, match="label"):
