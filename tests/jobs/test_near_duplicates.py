@@ -156,13 +156,18 @@ def greedily(texts: Sequence[str], splits: Sequence[str], threshold: float) -> s
     return {texts[at] for at in stays}
 
 
-def test_what_stays_is_what_comparing_all_with_all_leaves(ray_driver: Cluster, tmp_path: Path) -> None:
+def test_what_stays_is_what_comparing_all_with_all_leaves(
+    ray_driver: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(0)
     texts = texts_of(draw, families=40, members=8)
     draw.shuffle(texts)
     splits = [draw.choice(["train", "train", "validation", "test"]) for _ in texts]
     found = {}
     for cut in (len(texts), 37):
+        if cut == 37:
+            monkeypatch.setattr(near_duplicates, "BANDS_AT_ONCE", 300)
+            monkeypatch.setattr(near_duplicates, "SHINGLES_AT_ONCE", 500)
         settings = NearDuplicates(threshold=0.8)
         parts, gone = without_near_duplicates(written(tmp_path, texts, splits, cut), settings, ["text"])
         rows = [row for part in parts for row in read_part(part).to_pylist()]

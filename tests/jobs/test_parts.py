@@ -11,7 +11,7 @@ import pytest
 from cluster.connection.connect import Cluster
 from cluster.store import storage
 from jobs.core.stage import Context, Inputs, Outcome
-from jobs.data import parts
+from jobs.data import loading, parts
 from jobs.data.clean import text_key
 from jobs.data.loading import without_duplicates
 from jobs.data.parts import PartWriter, RowPart, TrainTexts, limited, read_part
@@ -95,7 +95,9 @@ def kept_of(place: Path, name: str) -> list[tuple[str, ...]]:
     return sorted((split, *row) for split, frame in files for row in frame.itertuples(index=False, name=None))
 
 
-def test_the_outcome_does_not_hang_on_how_rows_are_cut_into_files(ray_driver: Cluster, tmp_path: Path) -> None:
+def test_the_outcome_does_not_hang_on_how_rows_are_cut_into_files_or_tasks(
+    ray_driver: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(0)
     lines = [f"a text of number {draw.randrange(700)},{draw.choice(['ham', 'ham', 'spam'])}" for _ in range(2_000)]
     for number in range(8):
@@ -103,9 +105,33 @@ def test_the_outcome_does_not_hang_on_how_rows_are_cut_into_files(ray_driver: Cl
     (tmp_path / "whole.csv").write_text("\n".join(["text,label", *lines]))
     found = {}
     for name, source in (("one", "whole.csv"), ("many", "part-*.csv")):
+        if name == "many":
+            monkeypatch.setattr(loading, "ROWS_PER_DECISION", 100)
+            monkeypatch.setattr(loading, "SLICE_BYTES", 1)
         outcome = prepared(tmp_path, name, source=str(tmp_path / source), task={}, split={"validation": 0.2})
         found[name] = kept_of(tmp_path, name), outcome.metrics
     assert found["one"] == found["many"] and found["one"][1]["rows_conflicting"] > 100 < found["one"][1]["rows_duplicate"]
+
+
+def created_bytes() -> int:
+    """What was put into the object store so far, all together."""
+    import ray
+    from ray._private.internal_api import node_stats
+
+    (node,) = ray.nodes()
+    return int(node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False).store_stats.cumulative_created_bytes)
+
+
+def test_no_text_goes_through_the_object_store(ray_driver: Cluster, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    words = [f"word{number}" for number in range(2_000)]
+    lines = [f"{' '.join(draw.choices(words, k=40))},{draw.choice(['ham', 'spam'])}" for _ in range(20_000)]
+    lines += [f"{line.replace('word', 'sword', 1)}" for line in lines[:500]]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
+    size, before = (tmp_path / "rows.csv").stat().st_size, created_bytes()
+    outcome = prepared(tmp_path, "made", source=str(tmp_path / "rows.csv"), task={}, near_duplicates=0.9)
+    assert outcome.metrics["rows_near_duplicate"] == 500 and size > 6_000_000
+    assert created_bytes() - before < 0.05 * size
 
 
 def test_a_step_of_which_nothing_stays_says_so(ray_driver: Cluster, tmp_path: Path) -> None:

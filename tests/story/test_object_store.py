@@ -16,6 +16,7 @@ def test_steps_over_an_object_store(s3_uri: str, tmp_path: Path) -> None:
     tree["steps"] = {
         name: tree["steps"][name] for name in ("corpus", "base", "messages", "teacher", "soft", "student", "small")
     }
+    tree["steps"]["messages"]["near_duplicates"] = 0.9
     whole = load_recipe(write_recipe(tmp_path / "tiny.yaml", tree))
     # A cluster of its own: its nodes must have the bucket's address and keys in their environment.
     with attach_or_start("local", cpus=2) as cluster:
@@ -28,4 +29,5 @@ def test_steps_over_an_object_store(s3_uri: str, tmp_path: Path) -> None:
         assert artifact.uri.startswith("s3://")
         artifact.verify()
     assert not storage.list_files(storage.join(s3_uri, ".scratch")), "checkpoints and trials go when a step is done"
+    assert made["messages"].manifest.metrics["rows_near_duplicate"] >= 0
     assert len(made["student"].manifest.details["trials"]) == 2
