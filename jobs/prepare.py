@@ -45,6 +45,7 @@ from jobs.running.cli import main
 from jobs.tasks import CLEANING_FILE, TASK_FILE, learning_of
 from jobs.tasks.excluding import excluding
 from jobs.tasks.labelling import Labelling, settings_type
+from serve.cleaning.cleaning import Cleaning
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -138,6 +139,11 @@ class PrepareConfig(Files):
                 "leave one out"
             )
         return self
+
+    @property
+    def cleaning(self) -> Cleaning:
+        """How models that learn from it clean what they are asked."""
+        return self.clean.kept(self.personal.masked, self.personal.regions)
 
 
 def output_kind(config: PrepareConfig) -> Kind:
@@ -304,8 +310,7 @@ def _make_examples(
         unlabelled += row["unlabelled"]
     spec = labelling.spec(by_split)
     (context.directory / TASK_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-    cleaning = config.clean.kept(config.personal.masked, config.personal.regions)
-    (context.directory / CLEANING_FILE).write_text(cleaning.model_dump_json(indent=1), encoding="utf-8")
+    (context.directory / CLEANING_FILE).write_text(config.cleaning.model_dump_json(indent=1), encoding="utf-8")
     if unlabelled:
         metrics["unlabelled_rows"] = unlabelled
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}

@@ -31,7 +31,7 @@ LEAST_WORDS_WITHIN, LEAST_SIGNS_WITHIN = 8, 12
 """How long a text is that has no n-gram and is yet looked for within documents."""
 CHUNK_CHARACTERS = 1 << 20
 """What is looked at together, in arrays of 8 bytes a character and more."""
-SHOWN_CHARACTERS = 200
+EXCERPT_CHARACTERS = 200
 _SIGN_RANGES = (
     (0x3005, 0x3007), (0x3021, 0x3029), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF), (0x20000, 0x323AF),
@@ -211,7 +211,7 @@ class Units:
     def text(self, start: int, length: int) -> str:
         """So many units from this one on, as they stand in their text."""
         found = self.folded[self.starts_U[start] : self.ends_U[start + length - 1]]
-        return found if len(found) <= SHOWN_CHARACTERS else f"{found[:SHOWN_CHARACTERS]}…"
+        return found if len(found) <= EXCERPT_CHARACTERS else f"{found[:EXCERPT_CHARACTERS]}…"
 
     def _counts(self) -> tuple[np.ndarray, np.ndarray]:
         """How many units, and how many signs among them, each text has."""

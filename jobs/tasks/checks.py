@@ -130,7 +130,7 @@ def _cleaned_by(step: Step, steps: Mapping[str, Step]) -> Cleaning | None:
     """How the texts are cleaned that a step's model learned from, or else its examples."""
     if step.stage.name == "compress" or not (names := step.inputs.get("model", ())):
         prepared: Any = [steps[name].config for name in step.inputs.get("examples", ())]
-        return prepared[0].clean if prepared else None
+        return prepared[0].cleaning if prepared else None
     return _cleaned_by(steps[names[0]], steps)
 
 

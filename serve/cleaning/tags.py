@@ -10,7 +10,7 @@ from serve.cleaning.masks import MASKS
 
 LONGEST_TAG = 200
 """Characters of a tag, without white space; what is longer was hardly meant as one."""
-WORDS = frozenset(MASKS.values())
+_MASK_WORDS = frozenset(MASKS.values())
 _SIGN = re.compile("[<>]")
 _PLAIN = re.compile("</?[a-zA-Z][^<>]*+>")
 _NAMED = re.compile("/?[a-zA-Z]")
@@ -23,7 +23,7 @@ def tags(text: str) -> list[Edit]:
     """
     plain = list(_PLAIN.finditer(text))
     if len(plain) == text.count("<") and all(match.end() - match.start() <= LONGEST_TAG for match in plain):
-        return [(match.start(), match.end(), " ") for match in plain if match[0] not in WORDS]
+        return [(match.start(), match.end(), " ") for match in plain if match[0] not in _MASK_WORDS]
     found: list[Edit] = []
     # Of each `<` that may still begin a tag: its place, the characters counted behind it, and up to where.
     opened: list[tuple[int, int, int]] = []
@@ -37,7 +37,7 @@ def tags(text: str) -> list[Edit]:
                 place = end + len("-->")
                 _take_out(text, start, place, found, opened)
                 continue
-        mask = next((mask for mask in WORDS if text.startswith(mask, start)), None)
+        mask = next((mask for mask in _MASK_WORDS if text.startswith(mask, start)), None)
         if mask is not None:
             place = start + len(mask)
             opened.clear()  # All that began before it has its signs in it.

@@ -208,7 +208,8 @@ def test_a_corpus_without_what_is_tested(ray_driver: Cluster, tmp_path: Path) ->
     assert metrics["rows_read"] - metrics["rows_excluded"] == 80 + 60 - len(brief)
     assert "committee" in read and "委员会" in read and "oxford" not in read.lower() and "老地方" not in read
     told = corpus.manifest.details["sifted_rows"]
-    assert len(told) == 10 and (told[0]["row"], told[0]["line"]) == (81, 81)
+    assert len({one["detail"] for one in told}) > 3, "of one reason two rows are named"
+    assert (told[0]["row"], told[0]["line"]) == (81, 81)
     assert told[0]["detail"].endswith("with what messages holds out")
     assert "what messages holds out" in str(left_out({"corpus": corpus}))
     assert {parent.uri for parent in corpus.manifest.parents["exclude"]} == {messages.uri}

@@ -77,7 +77,8 @@ def test_lists_of_words_are_joined_and_how_texts_were_cleaned_is_kept(ray_driver
     assert outcome.details["bad_rows"]["by_reason"] == {"no text": 1, "no single value": 1}
     kept_in = tmp_path / "made" / CLEANING_FILE
     assert json.loads(kept_in.read_text()) == {
-        "unicode": True, "strip_tags": True, "join_words": True, "max_characters": 100_000,
+        "unicode": True, "strip_tags": True, "join_words": True, "max_characters": 100_000, "masks": [],
+        "phone_regions": ["US", "GB", "CN"],
     }  # fmt: skip
     (problem,) = check(PrepareConfig.model_validate(settings))
     assert problem.path == "text" and "holds a list" in problem.reason and "clean: {join_words: true}" in problem.remedy

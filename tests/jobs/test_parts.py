@@ -14,8 +14,9 @@ from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data import loading, parts
 from jobs.data.clean import text_key
 from jobs.data.loading import without_duplicates
+from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import PartWriter, RowPart, TrainTexts, limited, read_part
-from jobs.prepare import PrepareConfig, run
+from jobs.prepare import PrepareConfig, reading_of, run
 
 
 def frame_of(texts: list[str], split: str = "train") -> pd.DataFrame:
@@ -129,8 +130,11 @@ def test_no_text_goes_through_the_object_store(ray_driver: Cluster, tmp_path: Pa
     lines += [f"{line.replace('word', 'sword', 1)}" for line in lines[:500]]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]))
     size, before = (tmp_path / "rows.csv").stat().st_size, created_bytes()
-    outcome = prepared(tmp_path, "made", source=str(tmp_path / "rows.csv"), task={}, near_duplicates=0.9)
-    assert outcome.metrics["rows_near_duplicate"] == 500 and size > 6_000_000
+    config = PrepareConfig.model_validate({"source": str(tmp_path / "rows.csv"), "task": {}})
+    loaded = loading.load_rows(config.source, reading_of(config), str(tmp_path / "parts"), near=NearDuplicates(threshold=0.9))
+    counted = loaded.rows.map_batches(lambda table: {"rows": [table.num_rows]}, batch_format="pyarrow", batch_size=None)
+    assert sum(row["rows"] for row in counted.iter_rows()) == loaded.count == 20_000 and size > 6_000_000
+    assert loaded.counts["rows_near_duplicate"] == 500
     assert created_bytes() - before < 0.05 * size
 
 
