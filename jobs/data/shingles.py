@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jobs.data.training_rows import mixed_bits
+
 _UNSPACED = (
     r"\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"  # Chinese and Japanese
@@ -65,7 +67,7 @@ def shingles(items: Sequence[Sequence[str]], words: int, characters: int) -> Shi
     for place in range(int(widths.max(initial=0))):
         going = slice(None) if place < widths.min() else np.flatnonzero(width > place)
         hashes[going] += units[first[going] + place] * factors[place]
-    return Shingles(_mixed(hashes), np.cumsum(of_item) - of_item)
+    return Shingles(mixed_bits(hashes), np.cumsum(of_item) - of_item)
 
 
 def minhash(sets: Shingles, functions: int) -> np.ndarray:
@@ -87,8 +89,8 @@ def band_hashes(mins_KN: np.ndarray, rows: int) -> np.ndarray:
     bands = len(mins_KN) // rows
     hashes_BN = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], mins_KN.shape[1], axis=1)
     for row in range(rows):
-        hashes_BN = _mixed(hashes_BN) + mins_KN[row : bands * rows : rows]
-    return _mixed(hashes_BN)
+        hashes_BN = mixed_bits(hashes_BN) + mins_KN[row : bands * rows : rows]
+    return mixed_bits(hashes_BN)
 
 
 def _units(text: str) -> tuple[list[str], bool]:
@@ -98,10 +100,3 @@ def _units(text: str) -> tuple[list[str], bool]:
     folded = unicodedata.normalize("NFC", text).casefold()
     units = _UNIT.findall(folded)
     return units, 2 * len(_ALONE.findall(folded)) > len(units)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al. 2014): every bit depends on every bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

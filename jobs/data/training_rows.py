@@ -92,13 +92,13 @@ def shuffled(places: np.ndarray, size: int, seed: Sequence[int]) -> np.ndarray:
     while walking.any():
         left, right = values[walking] >> half, values[walking] & mask
         for key in keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
+            left, right = right, left ^ (mixed_bits(right ^ key) & mask)
         values[walking] = (left << half) | right
         walking = values >= size
     return values.astype(np.int64)
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def mixed_bits(values: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64 (Steele et al. 2014): every bit depends on every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
