@@ -9,7 +9,8 @@ or, for objectives over pairs of segments, laid out as pairs; with `task` the la
 import io
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cluster.store.artifact import File, Kind, write_by_content
+from cluster.store.storage import delete, join
 from jobs.contracts.learning import TaskSettings
 from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Completion, Context, Inputs, Outcome, Preflight, Stage
@@ -25,7 +27,9 @@ from jobs.data.checking import check_source
 from jobs.data.clean import Clean
 from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
-from jobs.data.loading import Loaded, TrainTexts, as_many_as_fit, load_rows
+from jobs.data.loading import Loaded, load_rows
+from jobs.data.near_duplicates import NearDuplicates
+from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
 from jobs.data.rows import Reading
 from jobs.data.sources import each, fingerprint, model_fingerprint
 from jobs.data.splits import Split
@@ -45,9 +49,6 @@ else:
     AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
-LEAST_BLOCK_BYTES = 8 << 20
-"""Ray Data looks for tasks that have ended ten times a second: it starts the next one late, which tasks of a few tenths of a
-second, blocks of 1 MB, would wait for as long again."""
 
 
 class PrepareConfig(Files):
@@ -83,6 +84,9 @@ class PrepareConfig(Files):
     conflicts: Conflicts = "majority"
     """With task: of a text that stands there with several targets, which rows stay. majority: those of the target that most of
     them have, none where two have equally many; drop: none. What goes is counted."""
+    near_duplicates: NearDuplicates | None = None
+    """Take out texts that are nearly the same as one that stays, so that none straddles two splits: 0.85, the least Jaccard
+    similarity of their shingles, or {threshold: 0.85, words: 2, characters: 3}. What goes is counted; some of it is shown."""
     limit: int | None = Field(None, ge=10)
     """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
@@ -96,6 +100,8 @@ class PrepareConfig(Files):
             raise ValueError("slices are for examples of a task, which are judged; tokens are not")
         if self.augment is not None and self.task is None:
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
+        if self.augment is not None and self.near_duplicates is not None:
+            raise ValueError("augment makes near duplicates of each text, and near_duplicates takes them out: leave out one")
         if self.augment is not None and self.task is not None and not learning_of(self.task.kind).augments:
             raise ValueError("words of these texts mean nothing once they are moved: leave out augment")
         return self
@@ -134,38 +140,39 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     """Read, clean, de-duplicate, split; then pack or write."""
     import ray.data
 
-    data_context = ray.data.DataContext.get_current()
-    data_context.execution_options.preserve_order = True
-    data_context.target_min_block_size = LEAST_BLOCK_BYTES
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
     reading = reading_of(config)
-    loaded = load_rows(config.source, reading, config.augment)
-    if config.limit is not None:
-        loaded = replace(loaded, rows=loaded.rows.limit(config.limit).materialize())
-    context.report(state="cleaned", rows=loaded.rows.count())
-    if not isinstance(reading.labelling, Labelling):
-        return _make_tokens(config, loaded, context)
-    return _make_examples(reading.labelling, loaded, context)
+    place = join(context.scratch, f"rows-{context.attempt}")
+    try:
+        loaded = load_rows(config.source, reading, place, config.augment, config.near_duplicates)
+        if config.limit is not None:
+            loaded = loaded.limited(config.limit)
+        context.report(state="cleaned", rows=loaded.count)
+        if not isinstance(reading.labelling, Labelling):
+            return _make_tokens(config, loaded, context)
+        return _make_examples(reading.labelling, loaded, context)
+    finally:
+        delete(place)
 
 
 def _make_tokens(config: PrepareConfig, loaded: Loaded, context: Context) -> Outcome:
     import ray.data
 
     assert config.tokenizer is not None
-    rows = loaded.rows
     files: dict[str, File] = {}
     trained = ray.remote(_make_tokenizer).options(num_cpus=context.resources.cpus)
-    contents: dict[str, bytes] = ray.get(trained.remote(config.tokenizer, config.max_length, rows.to_arrow_refs()))
+    contents: dict[str, bytes] = ray.get(trained.remote(config.tokenizer, config.max_length, loaded.parts))
     for name, content in contents.items():
         (context.directory / TOKENIZER).mkdir(exist_ok=True)
         (context.directory / TOKENIZER / name).write_bytes(content)
     bounds = _check_tokenizer(context.directory / TOKENIZER, config)
     context.report(state="tokenizer made")
-    written = rows.map_batches(
+    written = loaded.rows.map_batches(
         PackRows,
         fn_constructor_args=(contents, bounds, config.max_length, config.segments, context.output),
         batch_format="pandas",
         batch_size=None,
-        compute=as_many_as_fit(rows.num_blocks()),
+        compute=as_many_as_fit(len(loaded.parts)),
     ).take_all()
     metrics: dict[str, float] = dict(loaded.counts)
     for row in written:
@@ -195,14 +202,14 @@ def _check_tokenizer(directory: Path, config: PrepareConfig) -> "Bounds":
     return document_bounds(tokenizer)
 
 
-def _make_tokenizer(settings: Tokenizer, max_length: int, blocks: list[Any]) -> dict[str, bytes]:
+def _make_tokenizer(settings: Tokenizer, max_length: int, parts: Sequence[RowPart]) -> dict[str, bytes]:
     """The files of the tokenizer, trained on the training split or copied."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch)
         if settings.model is not None:
             copy_tokenizer(settings.model, target)
         else:
-            train_tokenizer(settings, TrainTexts(blocks, settings.train_characters), max_length, target)
+            train_tokenizer(settings, TrainTexts(parts, settings.train_characters), max_length, target)
         return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
@@ -304,7 +311,7 @@ STAGE = Stage(
     config=PrepareConfig,
     run=run,
     output=output_kind,
-    version=5,
+    version=6,
     preflight=Preflight(sources, check),
     completion=Completion(headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate")),
 )

@@ -1,13 +1,14 @@
-"""De-duplication over Ray Data: exact duplicates go, and none straddles two splits.
+"""Exact duplicates go, and none straddles two splits: decided over an index of the rows, without their texts.
 
-Rows that share a key meet in one partition; the number of partitions depends on the data's size alone, so that
-the outcome is the same on any cluster.
+    index = index_of(frame, ["label"])          # a record a row, in their order
+    kept, conflicting = kept_rows(index)        # whether each row stays
+
+A record says all that decides: the row's key, split and target, and what else tells it from rows of the same key. Records of
+one key must be in one call; their order decides nothing.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,85 +16,93 @@ from jobs.data.splits import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from ray.data import Dataset
 
-ROWS_PER_PARTITION = 50_000
 Conflicts = Literal["majority", "drop"]
 """Which rows stay of a text that has several targets. majority: those of the target that most of them have, and none where two
 have equally many; drop: none."""
+ROW_RECORD = np.dtype(
+    [("high", "<u8"), ("low", "<u8"), ("rank", "u1"), ("target", "<u8"), ("telling", "<u8"), ("characters", "<u4")]
+)
+"""Both halves of the key; the split by its place in SPLITS; hashes of the target (0: there is none) and of all else; how long
+the texts are."""
 
 
-def deduplicate(
-    rows: "Dataset", count: int, targets: Sequence[str] = (), conflicts: Conflicts = "majority"
-) -> tuple["Dataset", int]:
-    """One row a key, preferring test, then validation, then train, sorted by key; and how many rows went over a conflict:
-    others give their text another of these targets."""
-    partitions = max(1, -(-count // ROWS_PER_PARTITION))
-    parted = rows.repartition(1) if partitions == 1 else rows.repartition(partitions, keys=["key"])
-    keep = partial(_kept_and_counted, targets=targets, conflicts=conflicts)
-    counted = parted.map_batches(cast(Any, keep), batch_format="pandas", batch_size=None).materialize()
-    return counted.map_batches(cast(Any, _kept), batch_format="pandas", batch_size=None), int(counted.sum(_CONFLICTING))
+def index_of(frame: "pd.DataFrame", targets: Sequence[str] = (), fields: Sequence[str] = ("text",)) -> np.ndarray:
+    """The records of rows of key, texts, (targets, slices,) split."""
+    index = np.zeros(len(frame), dtype=ROW_RECORD)
+    if frame.empty:
+        return index
+    halves = np.frombuffer(bytes.fromhex("".join(frame["key"])), dtype=">u8").reshape(-1, 2)
+    index["high"], index["low"] = halves[:, 0], halves[:, 1]
+    index["rank"] = frame["split"].map(SPLITS.index)
+    index["telling"] = _hashes(frame, [str(name) for name in frame if name not in ("key", "split", *targets)])
+    if targets:
+        index["target"] = _hashes(frame, targets)
+    for name in fields:
+        index["characters"] += frame[name].str.len().to_numpy(np.uint32)
+    return index
 
 
-def keep_first(
-    frame: "pd.DataFrame", targets: Sequence[str] = (), conflicts: Conflicts = "majority"
-) -> tuple["pd.DataFrame", int]:
-    """The same of a partition that holds all rows of its keys."""
-    goes = _conflicting(frame, targets, conflicts)
-    frame = frame[~goes]
-    order = frame.assign(_rank=frame["split"].map(SPLITS.index))
+def key_order(index: np.ndarray) -> np.ndarray:
+    """The places of records, sorted by key."""
+    return np.lexsort((index["low"], index["high"]))
+
+
+def kept_rows(index: np.ndarray, conflicts: Conflicts = "majority") -> tuple[np.ndarray, int]:
+    """Whether each row stays: one a key, preferring test, then validation, then train, and in these what has a target; and how
+    many go over a conflict: others give their text another target."""
+    goes = _conflicting(index, conflicts)
+    there = np.flatnonzero(~goes)
+    left = index[there]
     # Of rows that share a key the first by what else they are, so that no order of theirs decides.
-    by: list[Any] = ["key", "_rank", *_telling(frame)]
-    kept = order.sort_values(by).drop_duplicates("key").drop(columns="_rank")
-    return kept.reset_index(drop=True), int(goes.sum())
+    order = np.lexsort((left["telling"], left["target"], left["target"] == 0, left["rank"], left["low"], left["high"]))
+    kept = np.zeros(len(index), dtype=bool)
+    kept[there[order[_begins(left[order], "high", "low")]]] = True
+    return kept, int(goes.sum())
 
 
-_CONFLICTING = "_conflicting"
-
-
-def _kept_and_counted(frame: "pd.DataFrame", targets: Sequence[str], conflicts: Conflicts) -> "pd.DataFrame":
-    """The rows that stay, and one of no split that has the number of those that went over a conflict."""
-    import pandas as pd
-
-    kept, count = keep_first(frame, targets, conflicts)
-    told = frame[:1].copy()
-    told["split"], told[_CONFLICTING], kept[_CONFLICTING] = "", count, 0
-    return pd.concat(cast(Any, [kept, told]))
-
-
-def _kept(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame[frame["split"] != ""].drop(columns=_CONFLICTING).reset_index(drop=True)
-
-
-def _conflicting(frame: "pd.DataFrame", targets: Sequence[str], conflicts: Conflicts) -> np.ndarray:
+def _conflicting(index: np.ndarray, conflicts: Conflicts) -> np.ndarray:
     """Which rows go because others of their key have another target; rows without any say nothing."""
-    import pyarrow as pa
-
-    goes = np.zeros(len(frame), dtype=bool)
-    again = np.flatnonzero(frame["key"].duplicated(keep=False)) if targets else np.zeros(0, dtype=int)
-    if not len(again):
+    goes = np.zeros(len(index), dtype=bool)
+    order = np.lexsort((index["target"], index["low"], index["high"]))
+    ordered = index[order]
+    says = ordered["target"] != 0
+    told = np.flatnonzero(says)
+    if not len(told):
         return goes
-    rows = pa.Table.from_pandas(frame[list(targets)].iloc[again], preserve_index=False).to_pylist()
-    said = [None if all(value is None for value in row.values()) else repr(row) for row in rows]
-    keys = frame["key"].iloc[again].tolist()
-    votes: dict[str, Counter[str]] = {}
-    for key, target in zip(keys, said, strict=True):
-        if target is not None:
-            votes.setdefault(key, Counter())[target] += 1
-    several = {key: counted for key, counted in votes.items() if len(counted) > 1}
-    stays = {key: _majority(counted) if conflicts == "majority" else None for key, counted in several.items()}
-    for place, key, target in zip(again, keys, said, strict=True):
-        goes[place] = key in stays and (stays[key] is None or target not in (None, stays[key]))
+    texts = np.cumsum(_begins(ordered, "high", "low")) - 1
+    firsts = told[_begins(ordered[told], "high", "low", "target")]
+    votes = np.diff(np.searchsorted(told, firsts), append=len(told))
+    # The targets of each text by their votes, the most first.
+    by_votes = np.lexsort((-votes, texts[firsts]))
+    firsts, votes = firsts[by_votes], votes[by_votes]
+    heads = np.flatnonzero(np.diff(texts[firsts], prepend=-1))
+    several = heads[np.diff(heads, append=len(firsts)) > 1]
+    wins = (votes[several] > votes[several + 1]) if conflicts == "majority" else np.zeros(len(several), dtype=bool)
+    winner = np.zeros(texts[-1] + 1, dtype=np.uint64)
+    winner[texts[firsts[several]]] = np.where(wins, ordered["target"][firsts[several]], 0)
+    in_conflict = np.zeros(texts[-1] + 1, dtype=bool)
+    in_conflict[texts[firsts[several]]] = True
+    stays = winner[texts]
+    goes[order] = in_conflict[texts] & ((stays == 0) | (says & (ordered["target"] != stays)))
     return goes
 
 
-def _majority(counted: "Counter[str]") -> str | None:
-    """What most say; None where two are said equally often."""
-    (first, most), (_, next_most) = counted.most_common(2)
-    return first if most > next_most else None
+def _begins(ordered: np.ndarray, *names: str) -> np.ndarray:
+    """Where records differ from the one before in any of these."""
+    differs = np.ones(len(ordered), dtype=bool)
+    differs[1:] = np.any([ordered[name][1:] != ordered[name][:-1] for name in names], axis=0)
+    return differs
 
 
-def _telling(frame: "pd.DataFrame") -> list[str]:
-    """The columns that rows of one key differ in: targets, then texts."""
-    names = (str(name) for name in frame)
-    return sorted(name for name in names if name not in ("key", "split") and not name.startswith("slice_"))
+def _hashes(frame: "pd.DataFrame", names: Sequence[str]) -> np.ndarray:
+    """A number for what each row has in these columns; 0 where it has nothing."""
+    import pyarrow as pa
+    from pandas.util import hash_array
+
+    columns: list[list[Any]] = [pa.array(frame[name], from_pandas=True).to_pylist() for name in names]
+    said = [None if all(value is None for value in row) else repr(row) for row in zip(*columns, strict=True)]
+    found = hash_array(np.array([text or "" for text in said], dtype=object), categorize=False)
+    found[found == 0] = 1
+    found[[text is None for text in said]] = 0
+    return found

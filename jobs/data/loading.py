@@ -1,24 +1,29 @@
-"""A step's sources as a Ray data set of items: read in pieces by tasks, cleaned, divided, without duplicates.
+"""A step's sources as items: read in pieces by tasks, cleaned, divided, written to the step's scratch, without duplicates.
 
-    loaded = load_rows(config.source, reading)
+    loaded = load_rows(config.source, reading, "s3://bucket/.scratch/spam/rows-1a2b3c4d/rows")
     loaded.rows, loaded.counts, loaded.left_out
 
 A piece becomes items in the task that reads it: nothing untyped goes through Arrow, no source is ever whole in one place, and
-what rows were left out comes back beside the items, so that a task that is run again counts nothing twice.
+what rows were left out comes back beside the items' parts, so that a task that is run again counts nothing twice. What goes as
+a duplicate is decided over the parts' indexes, a range of keys a task.
 """
 
-import json
+import dataclasses
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.data.augment import Augment, augmenting
-from jobs.data.dedup import deduplicate
+from jobs.data.dedup import Conflicts, kept_rows
 from jobs.data.formats import Files
 from jobs.data.hub import hub_shards
+from jobs.data.near_duplicates import NearDuplicates, without_near_duplicates
+from jobs.data.parts import PartWriter, RowPart, key_ranges, limited, rows_of_parts, train_characters
 from jobs.data.records import SLICE_BYTES, slices
 from jobs.data.rows import Items, LeftOut, Reading, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
@@ -26,54 +31,105 @@ from jobs.data.units import Unit, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
-    from ray.data import ActorPoolStrategy, Dataset
+    from ray.data import Dataset
 
-LEFT_OUT_COLUMN = "left_out"
-"""The column of a row that is no item, which ends what a task has read: what became of all rows there."""
 MOST_FILES = 1_000
+ROWS_PER_DECISION = 500_000
+"""Of whose duplicates one task decides: some 20 MB of their index."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Rows of key, texts, (targets, slices,) split."""
+    """What was read, and which of it stays."""
 
-    rows: "Dataset"
+    parts: Sequence[RowPart]
     counts: dict[str, int]
     """Rows that were read, made and left out: rows_read + rows_made is what is kept and all others."""
     left_out: dict[str, Any]
-    """Of the rows that were left out: how many by reason, and the first of them."""
+    """Of the rows that were left out: how many by reason, and the first of them; some near duplicates."""
+
+    @property
+    def rows(self) -> "Dataset":
+        """Rows of key, texts, (targets, slices,) split, sorted by key in each part; they are read when they are asked for."""
+        return rows_of_parts(self.parts)
+
+    @property
+    def count(self) -> int:
+        """How many rows stay."""
+        return sum(int(part.stays.sum()) for part in self.parts)
+
+    def limited(self, limit: int) -> "Loaded":
+        """With no more rows than that, chosen by their keys."""
+        return dataclasses.replace(self, parts=limited(self.parts, limit))
 
 
-def load_rows(source: Sources, reading: Reading, augment: Augment | None = None) -> Loaded:
-    """Items: clean, without duplicates; and how many rows were read, made and kept."""
-    import ray.data
-
-    named = each(source)
-    work = [(name, units) for name, one in named.items() for units in _work(one, reading.files)]
-    items: list[Any] = [{"work": pickle.dumps(one)} for one in work]
-    asked = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
-    reader = ReadRows(reading, frozenset(named))
-    marked = asked.map_batches(cast(Any, reader.frames), batch_size=1, batch_format="pandas").materialize()
-    marks = marked.map_batches(_marks, batch_format="pandas", batch_size=None).take_all()
-    left_out = LeftOut.joined([json.loads(row[LEFT_OUT_COLUMN]) for row in marks])
+def load_rows(
+    source: Sources, reading: Reading, place: str, augment: Augment | None = None, near: NearDuplicates | None = None
+) -> Loaded:
+    """Items: clean, without duplicates; and how many rows were read, made and kept. They are written below `place`."""
+    read = _read_all(source, ReadRows(reading, frozenset(each(source)), place, augment))
+    left_out = LeftOut.joined([one.left_out for one in read])
     if left_out.share > reading.bad_rows:
         raise BadInput([left_out.problem("bad_rows", reading.bad_rows, str(source))])
     kept_count = left_out.read - left_out.count
     if not kept_count:
         remedy = "Lower clean.min_characters or check the text column."
         raise BadInput([Problem("source", source, f"no text is left of {left_out.read} rows: {left_out}", remedy)])
-    rows = marked.map_batches(_items, batch_format="pandas", batch_size=None)
-    counts, count = left_out.counts(), kept_count
+    parts = [part for one in read for part in one.parts]
+    counts, count = left_out.counts(), sum(map(len, parts))
     if augment is not None:
-        rows = rows.map_batches(augmenting(augment, tuple(reading.fields)), batch_format="pandas").materialize()
-        count = rows.count()
         counts["rows_made"] = count - kept_count
-    targets = list(reading.labelling.types) if reading.labelling is not None else []
-    kept, conflicting = deduplicate(rows, count, targets, reading.conflicts)
-    kept = kept.materialize()
-    counts |= {"rows_conflicting": conflicting} if targets else {}
-    return Loaded(kept, counts | {"rows_duplicate": count - conflicting - kept.count()}, left_out.details())
+    parts, conflicting = without_duplicates(parts, reading.conflicts)
+    if reading.labelling is not None and reading.labelling.types:
+        counts["rows_conflicting"] = conflicting
+    kept = sum(int(part.stays.sum()) for part in parts)
+    counts["rows_duplicate"], details = count - conflicting - kept, left_out.details()
+    if near is not None:
+        parts, found = without_near_duplicates(parts, near, tuple(reading.fields))
+        counts["rows_near_duplicate"] = found.count
+        if "rows_conflicting" in counts:
+            counts["rows_near_conflicting"] = found.conflicting
+        details["near_duplicates"] = found.samples
+    return Loaded(parts, counts, details)
+
+
+def without_duplicates(parts: Sequence[RowPart], conflicts: Conflicts) -> tuple[list[RowPart], int]:
+    """The parts with one row a key that stays; and how many rows go over a conflict."""
+    import ray
+
+    ends = np.array([part.ends for part in parts])
+    decide = ray.remote(_decided).options(num_cpus=1)
+    given = ray.put(list(parts))
+    asked = [
+        (first, end, decide.remote(given, first, end, conflicts))
+        for first, end in key_ranges(ends.sum(axis=0), ROWS_PER_DECISION)
+    ]
+    stays = [[np.zeros(0, dtype=bool)] for _ in parts]
+    characters, conflicting = np.zeros(len(parts), dtype=np.int64), 0
+    for first, end, answer in asked:
+        bits, of_train, going = ray.get(answer)
+        characters += of_train
+        conflicting += going
+        counts = _counts(ends, first, end)
+        found = np.split(np.unpackbits(bits, count=int(counts.sum())).astype(bool), np.cumsum(counts)[:-1])
+        for own, more in zip(stays, found, strict=True):
+            own.append(more)
+    kept = [part.keeping(np.concatenate(own), int(number)) for part, own, number in zip(parts, stays, characters, strict=True)]
+    return kept, conflicting
+
+
+def _decided(parts: list[RowPart], first: int, end: int, conflicts: Conflicts) -> tuple[np.ndarray, np.ndarray, int]:
+    """Of the rows in a range of keys: which stay, as bits; the characters of training texts that stay, by part; how many go
+    over a conflict."""
+    indexes = [part.index(first, end) for part in parts]
+    stays, conflicting = kept_rows(np.concatenate(indexes), conflicts)
+    by_part = np.split(stays, np.cumsum([len(index) for index in indexes])[:-1])
+    characters = [train_characters(index, own) for index, own in zip(indexes, by_part, strict=True)]
+    return np.packbits(stays), np.array(characters), conflicting
+
+
+def _counts(ends: np.ndarray, first: int, end: int) -> np.ndarray:
+    return ends[:, end - 1] - (ends[:, first - 1] if first else 0)
 
 
 def _work(source: str, files: Files) -> list[list[Unit]]:
@@ -106,75 +162,55 @@ def _sizes(files: list[str]) -> list[int]:
     return [info.size or 0 for info in system.get_file_info([storage.filesystem(file)[1] for file in files])]
 
 
-class ReadRows:
-    """What a task does: it reads its units and makes items of their rows."""
+@dataclass(frozen=True)
+class Read:
+    """What a task has read: its parts, and what became of all rows there."""
 
-    def __init__(self, reading: Reading, names: frozenset[str]) -> None:
-        self.reading, self.names = reading, names
-
-    def frames(self, asked: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
-        """Items, some thousand at a time, and at the end the mark."""
-        for content in asked["work"]:
-            named, units = pickle.loads(content)
-            made = Items(self.reading, named, self.names)
-            left_out = LeftOut()
-            for unit in units:
-                for name, first, rows in rows_of(unit, self.reading.files, made.needed):
-                    for place, batch in row_batches(rows, self.reading, first):
-                        items, faults = made.frame(batch)
-                        left_out.add(name, place, batch, faults)
-                        yield _marked(items, None)
-            left_out.tally.update(made.tally)
-            empty, _ = made.frame([])
-            yield _marked(empty, json.dumps(left_out.as_json(), ensure_ascii=True))
+    parts: list[RowPart]
+    left_out: dict[str, Any]
 
 
-def _marked(items: "pd.DataFrame", mark: str | None) -> "pd.DataFrame":
-    import pandas as pd
-
-    if mark is not None:
-        items = items.reindex([0])
-    return items.assign(**{LEFT_OUT_COLUMN: pd.Series([mark] * len(items), dtype="str", index=items.index)})
-
-
-def _marks(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame.loc[frame[LEFT_OUT_COLUMN].notna(), [LEFT_OUT_COLUMN]].reset_index(drop=True)
-
-
-def _items(frame: "pd.DataFrame") -> "pd.DataFrame":
-    return frame[frame[LEFT_OUT_COLUMN].isna()].drop(columns=LEFT_OUT_COLUMN).reset_index(drop=True)
-
-
-class TrainTexts:
-    """Texts of the training split, block by block, up to so many characters, as often as they are asked for.
-
-    Blocks hold texts by the hash of their key, so that the first ones are an even sample of all.
-    """
-
-    def __init__(self, blocks: list[Any], characters: int) -> None:
-        self.blocks, self.characters = blocks, characters
-
-    def __iter__(self) -> Iterator[str]:
-        import ray
-
-        left = self.characters
-        for block in self.blocks:
-            table: pa.Table = ray.get(block)
-            for text, split in zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True):
-                if split == "train":
-                    yield text
-                    left -= len(text)
-                    if left <= 0:
-                        return
-
-
-def as_many_as_fit(blocks: int) -> "ActorPoolStrategy":
-    """Actors at once for all CPUs that are there, and more as they come: what the blocks become does not depend on it.
-
-    A pool that grows by itself starts its second actor only when the first has long been at work.
-    """
+def _read_all(source: Sources, reader: "ReadRows") -> list[Read]:
+    """All of a step's sources, in their order."""
     import ray.data
 
-    most = max(1, blocks)
-    there = int(ray.cluster_resources().get("CPU", 1))
-    return ray.data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=max(1, min(most, there)))
+    work = [(name, units) for name, one in each(source).items() for units in _work(one, reader.reading.files)]
+    items: list[Any] = [{"work": pickle.dumps((number, *one))} for number, one in enumerate(work)]
+    asked = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
+    done = asked.map_batches(cast(Any, reader.read), batch_size=1, batch_format="pandas").take_all()
+    found = [pickle.loads(row["read"]) for row in done]
+    return [read for _, read in sorted(found, key=lambda one: one[0])]
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """What a task does: it reads its units, makes items of their rows and writes these."""
+
+    reading: Reading
+    names: frozenset[str]
+    place: str
+    augment: Augment | None = None
+
+    def read(self, asked: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
+        """What became of the rows: nothing of their texts."""
+        import pandas as pd
+
+        for content in asked["work"]:
+            number, named, units = pickle.loads(content)
+            yield pd.DataFrame({"read": [pickle.dumps((number, self._units(number, named, units)))]})
+
+    def _units(self, number: int, named: str, units: list[Unit]) -> Read:
+        fields, labelling = tuple(self.reading.fields), self.reading.labelling
+        more = augmenting(self.augment, fields) if self.augment is not None else None
+        writer = PartWriter(self.place, number, list(labelling.types) if labelling is not None else [], fields)
+        made = Items(self.reading, named, self.names)
+        left_out = LeftOut()
+        for unit in units:
+            for name, first, rows in rows_of(unit, self.reading.files, made.needed):
+                for place, batch in row_batches(rows, self.reading, first):
+                    items, faults = made.frame(batch)
+                    left_out.add(name, place, batch, faults)
+                    writer.add(more(items) if more is not None else items)
+        writer.close()
+        left_out.tally.update(made.tally)
+        return Read(writer.written, left_out.as_json())

@@ -197,21 +197,34 @@ def lineage(artifacts: Mapping[str, Artifact], winner_step: str | None) -> Html:
 
 
 def left_out(artifacts: Mapping[str, Artifact]) -> Html | None:
-    """Rows that are no examples and no text, by step: how many for each reason, and the first that have a fault."""
+    """Rows that are no examples and no text, by step: how many for each reason, and the first that have a fault; and what went
+    as a near duplicate."""
     parts: list[Html] = []
     for name, artifact in artifacts.items():
-        found = artifact.manifest.details.get("bad_rows")
-        if not found:
-            continue
-        read = artifact.manifest.metrics.get("rows_read", 0)
-        counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
-        parts += [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
-        rows = [
-            [one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]
-        ]
-        if rows:
-            parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
+        parts += _bad_rows(name, artifact) + _near_duplicates(name, artifact)
     return _section("Rows that were left out", *parts) if parts else None
+
+
+def _bad_rows(name: str, artifact: Artifact) -> list[Html]:
+    found = artifact.manifest.details.get("bad_rows")
+    if not found:
+        return []
+    read = artifact.manifest.metrics.get("rows_read", 0)
+    counts = [[reason, f"{number:,}", percent(number / read)] for reason, number in found["by_reason"].items()]
+    parts = [element("h3", name), table(["reason", f"of {read:,.0f} rows", "share"], counts)]
+    rows = [[one["file"], str(one.get("line") or one["row"]), f"{one['reason']}: {one['detail']}"] for one in found["first"]]
+    if rows:
+        parts.append(table(["file", "line or row", "what is wrong"], rows, class_="words"))
+    return parts
+
+
+def _near_duplicates(name: str, artifact: Artifact) -> list[Html]:
+    samples = artifact.manifest.details.get("near_duplicates")
+    if not samples:
+        return []
+    heading = f"{name}: {artifact.manifest.metrics['rows_near_duplicate']:,.0f} near duplicates"
+    rows = [[one["dropped"], one["kept"], f"{one['similarity']:.2f}"] for one in samples]
+    return [element("h3", heading), table(["some that went", "what stays", "similarity"], rows, class_="words")]
 
 
 def hardware(artifacts: Mapping[str, Artifact]) -> Html | None:

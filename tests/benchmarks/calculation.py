@@ -34,8 +34,6 @@ STORAGE_BYTES = 2e9
 LINK_BYTES = 200e9
 """A second, that one GPU machine exchanges with others: half of what its network is sold as."""
 CHECKPOINT_SECONDS = 60
-OBJECT_STORE = 0.3
-"""Share of a machine's memory that Ray takes for blocks."""
 SAMPLE_LINES = 20_000
 
 
@@ -85,8 +83,6 @@ def calculation(rate: dict[str, float]) -> list[tuple[str, float, float, str]]:
 
 def bounds(rate: dict[str, float]) -> list[str]:
     """What is far from its limit, and what is not."""
-    machine = read_prices().machines[CPU_MACHINE]
-    store = CPU_MACHINES * machine.memory_gib * 2**30 * OBJECT_STORE
     step = BATCH_TOKENS * _flops_per_token() / (GPUS * MFU * _peak())
     exchange = 2 * 4 * BERT_BASE.parameters / LINK_BYTES
     checkpoint = 3 * 4 * BERT_BASE.parameters
@@ -97,7 +93,6 @@ def bounds(rate: dict[str, float]) -> list[str]:
         f"a GPU takes {a_gpu / 1e6:.2f} million tokens a second: {2 * a_gpu / 1e6:.1f} MB/s from its node's disk",
         f"a checkpoint has {checkpoint / 1e9:.1f} GB: {written:.1f} s of every {CHECKPOINT_SECONDS}, in a thread",
         f"a loss of a node without notice costs {CHECKPOINT_SECONDS / 2:.0f} s of work on average, with notice none",
-        f"rows read, cleaned and kept are {3 * TEXT_BYTES / 1e12:.0f} TB; the object stores hold {store / 1e12:.1f} TB",
     ]
 
 

@@ -4,9 +4,8 @@ import gzip
 import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,15 +13,12 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from cluster.connection.connect import Cluster
 from cluster.store import storage
 from cluster.store.artifact import Kind
 from jobs.core.config import Problem
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean, clean_text, item_key, text_key
-from jobs.data.dedup import keep_first
 from jobs.data.formats import Files, file_format
-from jobs.data.loading import load_rows
 from jobs.data.pack import pack, write_rows
 from jobs.data.pieces import Row
 from jobs.data.rows import Items, Reading
@@ -125,70 +121,6 @@ def test_splits_depend_on_the_text_alone_and_have_about_their_shares() -> None:
     assert all(split_of(key, more) == "test" for key, name in zip(keys, found, strict=True) if name == "test"), (
         "a larger validation split must not move texts of the test split"
     )
-
-
-def test_no_text_is_in_two_splits_and_test_is_preferred() -> None:
-    generator = np.random.default_rng(0)
-    frame = pd.DataFrame(
-        {
-            "key": [text_key(f"text {number}") for number in generator.integers(60, size=400)],
-            "text": [f"copy {number}" for number in range(400)],
-            "label": generator.choice(["ham", "spam"], 400),
-            "split": generator.choice(["train", "validation", "test"], 400),
-        }
-    )
-    kept, _ = keep_first(frame)
-    assert kept["key"].is_unique and set(kept["key"]) == set(frame["key"])
-    for key, split in zip(kept["key"], kept["split"], strict=True):
-        there = set(frame["split"][frame["key"] == key])
-        assert split == next(name for name in ("test", "validation", "train") if name in there)
-    shuffled, _ = keep_first(frame.sample(frac=1, random_state=1))
-    assert shuffled.equals(kept), "the order in which rows arrive must not decide which one stays"
-
-
-def said(conflicts: Literal["majority", "drop"], rows: Sequence[tuple[str, str | None, str]]) -> tuple[dict[str, Any], int]:
-    """The label and the split of each text that stays of rows of text, label, split; and how many went over a conflict."""
-    columns: dict[str, Any] = {"key": [text_key(text) for text, _, _ in rows], "text": [text for text, _, _ in rows]}
-    columns |= {"label": pd.Series([label for _, label, _ in rows], dtype="str"), "split": [split for _, _, split in rows]}
-    kept, conflicting = keep_first(pd.DataFrame(columns), ["label"], conflicts)
-    named = kept["label"].astype(object).where(kept["label"].notna(), None)
-    return dict(zip(kept["text"], zip(named, kept["split"], strict=True), strict=True)), conflicting
-
-
-def test_of_a_text_with_several_labels_the_majority_stays_or_none() -> None:
-    noisy = [("win", "spam", "train")] * 3 + [("win", "ham", "train"), ("bye", "ham", "test"), ("bye", "ham", "test")]
-    assert said("majority", noisy) == ({"win": ("spam", "train"), "bye": ("ham", "test")}, 1)
-    assert said("drop", noisy) == ({"bye": ("ham", "test")}, 4)
-    # Neither of two labels that are there equally often stays, whatever their names are.
-    even = [("win", "spam", "test"), ("win", "ham", "train"), ("bye", "ham", "train")]
-    assert said("majority", even) == said("drop", even) == ({"bye": ("ham", "train")}, 2)
-    # What has no label says nothing, and goes where its text does.
-    unlabelled: list[tuple[str, str | None, str]] = [("win", None, "train"), ("win", None, "train")]
-    assert said("majority", [*unlabelled, ("win", "spam", "train")]) == ({"win": ("spam", "train")}, 0)
-    assert said("majority", unlabelled) == ({"win": (None, "train")}, 0)
-    assert said("majority", [*unlabelled, *even]) == ({"bye": ("ham", "train")}, 4)
-    # A losing label takes its split along.
-    assert said("majority", [("win", "ham", "test"), *noisy[:3]]) == ({"win": ("spam", "train")}, 1)
-
-
-def test_targets_of_several_columns_conflict_where_one_differs() -> None:
-    keys, values = [text_key("a")] * 3 + [text_key("b")], pd.Series([1, 2.5, 2.5, 3], dtype=pd.ArrowDtype(pa.float64()))
-    columns = {"key": keys, "text": list("aaab"), "label": ["x"] * 4, "split": ["train"] * 4}
-    kept, conflicting = keep_first(pd.DataFrame({**columns, "value": values}), ["label", "value"])
-    assert (dict(zip(kept["text"], kept["value"], strict=True)), conflicting) == ({"a": 2.5, "b": 3}, 1)
-
-
-def test_conflicts_are_counted_beside_duplicates(ray_driver: Cluster, tmp_path: Path) -> None:
-    rows = [("win", "spam")] * 3 + [("win", "ham"), ("so so", "ham"), ("so so", "spam"), ("bye", "ham"), ("bye", "ham")]
-    config = PrepareConfig.model_validate({"source": "x", "task": {}, "split": {"validation": 0}})
-    for conflicts, left, conflicting in (("majority", {"win": "spam", "bye": "ham"}, 3), ("drop", {"bye": "ham"}, 6)):
-        reading = replace(reading_of(config), conflicts=cast(Any, conflicts))
-        loaded = load_rows(write(tmp_path / "rows.csv", rows), reading)
-        counts = loaded.counts
-        assert {row["text"]: row["label"] for row in loaded.rows.take_all()} == left
-        duplicates = len(rows) - conflicting - len(left)
-        wanted = {"rows_read": 8, "rows_empty": 0, "rows_conflicting": conflicting, "rows_duplicate": duplicates}
-        assert {name: counts[name] for name in wanted} == wanted
 
 
 def write(place: Path, rows: Sequence[tuple[str, str]] = ROWS) -> str:

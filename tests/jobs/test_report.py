@@ -382,3 +382,13 @@ def test_rows_that_were_left_out_are_shown_by_step(tmp_path: Path) -> None:
     assert shown is not None
     words = ("Rows that were left out", "holey", "no text", "3.0%", "a.csv", ">9<", "not utf-8: byte 5 &lt;of&gt; the file")
     assert all(word in shown for word in words) and "whole" not in shown
+
+
+def test_near_duplicates_are_shown_beside_what_stays(tmp_path: Path) -> None:
+    (tmp_path / "draft").mkdir()
+    details = {"near_duplicates": [{"dropped": "win <now>", "kept": "赢取大奖", "similarity": 0.854}]}
+    metrics = {"rows_read": 5000, "rows_near_duplicate": 1234}
+    made = publish_directory(tmp_path / "draft", tmp_path / "rows", Kind.EXAMPLES, "rows", metrics, details=details)
+    shown = left_out({"rows": made})
+    assert shown is not None
+    assert all(word in shown for word in ("rows: 1,234 near duplicates", "win &lt;now&gt;", "赢取大奖", "0.85"))

@@ -5,12 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from jobs.data.loading import TrainTexts
 from jobs.data.tokenizer import Tokenizer, copy_tokenizer, text_cutter, train_tokenizer
 from jobs.objectives.corruption import sentinel_ids
 from jobs.tasks.windows import engine_tokenizer
@@ -176,21 +174,6 @@ def test_the_same_text_gives_the_same_tokenizer_in_any_process(kind: str, tmp_pa
         (tmp_path / name).mkdir()
         subprocess.run([sys.executable, "-c", code, kind, str(tmp_path / name)], check=True)
     assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
-
-
-@pytest.mark.usefixtures("ray_driver")
-def test_a_tokenizer_learns_from_the_first_training_texts_up_to_its_limit() -> None:
-    import ray
-
-    tables = [
-        {"text": ["a first text", "held out"], "split": ["train", "test"]},
-        {"text": ["a second", "a third"], "split": ["train", "train"]},
-    ]
-    blocks = [ray.put(pa.table(table)) for table in tables]
-    some = TrainTexts(blocks, characters=13)
-    assert [list(some), list(some)] == [["a first text", "a second"]] * 2, "the texts are gone through twice"
-    assert list(TrainTexts(blocks, characters=12)) == ["a first text"]
-    assert list(TrainTexts(blocks, characters=1000)) == ["a first text", "a second", "a third"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

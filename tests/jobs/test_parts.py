@@ -1,0 +1,115 @@
+"""Rows in parts: written once, read when they are needed, never in the object store. `pytest tests/jobs/test_parts.py`"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cluster.connection.connect import Cluster
+from cluster.store import storage
+from jobs.core.stage import Context, Inputs, Outcome
+from jobs.data import parts
+from jobs.data.clean import text_key
+from jobs.data.loading import without_duplicates
+from jobs.data.parts import PartWriter, RowPart, TrainTexts, limited, read_part
+from jobs.prepare import PrepareConfig, run
+
+
+def frame_of(texts: list[str], split: str = "train") -> pd.DataFrame:
+    return pd.DataFrame({"key": list(map(text_key, texts)), "text": texts, "split": split})
+
+
+def written(place: str, *frames: pd.DataFrame) -> list[RowPart]:
+    """A part of each."""
+    made: list[RowPart] = []
+    for number, frame in enumerate(frames):
+        writer = PartWriter(place, number, [], ["text"])
+        writer.add(frame)
+        writer.close()
+        made += writer.written
+    return made
+
+
+def test_a_part_is_sorted_by_key_and_what_goes_is_not_read(storage_uri: str) -> None:
+    texts = [f"text {number}" for number in range(300)]
+    (part,) = written(storage_uri, frame_of(texts))
+    table = read_part(part)
+    assert table["key"].to_pylist() == sorted(map(text_key, texts)) and set(table["text"].to_pylist()) == set(texts)
+    halves = [(int(key[:16], 16), int(key[16:], 16)) for key in table["key"].to_pylist()]
+    index = part.index()
+    assert list(zip(index["high"].tolist(), index["low"].tolist(), strict=True)) == halves
+    for first, end in ((0, 1), (0, 100), (100, 256), (255, 256)):
+        assert part.index(first, end)["high"].tolist() == [high for high, _ in halves if first <= high >> 56 < end]
+    stays = np.arange(300) % 3 == 0
+    assert read_part(part.keeping(stays, 0)).equals(table.filter(stays.tolist()))
+
+
+def test_parts_are_cut_by_rows_and_by_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 10)
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 1_000)
+    writer = PartWriter(str(tmp_path), 0, [], ["text"])
+    for length, rows in ((10, 6), (10, 6), (999, 1), (2_000, 1), (1, 1)):
+        writer.add(frame_of(["x" * length] * rows))
+    writer.close()
+    writer.add(frame_of([]))
+    writer.close()
+    assert [len(part) for part in writer.written] == [12, 2, 1]
+
+
+def test_a_tokenizer_learns_from_an_even_sample_of_the_training_texts(ray_driver: Cluster, tmp_path: Path) -> None:
+    """A source that is sorted, of which the first part says nothing of the others."""
+    frames = [frame_of([f"{name} {number:04d}" for number in range(1_000)]) for name in ("win", "ham", "see")]
+    made, _ = without_duplicates(written(str(tmp_path), *frames, frame_of(["held out"], "test")), "majority")
+    whole = TrainTexts(made, characters=10**6)
+    assert sorted(whole) == sorted(text for frame in frames for text in frame["text"]) == sorted(whole), "as often as asked"
+    some = list(TrainTexts(made, characters=3 * 8 * 100))
+    assert [sum(text.startswith(name) for text in some) for name in ("win", "ham", "see")] == [100] * 3
+    smallest = sorted(frames[0]["text"], key=text_key)[:100]
+    assert [text for text in some if text.startswith("win")] == smallest
+
+
+def test_a_limit_takes_the_smallest_keys_of_all(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(900)]
+    made = written(str(tmp_path), *(frame_of(texts[start : start + 300]) for start in (0, 300, 600)))
+    for limit in (1, 100, 900, 2_000):
+        found = [text for part in limited(made, limit) for text in read_part(part)["text"].to_pylist()]
+        assert set(found) == set(sorted(texts, key=text_key)[:limit])
+        assert sum(part.train_characters for part in limited(made, limit)) == sum(map(len, found))
+
+
+def prepared(place: Path, name: str, **settings: Any) -> Outcome:
+    directory = place / name
+    directory.mkdir()
+    context = Context(str(place), "tiny", "rows", str(place / f"{name}-out"), "a", directory=directory)
+    outcome = run(PrepareConfig.model_validate(settings), Inputs(), context)
+    assert not storage.list_files(context.scratch), "what rows were written to is gone"
+    return outcome
+
+
+def kept_of(place: Path, name: str) -> list[tuple[str, ...]]:
+    """Each row that was written, with its split."""
+    files = [(path.parent.name, pd.read_parquet(path)) for path in (place / f"{name}-out").rglob("*.parquet")]
+    return sorted((split, *row) for split, frame in files for row in frame.itertuples(index=False, name=None))
+
+
+def test_the_outcome_does_not_hang_on_how_rows_are_cut_into_files(ray_driver: Cluster, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    lines = [f"a text of number {draw.randrange(700)},{draw.choice(['ham', 'ham', 'spam'])}" for _ in range(2_000)]
+    for number in range(8):
+        (tmp_path / f"part-{number}.csv").write_text("\n".join(["text,label", *lines[number::8]]))
+    (tmp_path / "whole.csv").write_text("\n".join(["text,label", *lines]))
+    found = {}
+    for name, source in (("one", "whole.csv"), ("many", "part-*.csv")):
+        outcome = prepared(tmp_path, name, source=str(tmp_path / source), task={}, split={"validation": 0.2})
+        found[name] = kept_of(tmp_path, name), outcome.metrics
+    assert found["one"] == found["many"] and found["one"][1]["rows_conflicting"] > 100 < found["one"][1]["rows_duplicate"]
+
+
+def test_a_step_of_which_nothing_stays_says_so(ray_driver: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nwin,ham\nwin,spam\n")
+    with pytest.raises(Exception, match="label"):
+        prepared(tmp_path, "none", source=str(tmp_path / "rows.csv"), task={}, split={"validation": 0})
+    assert not storage.list_files(str(tmp_path / ".scratch"))
