@@ -237,8 +237,8 @@ class Learning:
         return False
 
     def window_targets(self, spec: Any, target: Any, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
-        """The target of each window of an item: a number, or one a token, in the type that the loss takes. The item's own may
-        be MISSING or None: students learn from such items too."""
+        """The target of each window of an item, in the type that the loss takes: a number or an array of one shape; where the
+        kind is `per_token` one a token. The item's own may be MISSING or None: students learn from such items too."""
         return [np.asarray(target)] * len(windows)
 
     def criterion(self, spec: Any, settings: Any, truth: Truth) -> Criterion:

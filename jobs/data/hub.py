@@ -98,15 +98,20 @@ def _bounds(matched: "re.Match[str]", source: str, stream: Any) -> tuple[int, in
 
 
 def _class_names(stream: Any) -> dict[str, list[str]]:
-    """The names of classes, by the columns that have their numbers."""
-    return {column: list(kind.names) for column, kind in (stream.features or {}).items() if hasattr(kind, "int2str")}
+    """The names of classes, by the columns that have their numbers, or lists of them."""
+    inner = {column: getattr(kind, "feature", kind) for column, kind in (stream.features or {}).items()}
+    return {column: list(kind.names) for column, kind in inner.items() if hasattr(kind, "int2str")}
 
 
 def _named(values: Mapping[str, Any], names: Mapping[str, list[str]]) -> Mapping[str, Any]:
-    """A row with the names of its classes; -1 is none, as the hub has it for rows that nobody has labelled."""
-    given = {column: values.get(column) for column in names}
-    found = {
-        column: known[value] if isinstance(value, int) and 0 <= value < len(known) else None if value == -1 else value
-        for (column, known), value in zip(names.items(), given.values(), strict=True)
-    }
-    return {**values, **found}
+    """A row with the names of its classes."""
+    return {**values, **{column: _class_name(values.get(column), known) for column, known in names.items()}}
+
+
+def _class_name(value: Any, known: list[str]) -> Any:
+    """-1 is none, as the hub has it for rows that nobody has labelled."""
+    if isinstance(value, list):
+        return [_class_name(one, known) for one in value]
+    if isinstance(value, int) and 0 <= value < len(known):
+        return known[value]
+    return None if value == -1 else value

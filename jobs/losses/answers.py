@@ -90,6 +90,15 @@ def mixture(teachers_BKC: Tensor, weights_K: Tensor, temperature: float | Tensor
     return shares_BKC.logsumexp(1) * temperature
 
 
+def sigmoid_mixture(teachers_BKC: Tensor, weights_K: Tensor, temperature: float | Tensor) -> Tensor:
+    """The same where several labels may be right: of each label's yes and no."""
+    softened_BKC = in_full(teachers_BKC) / temperature
+    weights_K1 = weights_K.log()[:, None]
+    yes_BC = (functional.logsigmoid(softened_BKC) + weights_K1).logsumexp(1)
+    no_BC = (functional.logsigmoid(-softened_BKC) + weights_K1).logsumexp(1)
+    return (yes_BC - no_BC) * temperature
+
+
 def with_labels(soft: Tensor, student_BC: Tensor, labels_B: Tensor, alpha: float | Tensor) -> Tensor:
     """alpha · soft + (1 − alpha) · cross-entropy, summed; those without a label have no cross-entropy (Hinton et al. 2015)."""
     hard = functional.cross_entropy(in_full(student_BC), labels_B, reduction="sum", ignore_index=MISSING)
@@ -105,6 +114,11 @@ def sigmoid_kl(student_BC: Tensor, teacher_BC: Tensor, temperature: float | Tens
     yes = teacher.sigmoid() * (functional.logsigmoid(teacher) - functional.logsigmoid(student))
     no = (-teacher).sigmoid() * (functional.logsigmoid(-teacher) - functional.logsigmoid(-student))
     return (yes + no).sum() * temperature**2
+
+
+def sigmoid_mse(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
+    """Where several labels may be right: squared difference of the logits, summed over labels and batch."""
+    return (in_full(student_BC) - in_full(teacher_BC)).square().sum()
 
 
 def soft_bce(student_BC: Tensor, shares_BC: Tensor) -> Tensor:

@@ -69,8 +69,7 @@ class Distilled(Wrapping):
                 windows = train.encodings[item]
                 parts = self.task.learning.window_soft(self.task.spec, soft[item], train.items[item], windows)
                 found.append(parts[int(window) - int(train.starts[item])])
-            rows = np.stack(found) if not self.task.spec.per_token else stacked_targets(found, longest, 0).numpy()
-            said.append(torch.from_numpy(rows))
+            said.append(stacked_targets(found, longest if self.task.spec.per_token else None, 0))
         return torch.stack(said, dim=1)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

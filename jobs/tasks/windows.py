@@ -85,7 +85,8 @@ class Windows:
         for name in inputs:
             rows = [self.feeds[name][index] for index in indices] if name in FEEDS else None
             made[name] = mask_BT if rows is None else _filled(rows, longest, fills[name])
-        return {**made, "labels": stacked_targets([self.targets[index] for index in indices], longest)}
+        targets = [self.targets[index] for index in indices]
+        return {**made, "labels": stacked_targets(targets, longest if self.spec.per_token else None)}
 
     def windows_of(self, items: np.ndarray) -> np.ndarray:
         """The windows of these items."""
@@ -113,9 +114,9 @@ def _filled(rows: Sequence[Sequence[int]], longest: int, fill: int) -> Tensor:
     return made_BT
 
 
-def stacked_targets(targets: Sequence[np.ndarray], longest: int, missing: float = MISSING) -> Tensor:
-    """Targets of windows side by side: one each, or one a token, filled up with MISSING."""
-    if targets[0].ndim == 0:
+def stacked_targets(targets: Sequence[np.ndarray], longest: int | None, missing: float = MISSING) -> Tensor:
+    """Targets of windows side by side: of one shape each; or one a token, filled up with MISSING to the longest window."""
+    if longest is None or targets[0].ndim == 0:
         return torch.from_numpy(np.stack(targets))
     made = np.full((len(targets), longest, *targets[0].shape[1:]), missing, dtype=targets[0].dtype)
     for row, values in enumerate(targets):

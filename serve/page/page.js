@@ -115,6 +115,7 @@ function show({ found = shown, problem = "" }) {
 const percent = (share) => new Intl.NumberFormat(strings.lang, { style: "percent", maximumFractionDigits: 1 }).format(share);
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const decimal = (value) => new Intl.NumberFormat(strings.lang, { maximumSignificantDigits: 4 }).format(value);
+const named = (labels) => labels.join(strings.comma) || strings.noLabel;
 const sentence = ({ name, view, answer }) => view.sentence(name, answer);
 
 // How answers are shown, by what the list of models says of them. full: the effect of a word that has the full colour, or the
@@ -123,6 +124,13 @@ const VIEWS = {
   labels: {
     short: ({ label }) => label,
     sentence: (model, { label, probability }) => fill(strings.saidLabels, { model, label, probability: percent(probability) }),
+    more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    effect: "effectLabels",
+    full: 2,
+  },
+  list: {
+    short: ({ label, labels }) => label ?? named(labels),
+    sentence: (model, { labels }) => fill(strings.saidList, { model, labels: named(labels) }),
     more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
     effect: "effectLabels",
     full: 2,

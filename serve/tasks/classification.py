@@ -15,18 +15,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.tasks.protocol import Evidence, Explained, Fitted, Item, Output, Outputs, Task, View
-from serve.tasks.shared.probabilities import softmax
+from serve.tasks.shared.probabilities import LabelProbability, log_odds, ranked, softmax
 
 TEMPERATURE = "temperature"
-LEAST_PROBABILITY = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class LabelProbability:
-    """A label and its probability."""
-
-    label: str
-    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +173,7 @@ class Classification(Task):
         label = target.label if isinstance(target, Target) else None
         column = int(logits_NC[0].argmax()) if label is None else self.labels.index(label)
         probability_N = softmax(logits_NC)[:, column]
-        bounded_N = probability_N.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
-        odds_N = np.log(bounded_N / (1 - bounded_N))
+        odds_N = log_odds(probability_N)
         fell_N = odds_N[0] - odds_N[1:]
         parts = [LabelEvidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
         return Explained({"label": self.labels[column], "probability": float(probability_N[0])}, parts)
@@ -207,8 +197,5 @@ TASK = Classification
 
 
 def _answer(probabilities: list[float], labels: Sequence[str], top_k: int | None) -> Answer:
-    # Plain lists: on rows as short as these numpy costs more, and its argsort hands the interpreter to other threads.
-    # Sorted in reverse, equals keep their order.
-    columns = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)[:top_k]
-    ranked = tuple(LabelProbability(labels[column], probabilities[column]) for column in columns)
-    return Answer(ranked[0].label, ranked[0].probability, ranked)
+    listed = ranked(probabilities, labels, top_k)
+    return Answer(listed[0].label, listed[0].probability, listed)

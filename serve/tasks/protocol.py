@@ -32,9 +32,10 @@ Outputs = Sequence[Any] | np.ndarray
 """One output an item; a single array where the kind is dense."""
 Fitted = Mapping[str, float]
 """What was fitted for one variant of one model, by name."""
-View = Literal["labels", "number"]
-"""How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). number: `value`, and `text` where an
-item's part is meant. An explanation's `Whole` has the same `label` or `value`."""
+View = Literal["labels", "list", "number"]
+"""How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). list: `labels`, any number of them,
+and `probabilities`. number: `value`, and `text` where an item's part is meant. An explanation's `Whole` has a `label` or
+`value`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,16 @@ def test_classes_have_their_names(tmp_path: Path) -> None:
     assert rows == ["bright", "dull", None]
 
 
+def test_lists_of_classes_have_their_names(tmp_path: Path) -> None:
+    write(tmp_path, {"train-00000-of-00001": {"text": ["one", "two", "three"], "labels": [[1, 0], [], [1]]}})
+    names = "list: {class_label: {names: {'0': dull, '1': bright}}}"
+    features = f"[{{name: text, dtype: string}}, {{name: labels, {names}}}]"
+    (tmp_path / "README.md").write_text(f"---\ndataset_info: {{features: {features}}}\n---\n")
+    rows = [row.values["labels"] for shard in hub_shards(f"hub:{tmp_path}") for row in hub_rows(shard)]
+    assert rows == [["bright", "dull"], [], ["bright"]]
+    assert source_problems(f"hub:{tmp_path}", {"kind": "multi_label"}) == []
+
+
 @pytest.mark.parametrize(
     ("source", "parts"),
     [("hub:imdb", ("imdb", None, "train")), ("hub:nyu-mll/glue:sst2#validation", ("nyu-mll/glue", "sst2", "validation"))],
