@@ -21,6 +21,7 @@ import psutil
 
 from jobs.data.near_duplicates import NearDuplicates
 from serve.engines.processor import described
+from tests.benchmarks import label_noise, parents
 from tests.benchmarks.peers import printed, ratio
 from tests.benchmarks.prepare_texts import planted, write_csv
 
@@ -35,10 +36,12 @@ EVERY = 0.5
 
 
 def measures() -> Iterator[dict[str, Any]]:
-    """The three of them."""
+    """All of them."""
     yield _rows()
     yield from _memory()
     yield from _found()
+    yield from parents.measures()
+    yield from label_noise.measures()
 
 
 def _rows() -> dict[str, Any]:
