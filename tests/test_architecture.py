@@ -25,8 +25,9 @@ ORDER = (
 )
 """Rooms and single modules from the ground up; a floor's own name stands for what lies at its top and is not named."""
 FLOORS = ("cluster", "serve", "jobs")
-SHARED = {"LOGGER", "ROOT", "STAGE", "T", "Problem"}
-"""Names of several modules: each has its own logger, root or stage; type variables; problems of recipes and those of HTTP."""
+SHARED = {"LEARNING", "LOGGER", "ROOT", "STAGE", "T", "TASK", "Problem"}
+"""Names of several modules: each has its own logger, root or stage, each kind its halves; type variables; problems of recipes
+and those of HTTP."""
 RAY_PRIVATE = "cluster.ray_private"
 PRIVATE = re.compile(r"ray\.(dashboard\b|(\w+\.)*_(?!_))\S*")
 """Names of Ray's that are its own business: with a part that begins with one underscore, or of the dashboard."""

@@ -60,11 +60,11 @@ def write_rows(file: Path, rows: Sequence[tuple[str, list[str]]]) -> str:
 @pytest.fixture(scope="module")
 def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     directory = tmp_path_factory.mktemp("remarks")
-    rows = {"train": remarks(400, seed=0), "test": remarks(80, seed=1)}
+    rows = {"train": remarks(800, seed=0), "test": remarks(80, seed=1)}
     source = {name: write_rows(directory / f"{name}.csv", own) for name, own in rows.items()}
     write_base(directory / "base", [text for text, _ in rows["train"]])
     examples = {"examples": "rows"}
-    training = {"max_length": 48, "batch_size": 16, "epochs": 10, "optimizer": {"learning_rate": 3e-3}}
+    training = {"max_length": 48, "batch_size": 16, "epochs": 30, "optimizer": {"learning_rate": 3e-3}}
     training |= {"model": str(directory / "base")}
     task = {"kind": "multi_label", "labels": "topics", "separator": ";"}
     steps = {
@@ -73,7 +73,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
         "soft": {"stage": "predict", "inputs": {**examples, "model": "teacher"}},
         "student": {"stage": "distill", "inputs": {**examples, "teacher": "soft"}, **training},
         "small": {"stage": "compress", "inputs": {**examples, "model": "student", "teacher": "soft"}, "max_length": 48}
-        | {"prune": {"feed_forward": 0.5}, "heal": {"optimizer": {"learning_rate": 1e-3}, "evaluations": 1}},
+        | {"prune": {"feed_forward": 0.25}, "heal": {"optimizer": {"learning_rate": 1e-3}, "evaluations": 1}},
         "judged": {"stage": "evaluate", "inputs": {**examples, "teacher": "teacher", "candidates": "small"}}
         | {"latency_texts": 20, "resamples": 100, "cascade": 0.99},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.5, "prefer": "smallest"},
