@@ -69,6 +69,8 @@ class RowPart:
     """Where each range of keys ends."""
     kept: np.ndarray
     """For each row whether it stays, as bits."""
+    characters: int = 0
+    """Of all its texts."""
     train_characters: int = 0
     """Of the training texts that stay."""
 
@@ -117,7 +119,7 @@ class PartWriter:
 
         if not self._frames:
             return
-        frame = pd.concat(self._frames, ignore_index=True)
+        frame, characters = pd.concat(self._frames, ignore_index=True), self._characters
         self._frames, self._characters, self._rows = [], 0, 0
         index = index_of(frame, self.targets, self.fields)
         order = key_order(index)
@@ -131,7 +133,7 @@ class PartWriter:
         storage.write_bytes(f"{uri}.parquet", buffer.getvalue())
         storage.write_bytes(f"{uri}.index", index[order].tobytes())
         ends = np.searchsorted(index["high"][order] >> np.uint64(56), np.arange(KEY_RANGES), side="right")
-        self.written.append(RowPart(uri, ends.astype(np.int32), np.packbits(np.ones(len(frame), dtype=bool))))
+        self.written.append(RowPart(uri, ends.astype(np.int32), np.packbits(np.ones(len(frame), dtype=bool)), characters))
 
 
 def read_part(part: RowPart) -> pa.Table:
@@ -141,17 +143,27 @@ def read_part(part: RowPart) -> pa.Table:
 
 
 def rows_of_parts(parts: Sequence[RowPart]) -> "Dataset":
-    """The rows that stay, a block a part: each is read by the task that goes on with it."""
+    """The rows that stay, a block a part, or one for small parts that follow each other: each is read by the task that goes on
+    with it."""
     import ray.data
 
-    items: list[Any] = [{"part": pickle.dumps(part)} for part in parts if part.stays.any()]
+    blocks: list[list[RowPart]] = []
+    room = 0
+    for part in (part for part in parts if part.stays.any()):
+        if part.characters > room:
+            blocks.append([])
+            room = PART_CHARACTERS
+        blocks[-1].append(part)
+        room -= part.characters
+    items: list[Any] = [{"parts": pickle.dumps(block)} for block in blocks]
     asked = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
     return asked.map_batches(cast(Any, _read_asked), batch_size=1, batch_format="pandas")
 
 
 def _read_asked(asked: "pd.DataFrame") -> Iterator[pa.Table]:
-    for part in asked["part"]:
-        yield read_part(pickle.loads(part))
+    for parts in asked["parts"]:
+        read = [read_part(part) for part in pickle.loads(parts)]
+        yield read[0] if len(read) == 1 else pa.concat_tables(read).sort_by("key")
 
 
 class TrainTexts:
