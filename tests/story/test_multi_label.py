@@ -64,7 +64,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     source = {name: write_rows(directory / f"{name}.csv", own) for name, own in rows.items()}
     write_base(directory / "base", [text for text, _ in rows["train"]])
     examples = {"examples": "rows"}
-    training = {"max_length": 48, "batch_size": 16, "epochs": 30, "optimizer": {"learning_rate": 3e-3}}
+    training = {"max_length": 48, "batch_size": 16, "epochs": 20, "optimizer": {"learning_rate": 1e-3}}
     training |= {"model": str(directory / "base")}
     task = {"kind": "multi_label", "labels": "topics", "separator": ";"}
     steps = {
@@ -125,7 +125,7 @@ def test_it_answers_over_http(story: Story) -> None:
     root = story.url.removesuffix("predict")
     (listed,) = requests.get(f"{root}models", timeout=60).json()["models"]
     assert (listed["kind"], listed["view"], listed["explains"]) == ("multi_label", "list", True)
-    explained = requests.post(f"{root}explain", json={"inputs": inputs[0], "target": {"label": "price"}}, timeout=60)
+    explained = requests.post(f"{root}explain", json={"inputs": inputs[0], "label": "price"}, timeout=60)
     assert explained.status_code == 200, explained.text
     most = max(explained.json()["words"], key=lambda word: word["attribution"])
     assert (
@@ -133,7 +133,7 @@ def test_it_answers_over_http(story: Story) -> None:
         and explained.json()["given"]
         and most["text"] in ("bargain", "money", "this", "for")
     )
-    refused = requests.post(f"{root}explain", json={"inputs": inputs[0], "target": {"label": "colour"}}, timeout=60)
+    refused = requests.post(f"{root}explain", json={"inputs": inputs[0], "label": "colour"}, timeout=60)
     assert refused.status_code == 422 and "colour" in refused.text
 
 
