@@ -116,7 +116,7 @@ def test_all_have_learned_and_each_variant_has_its_thresholds(story: Story) -> N
 
 
 def test_it_answers_over_http(story: Story) -> None:
-    inputs = ["a bargain for this money, well made and heavy", "as I said, by the way"]
+    inputs = ["a bargain for this money, to be honest, well made and heavy, order 12", "as I said, order 7"]
     reply = requests.post(story.url, json={"inputs": inputs, "top_k": 2}, timeout=60)
     assert reply.status_code == 200, reply.text
     both, none = reply.json()["answers"]
