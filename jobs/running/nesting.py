@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from cluster.store import storage
@@ -31,8 +32,11 @@ HELD = ("examples", "tokens")
 """The inputs whose held-out splits a step's model is judged on."""
 EXCLUDE = "exclude"
 """The input of a prepare step whose held-out texts are taken out of it."""
-RENAMING = ("unicode", "strip_tags", "max_characters")
-"""What of cleaning makes another text of one, which has another hash and falls into another split."""
+RENAMING = (
+    *("clean.unicode", "clean.strip_tags", "clean.join_words", "clean.max_characters"),
+    *("filters.html", "filters.boilerplate", "personal.masked"),
+)
+"""What makes another text of one, which has another hash and falls into another split."""
 UNDECIDING = {"slices", "bad_rows"}
 """The keys of a prepare step with a task that have no say in which rows fall into which split."""
 ROUNDING = 1e-9
@@ -204,14 +208,16 @@ def _renamed(taught: Step, held: Step) -> Iterator[Problem]:
     """Texts that two steps clean otherwise are other texts in them: they fall into other splits, and are not found again."""
     learned: Any = taught.config
     judged: Any = held.config
-    for key in RENAMING:
-        value, other = getattr(learned.clean, key), getattr(judged.clean, key)
+    for place in RENAMING:
+        value, other = attrgetter(place)(learned), attrgetter(place)(judged)
+        path = place.removesuffix(".masked")
+        key = path.rpartition(".")[2]
         if value != other:
             reason = (
                 f"{held.name} has {key}: {other} for the same texts, so that some are other texts here, and what it holds "
                 f"out would train the models that are judged on it"
             )
-            yield Problem(f"steps.{taught.name}.clean.{key}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
+            yield Problem(f"steps.{taught.name}.{path}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
 
 
 def _keyed_otherwise(taught: Step, held: Step, part: PreparedSource) -> Problem:

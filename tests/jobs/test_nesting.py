@@ -181,6 +181,10 @@ EXCLUDING = {"inputs": {"exclude": ["rows"]}}
         # Cleaned otherwise, a text has another hash, and with it another split.
         ({"source": A, "clean": {"strip_tags": True}}, {"source": A}, "strip_tags: False"),
         ({"source": A, "clean": {"max_characters": 10}}, {"source": A}, "max_characters: 100000"),
+        ({"source": A, "personal": {"email": "mask"}}, {"source": A}, "masked: ()"),
+        ({"source": A, "personal": {"email": "drop"}}, {"source": A}, None),
+        ({"source": A}, {"source": A, "filters": {"boilerplate": True}}, "boilerplate: True"),
+        ({"source": A}, {"source": A, "filters": {"language": ["en"]}}, None),
         ({"source": A, "clean": {"min_characters": 40}}, {"source": A}, None),
         ({"source": A, "clean": {"strip_tags": True}}, {"source": A, "split": {"validation": 0}}, None),
     ],
