@@ -32,9 +32,10 @@ HELD = ("examples", "tokens")
 """The inputs whose held-out splits a step's model is judged on."""
 EXCLUDE = "exclude"
 """The input of a prepare step whose held-out texts are taken out of it."""
+MASKED = "personal.masked"
 RENAMING = (
     *("clean.unicode", "clean.strip_tags", "clean.join_words", "clean.max_characters"),
-    *("filters.html", "filters.boilerplate", "personal.masked"),
+    *("filters.html", "filters.boilerplate", MASKED),
 )
 """What makes another text of one, which has another hash and falls into another split."""
 UNDECIDING = {"slices", "bad_rows"}
@@ -210,14 +211,16 @@ def _renamed(taught: Step, held: Step) -> Iterator[Problem]:
     judged: Any = held.config
     for place in RENAMING:
         value, other = attrgetter(place)(learned), attrgetter(place)(judged)
-        path = place.removesuffix(".masked")
-        key = path.rpartition(".")[2]
+        path, _, key = place.rpartition(".")
         if value != other:
             reason = (
                 f"{held.name} has {key}: {other} for the same texts, so that some are other texts here, and what it holds "
                 f"out would train the models that are judged on it"
             )
-            yield Problem(f"steps.{taught.name}.{path}", value, reason, f"Give both steps the same, e.g. {key}: {other}.")
+            same = path if place == MASKED else f"e.g. {key}: {other}"
+            yield Problem(
+                f"steps.{taught.name}.{path if place == MASKED else place}", value, reason, f"Give both the same, {same}."
+            )
 
 
 def _keyed_otherwise(taught: Step, held: Step, part: PreparedSource) -> Problem:

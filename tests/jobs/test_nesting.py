@@ -181,7 +181,7 @@ EXCLUDING = {"inputs": {"exclude": ["rows"]}}
         # Cleaned otherwise, a text has another hash, and with it another split.
         ({"source": A, "clean": {"strip_tags": True}}, {"source": A}, "strip_tags: False"),
         ({"source": A, "clean": {"max_characters": 10}}, {"source": A}, "max_characters: 100000"),
-        ({"source": A, "personal": {"email": "mask"}}, {"source": A}, "masked: ()"),
+        ({"source": A, "personal": {"email": "mask"}}, {"source": A}, "the same, personal"),
         ({"source": A, "personal": {"email": "drop"}}, {"source": A}, None),
         ({"source": A}, {"source": A, "filters": {"boilerplate": True}}, "boilerplate: True"),
         ({"source": A}, {"source": A, "filters": {"language": ["en"]}}, None),
