@@ -14,10 +14,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from serve import tasks
+from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
+from serve.tasks.multi_label import MultiLabel
 from tests.serve.faces import local_model, serving
-from tests.serve.tiny_model import publish_tiny
+from tests.serve.tiny_model import LABELS, publish_tiny
 from tests.serve.windowed import publish_windowed
 
 MISSING = (
@@ -225,6 +227,27 @@ def test_an_answer_that_is_a_number_is_shown_as_one(
     browser.find_element(By.TAG_NAME, "summary").click()
     assert shown(browser, "thead th") == ["Word", "Effect", ""], "there is no probability without a word"
     assert all(len(row.find_elements(By.TAG_NAME, "td")) == 1 for row in browser.find_elements(By.CSS_SELECTOR, "tbody tr"))
+
+
+def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "several")
+    card = read_card(tmp_path / "several")
+    given, none = ({f"threshold {label}": least for label in LABELS} for least in (0.0001, 0.9999))
+    variants = {name: one.model_copy(update={"fitted": given}) for name, one in card.variants.items()}
+    variants["torch"] = variants["torch"].model_copy(update={"fitted": none})
+    write_card(tmp_path / "several", card.model_copy(update={"task": MultiLabel(labels=LABELS), "variants": variants}))
+    models = {name: local_model(tmp_path / "several", name, kind) for name, kind in {"all": "onnx", "none": "torch"}.items()}
+    with serving(models, models["all"]) as url:
+        browser.get(f"{url}/")
+        ask(browser, "Win a prize now")
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": "Win a prize now"}, timeout=30).json()["answers"]
+        assert sorted(said["labels"]) == sorted(LABELS) and said["labels"] == [one["label"] for one in said["probabilities"]]
+        assert shown(browser, ".card .label") == [", ".join(said["labels"]), "no label"]
+        assert shown(browser, ".card .bars .name") == said["labels"] * 2, "probabilities are what they are, given or not"
+        assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{said['labels'][0]}” rests on"
+        assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])
