@@ -117,7 +117,8 @@ def guarded(action: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Of one that came out of a task Ray makes an error of both classes, whose words are the whole traceback.
+        print(f"error: {(_told_by_worker(error) if hasattr(error, 'cause') else None) or error}", file=sys.stderr)
         code = 2
     except Refused as error:
         print(f"refused: {error}", file=sys.stderr)

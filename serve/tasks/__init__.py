@@ -26,7 +26,8 @@ PROTOCOL = "protocol"
 @cache
 def kinds() -> Mapping[str, str]:
     """The module that answers for each kind, by the kind's name; nothing is imported."""
-    found = {module.name: f"{__name__}.{module.name}" for module in iter_modules(__path__) if module.name != PROTOCOL}
+    own = (module.name for module in iter_modules(__path__) if module.name != PROTOCOL and not module.ispkg)
+    found = {name: f"{__name__}.{name}" for name in own}
     for point in entry_points(group=GROUP):
         answering = f"{point.value}.{ANSWER}"
         if found.setdefault(point.name, answering) != answering:

@@ -22,7 +22,8 @@ MODULES = {
     "has_nothing": "",
     "no_python": "def (",
 }
-USUAL = next(iter(kinds()))
+OWN = tuple(kinds())
+USUAL = next(iter(OWN))
 
 
 def install(directory: Path, package: str, kind: str, content: str) -> None:
@@ -81,4 +82,4 @@ def test_a_kind_that_is_not_there_is_told_of_in_one_sentence_with_those_that_are
         with pytest.raises(ValidationError) as caught:
             config.model_validate({"task": {"kind": "nothing_like_it"}})
         (problem,) = problems_of(caught.value, config, "")
-        assert problem.reason == f"there is no such kind of task. Known here: {', '.join(sorted([USUAL, KIND]))}"
+        assert problem.reason == f"there is no such kind of task. Known here: {', '.join(sorted([*OWN, KIND]))}"

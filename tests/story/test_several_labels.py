@@ -116,24 +116,26 @@ def test_all_have_learned_and_each_variant_has_its_thresholds(story: Story) -> N
 
 
 def test_it_answers_over_http(story: Story) -> None:
-    inputs = ["a bargain for this money, to be honest, well made and heavy, order 12", "as I said, order 7"]
-    reply = requests.post(story.url, json={"inputs": inputs, "top_k": 2}, timeout=60)
+    asked = remarks(80, seed=1)
+    reply = requests.post(story.url, json={"inputs": [text for text, _ in asked], "top_k": 2}, timeout=60)
     assert reply.status_code == 200, reply.text
-    both, none = reply.json()["answers"]
-    assert sorted(both["labels"]) == ["price", "quality"] and none["labels"] == []
-    assert [len(one["probabilities"]) for one in (both, none)] == [2, 2]
+    answers = reply.json()["answers"]
+    right = [sorted(answer["labels"]) == topics for answer, (_, topics) in zip(answers, asked, strict=True)]
+    assert sum(right) > 60 and {len(answer["labels"]) for answer in answers} == {0, 1, 2, 3}
+    assert {len(answer["probabilities"]) for answer in answers} == {2}
     root = story.url.removesuffix("predict")
     (listed,) = requests.get(f"{root}models", timeout=60).json()["models"]
     assert (listed["kind"], listed["view"], listed["explains"]) == ("multi_label", "list", True)
-    explained = requests.post(f"{root}explain", json={"inputs": inputs[0], "label": "price"}, timeout=60)
+    text = next(text for text, topics in asked if topics == ["price"])
+    explained = requests.post(f"{root}explain", json={"inputs": text, "label": "price"}, timeout=60)
     assert explained.status_code == 200, explained.text
-    most = max(explained.json()["words"], key=lambda word: word["attribution"])
-    assert (
-        explained.json()["label"] == "price"
-        and explained.json()["given"]
-        and most["text"] in ("bargain", "money", "this", "for")
-    )
-    refused = requests.post(f"{root}explain", json={"inputs": inputs[0], "label": "colour"}, timeout=60)
+    words = explained.json()["words"]
+    most = max(words, key=lambda word: word["attribution"])
+    assert explained.json()["label"] == "price" and set(explained.json()) >= {"probability", "given"}
+    assert any(most["text"].strip(",") in say.split() for say in SAYS["price"]), [
+        (one["text"], one["attribution"]) for one in words
+    ]
+    refused = requests.post(f"{root}explain", json={"inputs": text, "label": "colour"}, timeout=60)
     assert refused.status_code == 422 and "colour" in refused.text
 
 
