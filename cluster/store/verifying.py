@@ -16,8 +16,8 @@ from cluster.store import storage
 from cluster.store.artifact import Artifact, check_hash, listed_sizes
 from cluster.store.hashes import known_sha256, sha256_of
 
-AT_ONCE_BYTES = 256 << 20
-"""Some tenths of a second: files up to so many bytes together are read before the step begins."""
+AT_ONCE_BYTES = 128 << 20
+"""A tenth of a second: files up to so many bytes together are read before the step begins."""
 THREADS = 2
 
 

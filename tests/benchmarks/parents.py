@@ -30,7 +30,7 @@ def measures() -> Iterator[dict[str, Any]]:
         tokens = open_artifact(directory)
         rounds = [_seconds(tokens) for _ in range(ROUNDS)]
     yield ratio(
-        "first_work_with_large_parents", 10, "seconds, all hashed before to hashed beside", rounds, gb=size, cpu=described()
+        "first_work_with_large_parents", 10, "seconds, all hashed before to hashed beside", rounds, gigabytes=size, cpu=described()
     )
 
 
