@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from jobs.core.config import Config
+from serve.cleaning.scripts import CHARACTERS, UNPARTED
 
-UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+UNSPACED = UNPARTED + CHARACTERS
 """Scripts that write no spaces: Thai, Lao, Burmese, Khmer, kana and Han."""
 _WORD = re.compile(rf"[{UNSPACED}][^\w\s]*|[^\s{UNSPACED}]+")
 _ONE_UNSPACED = re.compile(f"[{UNSPACED}]")

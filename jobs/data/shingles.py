@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.data.training_rows import mixed_bits
+from serve.cleaning.scripts import UNPARTED
 
 _UNSPACED = (
     r"\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"  # Chinese and Japanese
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af" + UNPARTED  # Chinese and Japanese
 )
 _ALONE = re.compile(f"[{_UNSPACED}]")
 _UNIT = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")

@@ -9,6 +9,7 @@ B batch, C classes, K teachers, N items.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -23,14 +24,13 @@ from jobs.contracts.learning import (
     Statistics,
     Suspicions,
     Targets,
-    TaskSettings,
     Truth,
 )
-from jobs.core.config import BadInput, Config, Problem
+from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
-from jobs.data.values import is_single, written_as
 from jobs.tasks.figures import accuracy, macro_f1
+from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
 from jobs.tasks.temperature import calibrated, calibration_error
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
 from serve.tasks.protocol import Fitted, Outputs
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 LABEL = "label"
 
 
-class ClassificationSettings(TaskSettings):
+class ClassificationSettings(LabelNames):
     """What the labelled rows are for: classification, one label for a text or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
@@ -56,18 +56,6 @@ class ClassificationSettings(TaskSettings):
     pair: str | None = None
     """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
     other)."""
-    names: dict[str, str] = {}
-    """What labels in that column are called from here on, e.g. {0: ham, 1: spam} or {true: spam, false: ham}."""
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _as_in_files(cls, names: Any) -> Any:
-        """Numbers and booleans as YAML has them, by the texts that files have for them."""
-        if not isinstance(names, Mapping):
-            return names
-        return {written_as(label) if is_single(label) else label: name for label, name in names.items()}
-
-    _as_read = field_validator("names")(value_names)
 
 
 class ClassificationLoss(Config):
@@ -192,29 +180,12 @@ class ClassificationLearning(Learning):
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """Labels that train lacks."""
-        train = set(statistics.get("train", {}))
-        return [
-            Problem(
-                f"source.{split}", label, "this label is not in the training set", "Add such rows to train, or remove them."
-            )
-            for label, split in sorted((label, split) for split, labels in statistics.items() for label in labels)
-            if "train" in statistics and label not in train
-        ]
+        return labels_without_training(statistics)
 
     def spec(self, settings: Any, statistics: Statistics) -> Classification:
         """The labels of the training split, in the order of their names."""
-        train = set(statistics.get("train", {}))
-        if len(train) < 2:
-            reason = "the training split has fewer than two labels"
-            raise BadInput([Problem("task.label", sorted(train), reason, "Give more rows.")])
-        problems = [
-            Problem(split, label, "this label is not in the training split", "Give more rows, or split by column.")
-            for split, labels in statistics.items()
-            for label in sorted(set(labels) - train)
-        ]
-        if problems:
-            raise BadInput(problems)
-        return Classification(labels=tuple(sorted(train)), pairs=settings.pair is not None)
+        labels = training_labels(statistics, "task.label", "Give more rows.")
+        return Classification(labels=labels, pairs=settings.pair is not None)
 
     def truth(self, spec: Any, columns: Columns) -> np.ndarray:
         """The number of each label; MISSING without one."""
@@ -238,8 +209,7 @@ class ClassificationLearning(Learning):
 
     def head(self, spec: Any) -> dict[str, Any]:
         """The labels, in their order."""
-        numbered = dict(enumerate(spec.labels))
-        return {"id2label": numbered, "label2id": {label: number for number, label in numbered.items()}}
+        return label_numbers(spec.labels)
 
     def knows(self, spec: Any, config: "PreTrainedConfig") -> bool:
         """Whether the config names these labels, in this order."""
@@ -247,7 +217,8 @@ class ClassificationLearning(Learning):
 
     def criterion(self, spec: Any, settings: Any, truth: Truth) -> CrossEntropy:
         """Cross-entropy; BadInput for a weight of a label that is not there."""
-        return CrossEntropy(settings.label_smoothing, _weights(settings.class_weights, spec.labels, np.asarray(truth)))
+        balanced = partial(_balanced, spec.labels, np.asarray(truth))
+        return CrossEntropy(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
 
     def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftLabelCriterion:
         """By one of the losses of jobs/losses/answers.py."""
@@ -333,17 +304,8 @@ def _predicted(outputs: Outputs) -> np.ndarray:
     return np.asarray(outputs).argmax(-1) if len(outputs) else np.zeros(0, dtype=np.int64)
 
 
-def _weights(
-    asked: Literal["balanced"] | Mapping[str, float] | None, labels: Sequence[str], train_N: np.ndarray
-) -> "Tensor | None":
+def _balanced(labels: Sequence[str], train_N: np.ndarray) -> "Tensor":
     import torch
 
-    if asked is None:
-        return None
-    if asked == "balanced":
-        counts_C = np.bincount(train_N, minlength=len(labels))
-        return torch.from_numpy(len(train_N) / (len(labels) * counts_C)).float()
-    unknown = sorted(set(asked) - set(labels))
-    if unknown:
-        raise BadInput([Problem(f"class_weights.{unknown[0]}", None, "no such label", f"Labels: {', '.join(labels)}.")])
-    return torch.tensor([asked.get(label, 1.0) for label in labels])
+    counts_C = np.bincount(train_N, minlength=len(labels))
+    return torch.from_numpy(len(train_N) / (len(labels) * counts_C)).float()

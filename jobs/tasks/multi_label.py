@@ -8,17 +8,19 @@ Rows without any label are rows: nothing is to be said of their texts. B batch, 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, TaskSettings, Truth
-from jobs.core.config import BadInput, Config, Problem
+from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, Truth
+from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
-from jobs.data.values import is_single, written_as
+from jobs.data.values import is_single
 from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
+from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
 from serve.tasks.multi_label import NONE_OF_THEM, THRESHOLD, MultiLabel, given
 from serve.tasks.protocol import Fitted, Outputs
 
@@ -35,7 +37,7 @@ SEPARATORS = (";", "|", ",", "/", "\t")
 """Signs that people put between labels."""
 
 
-class MultiLabelSettings(TaskSettings):
+class MultiLabelSettings(LabelNames):
     """What the labelled rows are for: several labels for a text, or none."""
 
     kind: Literal["multi_label"]
@@ -44,18 +46,6 @@ class MultiLabelSettings(TaskSettings):
     """The column that holds the labels: lists, or texts."""
     separator: str | None = Field(None, min_length=1)
     """What parts the labels in a text of that column, as in CSV files; without it such a text is one label."""
-    names: dict[str, str] = {}
-    """What labels in that column are called from here on, e.g. {0: joy, 1: love}."""
-
-    @field_validator("names", mode="before")
-    @classmethod
-    def _as_in_files(cls, names: Any) -> Any:
-        """Numbers and booleans as YAML has them, by the texts that files have for them."""
-        if not isinstance(names, Mapping):
-            return names
-        return {written_as(label) if is_single(label) else label: name for label, name in names.items()}
-
-    _as_read = field_validator("names")(value_names)
 
 
 class MultiLabelLoss(Config):
@@ -163,28 +153,12 @@ class MultiLabelLearning(Learning):
             example = next(label for label in sorted(labels) if sign in label)
             reason = f"the label {example!r} is several that {sign!r} parts"
             return [Problem("task.separator", settings.separator, reason, f"Write separator: {sign!r}.")]
-        train = set(statistics.get("train", {}))
-        remedy = "Add such rows to train, or remove them."
-        return [
-            Problem(f"source.{split}", label, "this label is not in the training set", remedy)
-            for label, split in sorted((label, split) for split, own in statistics.items() for label in own)
-            if "train" in statistics and label not in train and label != NONE_OF_THEM
-        ]
+        return labels_without_training(statistics, (NONE_OF_THEM,))
 
     def spec(self, settings: Any, statistics: Statistics) -> MultiLabel:
         """The labels of the training split, in the order of their names."""
-        train = set(statistics.get("train", {})) - {NONE_OF_THEM}
-        if len(train) < 2:
-            reason = "the training split has fewer than two labels"
-            raise BadInput([Problem("task.labels", sorted(train), reason, "Give more rows, or take classification.")])
-        problems = [
-            Problem(split, label, "this label is not in the training split", "Give more rows, or split by column.")
-            for split, own in statistics.items()
-            for label in sorted(set(own) - train - {NONE_OF_THEM})
-        ]
-        if problems:
-            raise BadInput(problems)
-        return MultiLabel(labels=tuple(sorted(train)))
+        remedy = "Give more rows, or take classification."
+        return MultiLabel(labels=training_labels(statistics, "task.labels", remedy, (NONE_OF_THEM,)))
 
     def truth(self, spec: Any, columns: Columns) -> np.ndarray:
         """truth_NC: 1 for each label that a row has, 0 for the others; MISSING where nobody has said."""
@@ -203,9 +177,7 @@ class MultiLabelLearning(Learning):
 
     def head(self, spec: Any) -> dict[str, Any]:
         """The labels, in their order, and that several may be right."""
-        numbered = dict(enumerate(spec.labels))
-        named = {"id2label": numbered, "label2id": {label: number for number, label in numbered.items()}}
-        return {**named, "problem_type": "multi_label_classification"}
+        return {**label_numbers(spec.labels), "problem_type": "multi_label_classification"}
 
     def knows(self, spec: Any, config: "PreTrainedConfig") -> bool:
         """Whether the config names these labels, in this order, and that several may be right."""
@@ -214,7 +186,8 @@ class MultiLabelLearning(Learning):
 
     def criterion(self, spec: Any, settings: Any, truth: Truth) -> EachLabel:
         """Binary cross-entropy; BadInput for a weight of a label that is not there."""
-        return EachLabel(settings.label_smoothing, _weights(settings.class_weights, spec.labels, np.asarray(truth)))
+        balanced = partial(_balanced, np.asarray(truth))
+        return EachLabel(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
 
     def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SigmoidCriterion:
         """KL of each label's yes and no (Hinton et al. 2015 with a sigmoid a label), or squared differences of the logits."""
@@ -316,18 +289,9 @@ def _separator_of(labels: set[str], written: str | None) -> str | None:
     return None
 
 
-def _weights(
-    asked: Literal["balanced"] | Mapping[str, float] | None, labels: Sequence[str], train_NC: np.ndarray
-) -> "Tensor | None":
+def _balanced(train_NC: np.ndarray) -> "Tensor":
     import torch
 
-    if asked is None:
-        return None
-    if asked == "balanced":
-        known_NC = train_NC[train_NC[:, 0] != MISSING]
-        with_C = known_NC.sum(0)
-        return torch.from_numpy((len(known_NC) - with_C) / np.maximum(with_C, 1)).float()
-    unknown = sorted(set(asked) - set(labels))
-    if unknown:
-        raise BadInput([Problem(f"class_weights.{unknown[0]}", None, "no such label", f"Labels: {', '.join(labels)}.")])
-    return torch.tensor([asked.get(label, 1.0) for label in labels])
+    known_NC = train_NC[train_NC[:, 0] != MISSING]
+    with_C = known_NC.sum(0)
+    return torch.from_numpy((len(known_NC) - with_C) / np.maximum(with_C, 1)).float()

@@ -9,13 +9,14 @@ What is fitted is a temperature: logits are divided by it before they become pro
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from serve.tasks.protocol import Evidence, Explained, Fitted, Item, Output, Outputs, Task, View
-from serve.tasks.shared.probabilities import LabelProbability, log_odds, ranked, softmax
+from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
+from serve.tasks.shared.labels import LabelledTask, label_evidence
+from serve.tasks.shared.probabilities import LabelProbability, ranked, softmax
 
 TEMPERATURE = "temperature"
 
@@ -37,14 +38,6 @@ class Options(BaseModel):
     """How many labels to list for each text, the most probable first; all when the model has fewer."""
 
 
-class Target(BaseModel):
-    """What of an answer is explained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    label: str | None = None
-    """The label that is explained; by default the most probable one."""
-
-
 @dataclass(frozen=True, slots=True)
 class Whole:
     """The label that is explained, and its probability."""
@@ -53,36 +46,18 @@ class Whole:
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
-class LabelEvidence(Evidence):
-    """What a part does for the label: by how much its log-odds fall without it."""
-
-    probability_without: float
-    """The label's probability without it."""
-
-
-class Classification(Task):
+class Classification(LabelledTask):
     """One label for a text, or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
-    labels: tuple[str, ...] = Field(min_length=2)
-    """The label of each column of the logits, in their order."""
     pairs: bool = False
     """Whether an item has two texts."""
 
     Options: ClassVar = Options
     Answer: ClassVar = Answer
-    Target: ClassVar = Target
     Whole: ClassVar = Whole
-    Evidence: ClassVar = LabelEvidence
     view: ClassVar[View] = "labels"
     summary: ClassVar[str] = "Classify texts"
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two columns of the logits have the same label")
-        return self
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -145,38 +120,13 @@ class Classification(Task):
         """The labels."""
         return self.labels
 
-    def unlike(self, other: Task) -> str | None:
-        """The same labels may stand in another order."""
-        if not isinstance(other, Classification) or other.fields != self.fields:
-            return super().unlike(other)
-        if apart := sorted(set(self.labels) ^ set(other.labels)):
-            return f"only one of them has the label {apart[0]!r}"
-        return None
-
-    def aligned(self, outputs: Outputs, other: Task) -> Outputs:
-        """The columns in the order of this task's labels."""
-        assert isinstance(other, Classification)
-        if self.labels == other.labels:
-            return outputs
-        return np.asarray(outputs)[..., [other.labels.index(label) for label in self.labels]]
-
-    def wrong_target(self, target: BaseModel, item: Item) -> tuple[str, str] | None:
-        """A label that the model does not have."""
-        label = target.label if isinstance(target, Target) else None
-        if label is None or label in self.labels:
-            return None
-        return "label", f"The model has no label {label!r}; it has {', '.join(self.labels)}"
-
     def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)
-        label = target.label if isinstance(target, Target) else None
-        column = int(logits_NC[0].argmax()) if label is None else self.labels.index(label)
+        column = self.explained_column(target, logits_NC[0])
         probability_N = softmax(logits_NC)[:, column]
-        odds_N = log_odds(probability_N)
-        fell_N = odds_N[0] - odds_N[1:]
-        parts = [LabelEvidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
-        return Explained({"label": self.labels[column], "probability": float(probability_N[0])}, parts)
+        whole = {"label": self.labels[column], "probability": float(probability_N[0])}
+        return Explained(whole, label_evidence(probability_N))
 
     def columns(self, wide: bool) -> dict[str, type]:
         """The label and its probability; with `wide` each label's."""

@@ -14,7 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.tasks.protocol import Evidence, Explained, Fitted, Item, Output, Outputs, Task, View
+from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
+from serve.tasks.shared.labels import LabelledTask, label_evidence
 from serve.tasks.shared.probabilities import LabelProbability, log_odds, ranked, sigmoid
 
 THRESHOLD = "threshold "
@@ -41,14 +42,6 @@ class LabelsOptions(BaseModel):
     Those that a text is given are all named, whatever this is."""
 
 
-class LabelTarget(BaseModel):
-    """What of an answer is explained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    label: str | None = None
-    """The label that is explained; by default the most probable one."""
-
-
 @dataclass(frozen=True, slots=True)
 class WholeLabel:
     """The label that is explained, its probability, and whether the text is given it."""
@@ -58,33 +51,19 @@ class WholeLabel:
     given: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ProbabilityEvidence(Evidence):
-    """What a part does for the label: by how much its log-odds fall without it."""
-
-    probability_without: float
-    """The label's probability without it."""
-
-
-class MultiLabel(Task):
+class MultiLabel(LabelledTask):
     """Any number of labels for a text."""
 
     kind: Literal["multi_label"] = "multi_label"
-    labels: tuple[str, ...] = Field(min_length=2)
-    """The label of each column of the logits, in their order."""
 
     Options: ClassVar = LabelsOptions
     Answer: ClassVar = LabelsAnswer
-    Target: ClassVar = LabelTarget
     Whole: ClassVar = WholeLabel
-    Evidence: ClassVar = ProbabilityEvidence
     view: ClassVar[View] = "list"
     summary: ClassVar[str] = "Give texts their labels"
 
     @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two columns of the logits have the same label")
+    def _none_is_no_label(self) -> Self:
         if NONE_OF_THEM in self.labels:
             raise ValueError(f"{NONE_OF_THEM!r} is what a text without labels is told of as; rename this label")
         return self
@@ -147,42 +126,17 @@ class MultiLabel(Task):
         """The labels, and that there is none."""
         return (*self.labels, NONE_OF_THEM)
 
-    def unlike(self, other: Task) -> str | None:
-        """The same labels may stand in another order."""
-        if not isinstance(other, MultiLabel):
-            return super().unlike(other)
-        apart = sorted(set(self.labels) ^ set(other.labels))
-        return f"only one of them has the label {apart[0]!r}" if apart else None
-
-    def aligned(self, outputs: Outputs, other: Task) -> Outputs:
-        """The columns in the order of this task's labels."""
-        assert isinstance(other, MultiLabel)
-        if self.labels == other.labels:
-            return outputs
-        return np.asarray(outputs)[..., [other.labels.index(label) for label in self.labels]]
-
-    def wrong_target(self, target: BaseModel, item: Item) -> tuple[str, str] | None:
-        """A label that the model does not have."""
-        label = target.label if isinstance(target, LabelTarget) else None
-        if label is None or label in self.labels:
-            return None
-        return "label", f"The model has no label {label!r}; it has {', '.join(self.labels)}"
-
     def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)[:, LOGITS]
-        label = target.label if isinstance(target, LabelTarget) else None
-        column = int(logits_NC[0].argmax()) if label is None else self.labels.index(label)
+        column = self.explained_column(target, logits_NC[0])
         probability_N = sigmoid(logits_NC[:, column])
-        odds_N = log_odds(probability_N)
-        fell_N = odds_N[0] - odds_N[1:]
-        parts = [ProbabilityEvidence(float(fell), float(left)) for fell, left in zip(fell_N, probability_N[1:], strict=True)]
         whole = {
             "label": self.labels[column],
             "probability": float(probability_N[0]),
             "given": bool(given(outputs)[0, column]),
         }
-        return Explained(whole, parts)
+        return Explained(whole, label_evidence(probability_N))
 
     def columns(self, wide: bool) -> dict[str, type]:
         """The labels; with `wide` each one's probability."""

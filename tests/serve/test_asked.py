@@ -14,9 +14,10 @@ from serve.models.rollout.cascade import Cascade
 from serve.models.rollout.shares import chosen
 from serve.models.spread import Bulk, Spread
 from serve.settings import CanarySettings, CascadeSettings, ModelSettings
-from serve.tasks.classification import Classification, Target
+from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import split, without
+from serve.tasks.shared.labels import Target
 from serve.tasks.shared.probabilities import softmax
 from serve.watch.drift import DriftWindow
 from tests.serve.faces import asked, face_of, local_model

@@ -9,8 +9,9 @@ import requests
 from jobs.compression.quantize import quantize_dynamic_int8
 from serve.engines.card import Variant, read_card, write_card
 from serve.engines.engine import load_engine
-from serve.tasks.classification import Classification, LabelEvidence, Target
+from serve.tasks.classification import Classification
 from serve.tasks.shared.explain import MOST_SPANS, Span, split, without
+from serve.tasks.shared.labels import LabelEvidence, Target
 from serve.tasks.shared.probabilities import softmax
 from tests.serve.tiny_model import LABELS, publish_tiny, texts_as_items
 
