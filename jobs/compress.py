@@ -229,7 +229,7 @@ def _export(
         healing.heal_rounded(twin)
         return twin
 
-    held, score = task.validation, task.learning.metrics[0]
+    held, score = task.validation, task.learning.metric(task.spec, None)
 
     def judge(engine: "Engine") -> float:
         """With what would be fitted for it, as it would be served."""

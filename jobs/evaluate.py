@@ -20,6 +20,7 @@ from jobs.judging.pareto import front_of, pareto_front
 from jobs.running.cli import main
 from jobs.tasks import spec_of
 from serve.engines import processor
+from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
     from jobs.contracts.learning import Learning
@@ -78,7 +79,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
 
     candidates = _candidates(config, inputs)
     yardstick = candidates[0]
-    metric, rows = _metric(config, yardstick.learning), _rows(config, inputs, yardstick)
+    metric, rows = _metric(config, yardstick.learning, yardstick.task), _rows(config, inputs, yardstick)
     _measure(config, context, candidates, rows, metric)
     found = [candidate.row(yardstick) | _origin(candidate) for candidate in candidates]
     if len(config.threads) > 1 or len(config.batch_size) > 1:
@@ -97,7 +98,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "fields": list(yardstick.task.fields),
         "metric": metric.name,
         "mode": metric.mode,
-        "figures": {one.name: one.short for one in yardstick.learning.metrics},
+        "figures": {one.name: one.short for one in yardstick.learning.metrics_of(yardstick.task)},
         "yardstick": yardstick.name,
         **({"labels": list(labels)} if labels else {}),
         "split": config.split,
@@ -134,12 +135,12 @@ def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candida
     measure_throughput(candidates, rows.items, batch_size, ROUNDS)
 
 
-def _metric(config: EvaluateConfig, learning: "Learning") -> Metric:
+def _metric(config: EvaluateConfig, learning: "Learning", task: Task) -> Metric:
     """The figure to compare by; BadInput where the task has none such."""
-    names = [metric.name for metric in learning.metrics]
+    names = [metric.name for metric in learning.metrics_of(task)]
     if config.metric is not None and config.metric not in names:
         raise BadInput([Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))])
-    return learning.metric(config.metric)
+    return learning.metric(task, config.metric)
 
 
 def _rows(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Rows":

@@ -171,9 +171,18 @@ class Learning:
     calibrates: ClassVar[bool] = False
     """Whether `further` gives a calibration_error."""
 
-    def metric(self, name: str | None) -> Metric:
-        """The metric of this name, the score where None; KeyError where the kind has none such."""
-        return self.metrics[0] if name is None else {metric.name: metric for metric in self.metrics}[name]
+    def metrics_in(self, settings: Any) -> tuple[Metric, ...]:
+        """The figures of such a task, known from the recipe alone; just those of its `metrics_of`."""
+        return self.metrics
+
+    def metrics_of(self, spec: Any) -> tuple[Metric, ...]:
+        """The figures of this very task."""
+        return self.metrics
+
+    def metric(self, spec: Any, name: str | None) -> Metric:
+        """The metric of this name, the score where None; KeyError where the task has none such."""
+        metrics = self.metrics_of(spec)
+        return metrics[0] if name is None else {metric.name: metric for metric in metrics}[name]
 
     # Rows to examples
 
@@ -283,7 +292,7 @@ class Learning:
         truth = [target for part in parts for target in part[1]]
         judged = self.judged(spec, spec.settled(outputs, {}), truth)
         loss = float(np.concatenate([part[2] for part in parts]).mean()) if truth else 0.0
-        return {metric.name: judged.figure(metric.name) for metric in self.metrics} | {"validation_loss": loss}
+        return {metric.name: judged.figure(metric.name) for metric in self.metrics_of(spec)} | {"validation_loss": loss}
 
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
         """What is fitted on held-out items, from outputs as the model gives them; and figures of that."""

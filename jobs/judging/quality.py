@@ -135,7 +135,7 @@ def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric
     task, learning = yardstick.task, yardstick.learning
     candidate.raw, candidate.settled = candidate.says(rows.items, task)
     candidate.judged = learning.judged(task, candidate.settled, rows.truth)
-    figures = {one.name: candidate.judged.figure(one.name) for one in learning.metrics}
+    figures = {one.name: candidate.judged.figure(one.name) for one in learning.metrics_of(task)}
     score = figures[metric.name]
     candidate.drawn_R = bootstrap(partial(candidate.judged.figure, metric.name), len(rows.items), resamples)
     reference = score if candidate is yardstick else yardstick.figures["score"]

@@ -14,7 +14,7 @@ from jobs.contracts.learning import Learning, TaskSettings
 from jobs.core.config import Problem, nearest, problems_of
 from jobs.core.recipe import Recipe, Step
 from jobs.tasks import learning_of
-from jobs.tasks.resolved import task_learning, task_settings
+from jobs.tasks.resolved import task_learning, task_metrics, task_settings
 from serve.cleaning.cleaning import Cleaning
 from serve.tasks import task_type
 from serve.tasks.protocol import Task
@@ -76,7 +76,7 @@ def judged_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem
     learning = task_learning(step, recipe.steps)
     if learning is None:
         return
-    names = [metric.name for metric in learning.metrics]
+    names = [metric.name for metric in task_metrics(step, recipe.steps)]
     if config.metric is not None and config.metric not in names:
         yield Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))
     if config.cascade is not None and not says_how_sure(learning.kind):

@@ -246,7 +246,7 @@ class ClassificationLearning(Learning):
         """macro_f1, accuracy and the mean cross-entropy."""
         predicted_N, truth_N, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         judged = JudgedLabels(truth_N, predicted_N)
-        return {metric.name: judged.figure(metric.name) for metric in self.metrics} | {
+        return {metric.name: judged.figure(metric.name) for metric in self.metrics_of(spec)} | {
             "validation_loss": float(losses_N.mean())
         }
 

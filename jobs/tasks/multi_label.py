@@ -216,7 +216,7 @@ class MultiLabelLearning(Learning):
         """All metrics, at thresholds of a half, and the mean loss."""
         given_NC, truth_NC, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         judged = JudgedSets(truth_NC, given_NC)
-        found = {metric.name: judged.figure(metric.name) for metric in self.metrics}
+        found = {metric.name: judged.figure(metric.name) for metric in self.metrics_of(spec)}
         return found | {"validation_loss": float(losses_N.mean())}
 
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:

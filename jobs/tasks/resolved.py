@@ -28,5 +28,5 @@ def task_learning(step: Step, steps: Mapping[str, Step]) -> Learning | None:
 
 def task_metrics(step: Step, steps: Mapping[str, Step]) -> tuple[Metric, ...]:
     """The figures of a step's task."""
-    learning = task_learning(step, steps)
-    return () if learning is None else learning.metrics
+    settings = task_settings(step, steps)
+    return () if settings is None else learning_of(settings.kind).metrics_in(settings)

@@ -49,8 +49,9 @@ class Supervised(Objective):
         self.lengths: Sequence[int] | None = self.train.lengths
         self.criterion = self.learning.criterion(spec, self.learning.Loss.model_validate(loss or {}), self.train.truth)
         self.splits = self.criterion.splits
-        self.score, self.mode = self.learning.metrics[0].name, str(self.learning.metrics[0].mode)
-        self.measures = {metric.name: metric.mode for metric in self.learning.metrics} | {"validation_loss": "min"}
+        metrics = self.learning.metrics_of(spec)
+        self.score, self.mode = metrics[0].name, str(metrics[0].mode)
+        self.measures = {metric.name: metric.mode for metric in metrics} | {"validation_loss": "min"}
 
     def batch(self, indices: np.ndarray, seed: int, step: int) -> Batch:
         """The training windows with these numbers; nothing is random."""

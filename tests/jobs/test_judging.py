@@ -214,7 +214,7 @@ def judged(labels: tuple[str, ...], truth_N: np.ndarray, metric: str, *answers: 
     candidates = [told(labels, predicted_N) for predicted_N in answers]
     for candidate in candidates:
         rows = Rows([Item((str(number),)) for number in range(len(truth_N))], truth_N)
-        judge_quality(candidate, rows, candidates[0], LEARNING.metric(metric), 1000)
+        judge_quality(candidate, rows, candidates[0], LEARNING.metric(candidates[0].task, metric), 1000)
     return [candidate.figures for candidate in candidates]
 
 

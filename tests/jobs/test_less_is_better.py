@@ -75,7 +75,7 @@ def candidate(name: str, errors: Any, p95: float = 1.0, variant: str = "torch") 
 
 def judged(*candidates: Candidate) -> list[dict[str, Any]]:
     for one in candidates:
-        judge_quality(one, ROWS, candidates[0], learning_of(NAME).metric(None), 500)
+        judge_quality(one, ROWS, candidates[0], learning_of(NAME).metric(candidates[0].task, None), 500)
         measure_batch_mates(one, ROWS.items, 8, 40, 1)
     measure_parity(candidates)
     return [
@@ -179,14 +179,14 @@ def test_what_does_not_say_how_sure_it_is_has_no_cascade() -> None:
     candidates = [candidate("teacher", 0.5), candidate("small", 0.6)]
     judged(*candidates)
     with pytest.raises(BadInput, match="cascade: answers of stars do not say how sure they are"):
-        cascades_of(candidates, ROWS, ROWS, learning_of(NAME).metric(None), 0.99)
+        cascades_of(candidates, ROWS, ROWS, learning_of(NAME).metric(candidates[0].task, None), 0.99)
 
 
 def test_a_figure_that_the_task_has_not_is_refused_by_the_step_too() -> None:
     with pytest.raises(BadInput, match="metric = 'macro_f1': this task has no such figure"):
-        _metric(EvaluateConfig(metric="macro_f1"), learning_of(NAME))
-    assert _metric(EvaluateConfig(), learning_of(NAME)).name == "mean_error"
-    assert _metric(EvaluateConfig(metric="largest_error"), learning_of(NAME)).mode == "min"
+        _metric(EvaluateConfig(metric="macro_f1"), learning_of(NAME), task_of({"kind": NAME}))
+    assert _metric(EvaluateConfig(), learning_of(NAME), task_of({"kind": NAME})).name == "mean_error"
+    assert _metric(EvaluateConfig(metric="largest_error"), learning_of(NAME), task_of({"kind": NAME})).mode == "min"
 
 
 WRONG: dict[str, dict[str, Any]] = {
