@@ -20,7 +20,6 @@ from jobs.contracts.learning import (
     Batch,
     Blocks,
     Columns,
-    Learning,
     Statistics,
     Suspicions,
     Targets,
@@ -30,8 +29,16 @@ from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
 from jobs.tasks.figures import accuracy, macro_f1
-from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
+from jobs.tasks.label_settings import (
+    LabelNames,
+    in_turns,
+    label_numbers,
+    label_weights,
+    labels_without_training,
+    training_labels,
+)
 from jobs.tasks.temperature import calibrated, calibration_error
+from jobs.tasks.two_texts import TwoTextLearning, TwoTextSettings
 from serve.tasks.classification import TEMPERATURE, Classification, softmax
 from serve.tasks.protocol import Fitted, Outputs
 
@@ -46,16 +53,13 @@ if TYPE_CHECKING:
 LABEL = "label"
 
 
-class ClassificationSettings(LabelNames):
+class ClassificationSettings(TwoTextSettings, LabelNames):
     """What the labelled rows are for: classification, one label for a text or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
     """classification: one label for a text, or for two."""
     label: str = "label"
     """The column that holds the label."""
-    pair: str | None = None
-    """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
-    other)."""
 
 
 class ClassificationLoss(Config):
@@ -141,7 +145,7 @@ class JudgedLabels:
         return figure(self.truth_N, self.predicted_N, weights_N)
 
 
-class ClassificationLearning(Learning):
+class ClassificationLearning(TwoTextLearning):
     """The jobs half."""
 
     kind: ClassVar = "classification"
@@ -151,13 +155,9 @@ class ClassificationLearning(Learning):
     soft_losses: ClassVar = ("forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse")
     calibrates: ClassVar = True
 
-    def fields(self, settings: Any, text: str) -> dict[str, str]:
-        """The text, and of pairs the second one."""
-        return {"text": text} | ({"pair": settings.pair} if settings.pair is not None else {})
-
     def paths(self, settings: Any) -> dict[str, str]:
         """The label's column, and the second text's."""
-        return {"task.label": settings.label} | ({"task.pair": settings.pair} if settings.pair is not None else {})
+        return {"task.label": settings.label} | super().paths(settings)
 
     def types(self, settings: Any) -> "dict[str, pa.DataType]":
         """The label is a string."""
@@ -286,11 +286,7 @@ class ClassificationLearning(Learning):
 
     def questions(self, spec: Any, truth: Truth, count: int) -> list[int]:
         """In turns from each label, by its name."""
-        places: dict[str, list[int]] = {}
-        for place, number in enumerate(np.asarray(truth).tolist()):
-            places.setdefault(spec.labels[number], []).append(place)
-        turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
-        return turns[:count]
+        return in_turns([spec.labels[number] for number in np.asarray(truth).tolist()], count)
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """Confusion matrices of the teacher and of the winner."""

@@ -63,6 +63,15 @@ def label_numbers(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": numbered, "label2id": {label: number for number, label in numbered.items()}}
 
 
+def in_turns(labels: "Sequence[str] | Sequence[int]", count: int) -> list[int]:
+    """So many places, in turns from each label, in the order of these."""
+    places: dict[Any, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
+    return turns[:count]
+
+
 def label_weights(
     asked: Literal["balanced"] | Mapping[str, float] | None, labels: Sequence[str], balanced: "Callable[[], Tensor]"
 ) -> "Tensor | None":

@@ -3,7 +3,7 @@
     task: {kind: multi_label, labels: emotions}                        # a column of lists, in JSON Lines or Parquet
     task: {kind: multi_label, labels: emotions, separator: ";"}        # of texts such as "joy;love", in CSV
 
-Rows without any label are rows: nothing is to be said of their texts. B batch, C labels, K teachers, N items.
+Rows without any label are rows: nothing is to be said of their texts. C labels, K teachers, N items.
 """
 
 from collections import Counter
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, Truth
+from jobs.contracts.learning import MISSING, Blocks, Columns, Learning, Statistics, Targets, Truth
 from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
 from jobs.data.values import is_single
 from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
 from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
+from jobs.tasks.yes_or_no import SOFT_DECISIONS, EachDecision, SigmoidCriterion, decision_losses
 from serve.tasks.multi_label import NONE_OF_THEM, THRESHOLD, MultiLabel, given
 from serve.tasks.protocol import Fitted, Outputs
 
@@ -59,48 +60,6 @@ class MultiLabelLoss(Config):
     _as_read = field_validator("class_weights")(value_names)
 
 
-class EachLabel:
-    """Binary cross-entropy a label, a mean over texts and labels, as the usual example script has it."""
-
-    splits = True
-
-    def __init__(self, label_smoothing: float = 0.0, weights_C: "Tensor | None" = None) -> None:
-        self.label_smoothing, self.weights_C = label_smoothing, weights_C
-
-    def loss(self, outputs: "Tensor", batch: Batch) -> "Tensor":
-        """Summed over labels and batch; rows without a target have none."""
-        from torch.nn import functional
-
-        from jobs.losses.answers import in_full
-
-        known_B = batch["labels"][:, 0] != MISSING
-        logits_BC = in_full(outputs)[known_B]
-        wanted_BC = batch["labels"][known_B].to(logits_BC.dtype)
-        wanted_BC = wanted_BC * (1 - self.label_smoothing) + self.label_smoothing / 2
-        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
-        return functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC, reduction="sum", pos_weight=weights_C)
-
-    def count(self, batch: Batch) -> float:
-        """A target a text and label."""
-        return float(batch["labels"].numel())
-
-
-class SigmoidCriterion:
-    """How far the student's yes and no of each label are from the teachers'."""
-
-    def __init__(self, loss: str, weights_K: "Tensor") -> None:
-        self.by_logits, self.weights_K = loss == "mse", weights_K
-
-    def loss(self, outputs: "Tensor", batch: Batch, temperature: "Tensor") -> "Tensor":
-        """Summed over labels and batch; the teachers' logits are BKC."""
-        from jobs.losses.answers import sigmoid_kl, sigmoid_mixture, sigmoid_mse
-
-        teachers_BKC, weights_K = batch["teacher"], self.weights_K.to(batch["teacher"].device)
-        if self.by_logits:
-            return sigmoid_mse(outputs, (teachers_BKC * weights_K[:, None]).sum(1))
-        return sigmoid_kl(outputs, sigmoid_mixture(teachers_BKC, weights_K, temperature), temperature)
-
-
 class MultiLabelLearning(Learning):
     """The jobs half."""
 
@@ -114,7 +73,7 @@ class MultiLabelLearning(Learning):
         Metric("exact_match", short="exact", highest=1.0),
         Metric("hamming_loss", mode="min", short="hamming", highest=1.0),
     )
-    soft_losses: ClassVar = ("sigmoid_kl", "mse")
+    soft_losses: ClassVar = SOFT_DECISIONS
     lists: ClassVar = ("task.labels",)
 
     def paths(self, settings: Any) -> dict[str, str]:
@@ -184,10 +143,10 @@ class MultiLabelLearning(Learning):
         several = config.problem_type == "multi_label_classification"
         return several and list((config.id2label or {}).values()) == list(spec.labels)
 
-    def criterion(self, spec: Any, settings: Any, truth: Truth) -> EachLabel:
+    def criterion(self, spec: Any, settings: Any, truth: Truth) -> EachDecision:
         """Binary cross-entropy; BadInput for a weight of a label that is not there."""
         balanced = partial(_balanced, np.asarray(truth))
-        return EachLabel(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
+        return EachDecision(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
 
     def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SigmoidCriterion:
         """KL of each label's yes and no (Hinton et al. 2015 with a sigmoid a label), or squared differences of the logits."""
@@ -199,14 +158,7 @@ class MultiLabelLearning(Learning):
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
         """Binary cross-entropy of each text, a mean over labels."""
-        import torch
-        from torch.nn import functional
-
-        if not len(outputs):
-            return np.zeros(0, dtype=np.float32)
-        logits_NC = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
-        wanted_NC = torch.from_numpy(np.asarray(truth)).float()
-        return functional.binary_cross_entropy_with_logits(logits_NC, wanted_NC, reduction="none").mean(-1).numpy()
+        return decision_losses(np.asarray(outputs), np.asarray(truth))
 
     def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
         """What is given, and losses: no logits."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
 from serve.tasks.shared.labels import LabelledTask, label_evidence
 from serve.tasks.shared.probabilities import LabelProbability, ranked, softmax
+from serve.tasks.shared.two_texts import TwoTextTask
 
 TEMPERATURE = "temperature"
 
@@ -46,23 +47,16 @@ class Whole:
     probability: float
 
 
-class Classification(LabelledTask):
+class Classification(TwoTextTask, LabelledTask):
     """One label for a text, or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
-    pairs: bool = False
-    """Whether an item has two texts."""
 
     Options: ClassVar = Options
     Answer: ClassVar = Answer
     Whole: ClassVar = Whole
     view: ClassVar[View] = "labels"
     summary: ClassVar[str] = "Classify texts"
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """text, and of pairs pair."""
-        return ("text", "pair") if self.pairs else ("text",)
 
     def stacked(self, outputs: Sequence[Output]) -> Outputs:
         """logits_NC, be N 0."""

@@ -25,7 +25,8 @@ from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.losses.answers import sigmoid_kl, sigmoid_mixture
 from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
-from jobs.tasks.multi_label import LEARNING, EachLabel, MultiLabelSettings, SigmoidCriterion
+from jobs.tasks.multi_label import LEARNING, MultiLabelSettings
+from jobs.tasks.yes_or_no import EachDecision, SigmoidCriterion
 from serve.tasks.multi_label import NONE_OF_THEM, MultiLabel
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import sigmoid
@@ -198,15 +199,15 @@ def test_the_loss_is_that_of_the_usual_script() -> None:
     logits_BC, wanted_BC = torch.randn((5, 3), generator=draw), torch.randint(0, 2, (5, 3), generator=draw)
     batch = {"labels": wanted_BC}
     usual = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC.float())
-    torch.testing.assert_close(EachLabel().loss(logits_BC, batch) / EachLabel().count(batch), usual)
+    torch.testing.assert_close(EachDecision().loss(logits_BC, batch) / EachDecision().count(batch), usual)
     smooth = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC * 0.8 + 0.1)
-    torch.testing.assert_close(EachLabel(0.2).loss(logits_BC, batch) / 15, smooth)
+    torch.testing.assert_close(EachDecision(0.2).loss(logits_BC, batch) / 15, smooth)
     weights_C = torch.tensor([1.0, 2.0, 5.0])
     weighed = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC.float(), pos_weight=weights_C)
-    torch.testing.assert_close(EachLabel(0.0, weights_C).loss(logits_BC, batch) / 15, weighed)
+    torch.testing.assert_close(EachDecision(0.0, weights_C).loss(logits_BC, batch) / 15, weighed)
     wanted_BC[2] = MISSING
-    parts = [EachLabel().loss(logits_BC[[row]], {"labels": wanted_BC[[row]]}) for row in (0, 1, 3, 4)]
-    torch.testing.assert_close(EachLabel().loss(logits_BC, {"labels": wanted_BC}), torch.stack(parts).sum())
+    parts = [EachDecision().loss(logits_BC[[row]], {"labels": wanted_BC[[row]]}) for row in (0, 1, 3, 4)]
+    torch.testing.assert_close(EachDecision().loss(logits_BC, {"labels": wanted_BC}), torch.stack(parts).sum())
 
 
 def test_weights_of_labels() -> None:
