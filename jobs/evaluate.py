@@ -198,7 +198,7 @@ STAGE = Stage(
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
     },
     output=Kind.REPORT,
-    version=5,
+    version=6,
 )
 
 if __name__ == "__main__":

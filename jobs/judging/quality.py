@@ -144,7 +144,7 @@ def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric
     slices = slices_of([item.characters for item in rows.items], learning.slices(task, rows.truth), rows.columns)
     candidate.figures = {
         "score": score,
-        "interval": bootstrap_interval(candidate.drawn_R, score, highest=metric.highest),
+        "interval": bootstrap_interval(candidate.drawn_R, score, metric.highest, metric.lowest),
         **figures,
         "agreement": float(task.same(candidate.settled, yardstick.settled).mean()),
         "slices": goodness(slices, candidate.judged.goodness_N),
