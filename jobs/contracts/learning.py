@@ -49,6 +49,12 @@ def targets_at(truth: Truth, places: Sequence[int] | np.ndarray) -> Truth:
     return truth[np.asarray(places, dtype=np.int64)] if isinstance(truth, np.ndarray) else [truth[place] for place in places]
 
 
+def shown_rows(report: Mapping[str, Any], winner: str | None) -> list[Mapping[str, Any]]:
+    """The rows of a report of which a section tells more: the yardstick's and the winner's."""
+    rows = report["rows"]
+    return [row for place, row in enumerate(rows) if not place or row["candidate"] == winner]
+
+
 class TaskSettings(Config):
     """What a recipe says below `task`; each kind has its own keys."""
 
@@ -164,6 +170,8 @@ class Learning:
     """Figures that models are compared by; the first is the score where nothing else is asked for."""
     soft_losses: ClassVar[tuple[str, ...]]
     """How answers of student and teacher may be compared; the first is usual."""
+    softens: ClassVar[bool] = True
+    """Whether a temperature does something to that."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Keys of `paths` whose columns may hold lists; all others hold single values."""
     augments: ClassVar[bool] = True
@@ -207,6 +215,10 @@ class Learning:
     def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
         """Of rows of one split, what adds up: how often each label is there, sums of a number."""
         raise NotImplementedError
+
+    def summary(self, statistics: Mapping[str, float]) -> dict[str, float]:
+        """What the data report says of a split's statistics, by name."""
+        return dict(statistics)
 
     def stratum(self, settings: Any) -> str | None:
         """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a single value a row; None

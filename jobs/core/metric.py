@@ -32,8 +32,8 @@ class Metric:
     def kept(self, score: float, reference: float) -> float:
         """The share of a reference's quality that a score keeps, from 0 on: of errors, how many of them the reference has.
 
-        1 where both are alike, above 1 where the score is the better one: of errors by the share of them that are gone, so that
-        none at all keep 2. 0 where the reference has nothing to keep.
+        1 where both are alike, above 1 where the score is the better one: of errors by the share of them that are gone, so
+        that none at all keep 2. 0 where the reference has nothing to keep.
         """
         if score == reference:
             return 1.0 if score or self.mode == "min" else 0.0

@@ -67,7 +67,7 @@ def data_report(counted: Counted, sample: "pa.Table", fields: Sequence[str], spe
     return {
         "rows": _rows(counted),
         "bad_rows": _bad_rows(counted.details),
-        "targets": {split: dict(sorted(counted.statistics[split].items())) for split in _ordered(counted.statistics)},
+        "targets": {} if spec is None else _target_sums(spec, counted.statistics),
         "tokens": _tokens(counted),
         "sampled": len(texts),
         "lengths": {unit: _lengths(np.array(sample[unit].to_pylist()), splits) for unit in (CHARACTERS, WORD_COUNT)},
@@ -119,6 +119,12 @@ def _bad_rows(details: Mapping[str, Any]) -> dict[str, Any]:
     named = [*found.get("first", ()), *details.get("sifted_rows", ())]
     first = [{**row, "file": str(row["file"]).rpartition("/")[2]} for row in named]
     return {"by_reason": dict(found.get("by_reason", {})), "first": first}
+
+
+def _target_sums(spec: Task, statistics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What the kind says of its targets, by split."""
+    learning = learning_of(spec.kind)
+    return {split: dict(sorted(learning.summary(statistics[split]).items())) for split in _ordered(statistics)}
 
 
 def _tokens(counted: Counted) -> dict[str, dict[str, int]]:

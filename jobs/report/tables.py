@@ -13,6 +13,7 @@ from jobs.tasks import learning_of, usual_kind
 TABLE_WIDTH = 120
 GAP = "  "
 NO_VALUE = "–"
+ABBREVIATIONS = ("f1", "bleu", "em", "mae", "map", "mcc", "rmse")
 
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
@@ -61,7 +62,7 @@ def conditions_sentence(report: Mapping[str, Any]) -> str:
 
 def metric_name(metric: str) -> str:
     """`macro_f1` as it is written in a sentence: macro F1."""
-    return " ".join(word.upper() if word in ("f1", "bleu", "em", "map", "mcc") else word for word in metric.split("_"))
+    return " ".join(word.upper() if word in ABBREVIATIONS else word for word in metric.split("_"))
 
 
 def significant(value: float | None) -> str:

@@ -236,7 +236,7 @@ def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model",))
     yield from _layers(recipe, step, config)
-    yield from soft_loss_problems(recipe, step, config.loss, "loss")
+    yield from soft_loss_problems(recipe, step, config, "loss")
     teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
     yield from _soft_labels(recipe, step)
     if config.teacher_weights is not None and len(config.teacher_weights) != len(teachers):
@@ -284,7 +284,7 @@ def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         for name in step.inputs["model"]:
             yield from other_task(recipe, step, name, "inputs.model")
             yield from other_cleaning(recipe, step, name)
-        yield from soft_loss_problems(recipe, step, config.heal.loss, "heal.loss")
+        yield from soft_loss_problems(recipe, step, config.heal, "heal.loss")
         yield from _monitor(step, config.heal, "heal.monitor")
         if "teacher" not in step.inputs:
             for key in sorted(config.heal.model_fields_set & Mix.model_fields.keys()):

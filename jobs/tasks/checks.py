@@ -19,6 +19,7 @@ from serve.cleaning.cleaning import Cleaning
 from serve.tasks import task_type
 from serve.tasks.protocol import Task
 
+TEMPERATURES = ("temperature", "temperature_end")
 BESIDE = ("label_smoothing", "class_weights")
 """Keys of finetune that say something of the loss and stand beside `loss`."""
 
@@ -63,12 +64,20 @@ def _not_taken(learning: Learning, config: Any) -> Iterator[Problem]:
             yield Problem(path, problem.value, problem.reason, problem.remedy)
 
 
-def soft_loss_problems(recipe: Recipe, step: Step, loss: str | None, path: str) -> Iterator[Problem]:
-    """A way to compare answers with the teachers' that the task has not."""
+def soft_loss_problems(recipe: Recipe, step: Step, mix: Any, path: str) -> Iterator[Problem]:
+    """A way to compare answers with the teachers' that the task has not, or a temperature that does nothing to it."""
     learning = task_learning(step, recipe.steps)
-    if learning is not None and loss is not None and loss not in learning.soft_losses:
+    if learning is None:
+        return
+    if mix.loss is not None and mix.loss not in learning.soft_losses:
         reason = f"answers of {learning.kind} cannot be compared so"
-        yield Problem(path, loss, reason, nearest(loss, learning.soft_losses))
+        yield Problem(path, mix.loss, reason, nearest(mix.loss, learning.soft_losses))
+    # Of mse a rule of every kind's recipes tells it.
+    for key in () if learning.softens or mix.loss == "mse" else TEMPERATURES:
+        if key in mix.model_fields_set and getattr(mix, key) is not None:
+            value = getattr(mix, key) if isinstance(getattr(mix, key), int | float) else None
+            reason = f"answers of {learning.kind} have no probabilities that it could soften"
+            yield Problem(path.removesuffix("loss") + key, value, reason, "Leave it out.")
 
 
 def judged_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:

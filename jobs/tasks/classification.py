@@ -8,7 +8,6 @@ B batch, C classes, K teachers, N items.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -39,8 +38,9 @@ from jobs.tasks.label_settings import (
 )
 from jobs.tasks.temperature import calibrated, calibration_error
 from jobs.tasks.two_texts import TwoTextLearning, TwoTextSettings
-from serve.tasks.classification import TEMPERATURE, Classification, softmax
+from serve.tasks.classification import Classification
 from serve.tasks.protocol import Fitted, Outputs
+from serve.tasks.shared.probabilities import TEMPERATURE, softmax
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,13 +199,9 @@ class ClassificationLearning(TwoTextLearning):
 
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions:
         """Labels that look wrong to a linear model which has not seen them."""
-        from jobs.tasks.confident_learning import wrong_labels
+        from jobs.tasks.confident_learning import wrong_labels_of
 
-        truth_N = self.truth(spec, columns)
-        places = np.flatnonzero(truth_N != MISSING).tolist()
-        items = [tuple(columns[name][place] for name in spec.fields) for place in places]
-        found = wrong_labels(items, truth_N[places], spec.labels, most)
-        return replace(found, rows=tuple(replace(row, place=places[row.place]) for row in found.rows))
+        return wrong_labels_of(spec, columns, self.truth(spec, columns), most)
 
     def head(self, spec: Any) -> dict[str, Any]:
         """The labels, in their order."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import MISSING, Blocks, Columns, Learning, Statistics, Targets, Truth
+from jobs.contracts.learning import MISSING, Blocks, Columns, Learning, Statistics, Targets, Truth, shown_rows
 from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
@@ -203,13 +203,11 @@ class MultiLabelLearning(Learning):
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """The table by label of the yardstick and of the winner."""
-        shown = dict.fromkeys((report["rows"][0]["candidate"], winner or report["rows"][0]["candidate"]))
-        named = {row["candidate"]: row for row in report["rows"]}
         header = ("label", "precision", "recall", "F1", "support")
         return [
-            blocks.figures(f"By label: {name}", header, [_cells(one) for one in own])
-            for name in shown
-            if (own := named[name].get("by_label"))
+            blocks.figures(f"By label: {row['candidate']}", header, [_cells(one) for one in row["by_label"]])
+            for row in shown_rows(report, winner)
+            if row.get("by_label")
         ]
 
     def _given(self, spec: Any, settled: Outputs) -> np.ndarray:

@@ -7,55 +7,23 @@ What is fitted is a temperature: logits are divided by it before they become pro
 2017). N items, C classes.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
-from serve.tasks.shared.labels import LabelledTask, label_evidence
-from serve.tasks.shared.probabilities import LabelProbability, ranked, softmax
+from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs
+from serve.tasks.shared.labels import Answer, OneLabelTask, Options, label_evidence
+from serve.tasks.shared.probabilities import TEMPERATURE, ranked, softmax, wrong_temperature
 from serve.tasks.shared.two_texts import TwoTextTask
 
-TEMPERATURE = "temperature"
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The most probable label of a text, and the most probable ones, the first first."""
-
-    label: str
-    probability: float
-    probabilities: tuple[LabelProbability, ...]
-
-
-class Options(BaseModel):
-    """What may be asked of the answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    top_k: Annotated[int, Field(strict=True, ge=1)] = 5
-    """How many labels to list for each text, the most probable first; all when the model has fewer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """The label that is explained, and its probability."""
-
-    label: str
-    probability: float
-
-
-class Classification(TwoTextTask, LabelledTask):
+class Classification(TwoTextTask, OneLabelTask):
     """One label for a text, or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
 
-    Options: ClassVar = Options
-    Answer: ClassVar = Answer
-    Whole: ClassVar = Whole
-    view: ClassVar[View] = "labels"
     summary: ClassVar[str] = "Classify texts"
 
     def stacked(self, outputs: Sequence[Output]) -> Outputs:
@@ -70,11 +38,7 @@ class Classification(TwoTextTask, LabelledTask):
 
     def wrong_fitted(self, fitted: Fitted) -> str | None:
         """A temperature above 0 may be."""
-        if unknown := sorted(set(fitted) - {TEMPERATURE}):
-            return f"{unknown[0]} is none of what is fitted for it: {TEMPERATURE}"
-        return (
-            None if fitted.get(TEMPERATURE, 1.0) > 0 else f"its temperature is {fitted[TEMPERATURE]:g}, which is not above 0"
-        )
+        return wrong_temperature(fitted)
 
     def settled(self, outputs: Outputs, fitted: Fitted) -> Outputs:
         """Logits whose softmax is what is answered."""
@@ -109,11 +73,6 @@ class Classification(TwoTextTask, LabelledTask):
         """The most probable label."""
         return [self.labels[column] for column in np.asarray(outputs).argmax(axis=-1).tolist()]
 
-    @property
-    def sayings(self) -> tuple[str, ...]:
-        """The labels."""
-        return self.labels
-
     def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)
@@ -121,20 +80,6 @@ class Classification(TwoTextTask, LabelledTask):
         probability_N = softmax(logits_NC)[:, column]
         whole = {"label": self.labels[column], "probability": float(probability_N[0])}
         return Explained(whole, label_evidence(probability_N))
-
-    def columns(self, wide: bool) -> dict[str, type]:
-        """The label and its probability; with `wide` each label's."""
-        each = {f"probability_{label}": float for label in self.labels} if wide else {}
-        return {"predicted": str, "probability": float, **each}
-
-    def cells(self, answer: Any, wide: bool) -> dict[str, Any]:
-        """As the columns say."""
-        each = {f"probability_{one.label}": one.probability for one in answer.probabilities} if wide else {}
-        return {"predicted": answer.label, "probability": answer.probability, **each}
-
-    def told(self, answer: Mapping[str, Any]) -> str:
-        """The label, and how sure it is."""
-        return f"{answer['label']} ({answer['probability']:.1%})"
 
 
 TASK = Classification

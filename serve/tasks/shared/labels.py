@@ -1,14 +1,14 @@
 """What kinds whose outputs have a column a label say alike: which labels there are, in which order, and why one is likely."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve.tasks.protocol import Evidence, Item, Outputs, Task
-from serve.tasks.shared.probabilities import log_odds
+from serve.tasks.protocol import Evidence, Item, Outputs, Task, View
+from serve.tasks.shared.probabilities import LabelProbability, log_odds
 
 
 class Target(BaseModel):
@@ -67,6 +67,59 @@ class LabelledTask(Task):
         """The column of the label that is asked for, or of the most probable one."""
         label = target.label if isinstance(target, Target) else None
         return int(logits_C.argmax()) if label is None else self.labels.index(label)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The label of a text with its probability, and the most probable ones, the first first."""
+
+    label: str
+    probability: float
+    probabilities: tuple[LabelProbability, ...]
+
+
+class Options(BaseModel):
+    """What may be asked of the answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    top_k: Annotated[int, Field(strict=True, ge=1)] = 5
+    """How many labels to list for each text, the most probable first; all when the model has fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The label that is explained, and its probability."""
+
+    label: str
+    probability: float
+
+
+class OneLabelTask(LabelledTask):
+    """A task whose answers are one label each."""
+
+    Options: ClassVar = Options
+    Answer: ClassVar = Answer
+    Whole: ClassVar = Whole
+    view: ClassVar[View] = "labels"
+
+    @property
+    def sayings(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
+    def columns(self, wide: bool) -> dict[str, type]:
+        """The label and its probability; with `wide` each label's."""
+        each = {f"probability_{label}": float for label in self.labels} if wide else {}
+        return {"predicted": str, "probability": float, **each}
+
+    def cells(self, answer: Any, wide: bool) -> dict[str, Any]:
+        """As the columns say."""
+        each = {f"probability_{one.label}": one.probability for one in answer.probabilities} if wide else {}
+        return {"predicted": answer.label, "probability": answer.probability, **each}
+
+    def told(self, answer: Mapping[str, Any]) -> str:
+        """The label, and how sure it is."""
+        return f"{answer['label']} ({answer['probability']:.1%})"
 
 
 def label_evidence(probability_N: np.ndarray) -> Sequence[LabelEvidence]:
