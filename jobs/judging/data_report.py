@@ -164,13 +164,16 @@ def _near_duplicates(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _samples(spec: Task | None, rows: "pa.Table", fields: Sequence[str]) -> list[dict[str, Any]]:
-    """A few rows of a split, in turns from each target; their texts are whole, for a target may speak of all of one."""
+    """A few rows of a split, in turns from each target, of many from some that lie apart in their order. Texts are whole: a
+    target may speak of all of one."""
     targets = _targets(spec, rows.to_pydict()) if spec is not None else [None] * rows.num_rows
     texts = list(zip(*(rows[name].to_pylist() for name in fields), strict=True))
     turns: dict[str | None, list[int]] = {}
     for place, target in enumerate(targets):
         turns.setdefault(target, []).append(place)
     groups = [turns[target] for target in sorted(turns, key=_by_name)]
+    if len(groups) > SHOWN_ROWS:
+        groups = [groups[int(place)] for place in np.linspace(0, len(groups) - 1, SHOWN_ROWS)]
     chosen = [group[turn] for turn in range(SHOWN_ROWS) for group in groups if turn < len(group)][:SHOWN_ROWS]
     return [
         {"texts": [shown(text) for text in texts[place]], "target": targets[place]}

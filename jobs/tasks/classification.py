@@ -29,6 +29,7 @@ from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
 from jobs.tasks.figures import accuracy, macro_f1
 from jobs.tasks.label_settings import (
+    LABEL,
     LabelNames,
     in_turns,
     label_numbers,
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from jobs.report.html import Html
-
-LABEL = "label"
 
 
 class ClassificationSettings(TwoTextSettings, LabelNames):

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LABEL = "label"
+"""The column of EXAMPLES of kinds whose targets are one label each."""
+
+
 class LabelNames(TaskSettings):
     """Settings of a task whose labels may be renamed."""
 

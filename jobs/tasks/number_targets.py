@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.data.values import is_absent, written_as
 
-LARGEST = 1e150
+LARGEST_NUMBER = 1e150
 """The square of a larger one is no number any more."""
 WIDE = str.maketrans("．＋－−ｅＥ", ".+--eE")
 """Signs beside digits, whose wide forms Python reads as they are."""
@@ -27,6 +27,6 @@ def number_of(value: Any) -> float | None:
     if math.isnan(number):
         remedy = f"write {text.replace(',', '.')}" if text.count(",") == 1 and "." not in text else "such are written as 4.5"
         raise ValueError(f"{text!r} is no number; {remedy}")
-    if not abs(number) < LARGEST:
+    if not abs(number) < LARGEST_NUMBER:
         raise ValueError(f"{text!r} is no finite number that sums can hold")
     return number

@@ -18,7 +18,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
 from jobs.data.values import is_single, written_as
-from jobs.tasks.label_settings import LabelNames, in_turns, label_numbers, labels_without_training
+from jobs.tasks.label_settings import LABEL, LabelNames, in_turns, label_numbers, labels_without_training
 from jobs.tasks.number_targets import number_of
 from jobs.tasks.rank_figures import JudgedRanks
 from jobs.tasks.temperature import confidence_error, fit_temperature
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from jobs.report.html import Html
-
-LABEL = "label"
 
 
 class OrdinalSettings(TwoTextSettings, LabelNames):

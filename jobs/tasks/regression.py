@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 VALUE = "value"
 COUNT, SUM, SQUARES = "numbers", "sum", "sum of squares"
-DIGITS = 6
+SCALE_DIGITS = 6
 """Of mean and deviation: sums of the same rows in another order differ further behind."""
 LEAST_SPREAD = 1e-10
 """The share that the variance must have in the mean square: of less, rounding in the sums leaves nothing."""
@@ -162,7 +162,7 @@ class RegressionLearning(TwoTextLearning):
         if problems := _one_number(settings, statistics):
             raise BadInput(problems)
         mean, deviation = _moments(statistics["train"])
-        decimals = DIGITS - 1 - math.floor(math.log10(deviation))
+        decimals = SCALE_DIGITS - 1 - math.floor(math.log10(deviation))
         return Regression(
             mean=round(mean, decimals), deviation=round(deviation, decimals),
             least=settings.least, greatest=settings.greatest, pairs=settings.pair is not None,

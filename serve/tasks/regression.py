@@ -78,7 +78,8 @@ class Regression(TwoTextTask):
 
     def written(self, value: float) -> str:
         """A number as a person would say it: to a hundredth of a standard deviation or finer."""
-        return self._rounded(value, 2)[1]
+        decimals = max(0, self._decimals(2))
+        return f"{round(value, decimals) + 0.0:.{decimals}f}"
 
     def wrong_output(self, output: Output) -> str | None:
         """A single number."""
@@ -150,15 +151,14 @@ class Regression(TwoTextTask):
 
     def _edges(self) -> list[tuple[float, str]]:
         """Those of the ranges, rounded to what their names say, which are apart by more than that."""
-        edges = (self._rounded(self.mean + place * self.deviation, 1) for place in DECILES)
-        low, high = (-math.inf if self.least is None else self.least), (math.inf if self.greatest is None else self.greatest)
-        return [(edge, name) for edge, name in edges if low < edge < high]
+        decimals, low, high = self._decimals(1), self.least, self.greatest
+        edges = [round(self.mean + place * self.deviation, decimals) + 0.0 for place in DECILES]
+        inside = [edge for edge in edges if (low is None or low < edge) and (high is None or edge < high)]
+        return [(edge, f"{edge:.{max(0, decimals)}f}") for edge in inside]
 
-    def _rounded(self, value: float, digits: int) -> tuple[float, str]:
-        """A number to so many digits of the deviation, or one finer; and how that is written, never as -0."""
-        decimals = digits - math.floor(math.log10(self.deviation))
-        rounded = round(value, decimals) + 0.0
-        return rounded, f"{rounded:.{max(0, decimals)}f}"
+    def _decimals(self, digits: int) -> int:
+        """Behind the point, for so many digits of the deviation or one more; below 0 before it."""
+        return digits - math.floor(math.log10(self.deviation))
 
     def _bounds(self) -> str:
         named = ("none" if one is None else f"{one:g}" for one in (self.least, self.greatest))
