@@ -8,18 +8,24 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from transformers import BertConfig, BertForSequenceClassification
 
+from jobs.tasks import learning_of
 from serve import tasks
 from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
 from serve.tasks.multi_label import MultiLabel
+from serve.tasks.ordinal import Ordinal
+from serve.tasks.protocol import Task
+from serve.tasks.regression import Regression
 from tests.serve.faces import local_model, serving
-from tests.serve.tiny_model import LABELS, publish_tiny
+from tests.serve.tiny_model import LABELS, export_onnx, publish_tiny
 from tests.serve.windowed import publish_windowed
 
 MISSING = (
@@ -248,6 +254,52 @@ def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrom
         assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
         browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
         assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
+
+
+def test_a_number_is_shown_in_its_units_with_what_moves_it(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    publish_with_outputs(tmp_path / "numbers", Regression(mean=1200.0, deviation=300.0, least=0.0))
+    model = local_model(tmp_path / "numbers", "price", "onnx")
+    with serving({"price": model}, model) as url:
+        browser.get(f"{url}/")
+        asked = "Bring the keys to the station"
+        ask(browser, asked)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": asked}, timeout=30).json()["answers"]
+        (value,) = shown(browser, ".card .label")
+        assert float(value.replace(",", "")) == pytest.approx(said["value"], abs=1) and said["value"] > 100
+        assert f"price says {value}." in str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{value}” rests on"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert f"price 的回答是 {value}。" in str(browser.find_element(By.ID, "status").get_property("textContent"))
+
+
+def test_labels_with_an_order_are_shown_with_their_probabilities(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    grades = ("差", "中等", "好")
+    publish_with_outputs(tmp_path / "grades", Ordinal(labels=grades))
+    model = local_model(tmp_path / "grades", "点评", "onnx")
+    with serving({"点评": model}, model) as url:
+        browser.get(f"{url}/")
+        asked = "质量太差，用了一天就坏了。"
+        ask(browser, asked)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": asked}, timeout=30).json()["answers"]
+        assert shown(browser, ".card .label") == [said["label"]]
+        assert shown(browser, ".card .bars .name") == [one["label"] for one in said["probabilities"]]
+        assert sorted(shown(browser, ".card .bars .name")) == sorted(grades)
+        assert shown(browser, "#words .word")[:2] == ["质", "量"], "characters of Chinese each"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert f"点评 的回答是 {said['label']}，概率" in str(browser.find_element(By.ID, "status").get_property("textContent"))
+
+
+def publish_with_outputs(directory: Path, task: Task) -> None:
+    """The tiny model with a head of as many outputs as this task has, whose card is of it."""
+    publish_tiny(directory)
+    config = BertConfig.from_pretrained(directory)
+    for key, value in learning_of(task.kind).head(task).items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(directory)
+    export_onnx(model, directory / "onnx" / "model.onnx")
+    write_card(directory, read_card(directory).model_copy(update={"task": task}))
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])

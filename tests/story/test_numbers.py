@@ -200,7 +200,7 @@ def test_labels_with_an_order_are_answered_over_http(stories: dict[str, Story]) 
 
 def test_files_are_answered(stories: dict[str, Story], serving_cluster: Cluster) -> None:
     story, output = stories["stays"], stories["stays"].directory / "answers"
-    columns = ["--column", "text=first", "--column", "pair=second"]
+    columns = ["--columns", "text=first", "pair=second"]
     asked = ["--model", story.made["small"].uri, "--input", str(story.directory / "stays_test.csv"), *columns]
     ran = run_job(serving_cluster, "jobs.predict", *asked, "--output", str(output), "--format", "jsonl")
     assert ran.exit_code == 0, ran.text
