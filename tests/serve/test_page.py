@@ -298,6 +298,7 @@ def publish_with_outputs(directory: Path, task: Task) -> None:
     torch.manual_seed(0)
     model = BertForSequenceClassification(config).eval()
     model.save_pretrained(directory)
+    shutil.rmtree(directory / "onnx")
     export_onnx(model, directory / "onnx" / "model.onnx")
     write_card(directory, read_card(directory).model_copy(update={"task": task}))
 

@@ -209,48 +209,54 @@ def test_files_are_answered(stories: dict[str, Story], serving_cluster: Cluster)
     assert len(answered) == 80 and np.mean([abs(row["predicted"] - float(row["points"])) for row in answered]) < 4
 
 
-WRONG: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
-    "no number": ({"kind": "regression"}, "3,5", ("task.value", "row 2 of", "rows.csv", "'3,5' is no number; write 3.5")),
-    "infinite": ({"kind": "regression"}, "inf", ("row 2 of", "'inf' is no finite number")),
+Case = tuple[dict[str, Any], str, tuple[str, ...]]
+WRONG_ROWS: dict[str, Case] = {
+    "decimals": ({"kind": "regression"}, "3,5", ("row 2 of", "decimals.csv", "'3,5' is no number; write 3.5")),
+    "infinite": ({"kind": "regression"}, "inf", ("row 2 of", "infinite.csv", "'inf' is no finite number")),
     "below": ({"kind": "regression", "least": 2}, "1", ("row 2 of", "1 is below least: 2")),
-    "constant": ({"kind": "regression"}, "4", ("task.value", "training numbers are all about 4")),
-    "bounds": ({"kind": "regression", "least": 2, "greatest": 1}, "4", ("which is not below greatest, 1",)),
-    "no place": ({"kind": "ordinal", "label": "value", "order": [3, 4]}, "5", ("row 2 of", "'5' is not in order: [3, 4]")),
-    "no order": ({"kind": "ordinal", "label": "value"}, "good", ("'good' is no whole number", "write order:")),
+    "constant": ({"kind": "regression"}, "4", ("training numbers are all about 4",)),
+    "unplaced": ({"kind": "ordinal", "label": "value", "order": [3, 4]}, "5", ("row 2 of", "'5' is not in order: [3, 4]")),
+    "unordered": ({"kind": "ordinal", "label": "value"}, "good", ("row 2 of", "'good' is no whole number", "write order:")),
+}
+WRONG_SETTINGS: dict[str, Case] = {
+    "bounds": ({"kind": "regression", "least": 2, "greatest": 1}, "5", ("which is not below greatest, 1",)),
     "twice": ({"kind": "ordinal", "label": "value", "order": [3, 3]}, "4", ("'3' stands in it twice",)),
+}
+TRAINING: dict[str, dict[str, Any]] = {
+    "rows": {"stage": "prepare", "task": {"kind": "regression"}, "split": {"validation": 0.2}},
+    "teacher": {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6", "loss": {"huber_delta": 0}},
+    "soft": {"stage": "predict", "inputs": {"examples": "rows", "model": "teacher"}},
+    "student": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft", "init": "teacher"}, "temperature": 4},
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_rows_are_told_with_exit_code_2(case: str, tmp_path: Path) -> None:
-    task, value, told = WRONG[case]
-    rows = [("fine", "4"), ("so so", value), ("bad", ""), ("none", "4")]
-    source = write_rows(tmp_path / "rows.csv", ("text", "value"), rows)
-    steps = {"rows": {"stage": "prepare", "source": {"train": source}, "task": task, "split": {"validation": 0.1}}}
-    done = refused(write_recipe(tmp_path / "wrong.yaml", {"name": "wrong", "steps": steps}), tmp_path)
-    assert all(words in done for words in told), done
+@pytest.mark.parametrize("cases", [WRONG_ROWS, WRONG_SETTINGS], ids=["rows", "settings"])
+def test_what_is_wrong_is_told_all_at_once_with_exit_code_2(cases: dict[str, Case], tmp_path: Path) -> None:
+    steps: dict[str, Any] = {}
+    for name, (task, value, _) in cases.items():
+        rows = [(f"{name} is fine", "4"), (f"{name} so so", value), (f"{name} bad", ""), (f"{name} none", "4")]
+        source = {"train": write_rows(tmp_path / f"{name}.csv", ("text", "value"), rows)}
+        steps[name] = {"stage": "prepare", "source": source, "task": task, "split": {"validation": 0.1}}
+    lines = refused(write_recipe(tmp_path / "wrong.yaml", {"name": "wrong", "steps": steps}), tmp_path)
+    for name, (_, _, told) in cases.items():
+        own = [line for line in lines if f"steps.{name}.task" in line]
+        assert own and all(words in own[0] for words in told), (name, lines)
 
 
-def test_a_temperature_for_numbers_is_refused(tmp_path: Path) -> None:
+def test_what_a_loss_of_numbers_has_not_is_told_with_exit_code_2(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.csv", ("text", "value"), [(f"text {number}", str(number)) for number in range(50)])
-    training = {"model": "sample:minilm_l6"}
-    steps: dict[str, Any] = {
-        "rows": {"stage": "prepare", "source": source, "task": {"kind": "regression"}, "split": {"validation": 0.2}},
-        "teacher": {"stage": "finetune", "inputs": {"examples": "rows"}, **training, "loss": {"huber_delta": 0}},
-        "soft": {"stage": "predict", "inputs": {"examples": "rows", "model": "teacher"}},
-        "student": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft"}, **training, "temperature": 4},
-    }
-    done = refused(write_recipe(tmp_path / "wrong.yaml", {"name": "wrong", "steps": steps}), tmp_path)
-    assert "steps.student.temperature = 4" in done and "no probabilities that it could soften" in done
-    assert "steps.teacher.loss.huber_delta = 0" in done
+    steps = {**TRAINING, "rows": {**TRAINING["rows"], "source": source}}
+    lines = refused(write_recipe(tmp_path / "wrong.yaml", {"name": "wrong", "steps": steps}), tmp_path)
+    assert any("steps.student.temperature = 4" in line and "no probabilities that it could soften" in line for line in lines)
+    assert any("steps.teacher.loss.huber_delta = 0" in line and "greater than 0" in line for line in lines), lines
 
 
-def refused(file: str, directory: Path) -> str:
-    """What the pipeline says before it runs anything."""
+def refused(file: str, directory: Path) -> list[str]:
+    """What the pipeline says before it runs anything, a line a problem."""
     command = [sys.executable, "-m", "jobs.pipeline", file, "--plan", "--storage", str(directory / "runs")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ), timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
-    return done.stderr
+    return [line for line in done.stderr.splitlines() if "steps." in line]
 
 
 NAMES = {"差": "very negative", "中": "neutral", "好": "positive"}
