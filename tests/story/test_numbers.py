@@ -35,7 +35,8 @@ Row = tuple[str, ...]
 
 def impressions(count: int, seed: int) -> list[Row]:
     """Two remarks, and a number from 10 to 50 that says how good both are together."""
-    draw, made = random.Random(seed), []
+    draw = random.Random(seed)
+    made: list[Row] = []
     for number in range(count):
         words = draw.choices(list(PRAISE), k=2)
         texts = [f"{draw.choice(THINGS)} was {word}, stay {number}" for word in words]
@@ -45,7 +46,8 @@ def impressions(count: int, seed: int) -> list[Row]:
 
 def meals(count: int, seed: int) -> list[Row]:
     """Reviews of two remarks, and the grade that they come to."""
-    draw, made = random.Random(seed), []
+    draw = random.Random(seed)
+    made: list[Row] = []
     for number in range(count):
         says = draw.choices(list(POINTS), k=2)
         total = sum(POINTS[say] for say in says)
