@@ -95,6 +95,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     labels = yardstick.task.sayings if yardstick.task.view == "labels" else ()
     return {
         "kind": yardstick.task.kind,
+        "task": yardstick.task.model_dump(mode="json"),
         "fields": list(yardstick.task.fields),
         "metric": metric.name,
         "mode": metric.mode,

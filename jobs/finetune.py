@@ -69,7 +69,7 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
 
 def loss_settings(config: FinetuneConfig, spec: Task) -> dict[str, Any]:
     """What the recipe says of the loss, as far as the task's kind has it; weights of other tasks' labels are left out."""
-    own, weights = learning_of(spec.kind).Loss.model_fields, config.class_weights
+    own, weights = learning_of(spec.kind).loss_of(spec).model_fields, config.class_weights
     if isinstance(weights, dict):
         weights = {label: weight for label, weight in weights.items() if label in spec.sayings} or None
     shared = {"label_smoothing": config.label_smoothing, "class_weights": weights}

@@ -116,7 +116,7 @@ class PrepareConfig(Files):
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
         if self.augment is not None and self.near_duplicates is not None:
             raise ValueError("augment makes near duplicates of each text, and near_duplicates takes them out: leave out one")
-        if self.task is not None and not learning_of(self.task.kind).augments:
+        if self.task is not None and not learning_of(self.task.kind).augments_in(self.task):
             moving = "augment" if self.augment is not None else self.filters.rewrites or self.personal.rewrites
             if moving is not None:
                 raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moving}")

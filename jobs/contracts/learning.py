@@ -19,6 +19,7 @@ import numpy as np
 
 from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
+from serve.tasks import task_type
 from serve.tasks.protocol import Fitted, Item, Output, Outputs, Task
 
 if TYPE_CHECKING:
@@ -149,6 +150,10 @@ class Blocks(Protocol):
         """A table under a title; the first cell of each row names it."""
         ...
 
+    def under(self, title: str, parts: "Sequence[Html | None]") -> "Html | None":
+        """Sections that belong together, under a title."""
+        ...
+
 
 class Learning:
     """The jobs half of a kind. Kinds derive from it; what has a default is right for one text, one output of one shape."""
@@ -178,6 +183,48 @@ class Learning:
     def metrics_of(self, spec: Any) -> tuple[Metric, ...]:
         """The figures of this very task."""
         return self.metrics
+
+    def loss_in(self, settings: Any) -> type[Config]:
+        """What a recipe may say of the loss of such a task."""
+        return self.Loss
+
+    def loss_of(self, spec: Any) -> type[Config]:
+        """What may be said of the loss of this very task; just that of its `loss_in`."""
+        return self.Loss
+
+    def soft_losses_in(self, settings: Any) -> tuple[str, ...]:
+        """How answers of such a task may be compared."""
+        return self.soft_losses
+
+    def soft_losses_of(self, spec: Any) -> tuple[str, ...]:
+        """How answers of this very task may be; just those of its `soft_losses_in`."""
+        return self.soft_losses
+
+    def lists_in(self, settings: Any) -> tuple[str, ...]:
+        """Those keys of `paths` whose columns may hold lists."""
+        return self.lists
+
+    def augments_in(self, settings: Any) -> bool:
+        """Whether words of such a task's texts may be left out and moved."""
+        return self.augments
+
+    def calibrates_in(self, settings: Any) -> bool:
+        """Whether `further` gives a calibration_error of such a task."""
+        return self.calibrates
+
+    def says_how_sure_in(self, settings: Any) -> bool:
+        """Whether answers of such a task have a confidence."""
+        return task_type(self.kind).confidence is not Task.confidence
+
+    def stands_alone(self, settings: Any) -> str | None:
+        """Why such a task cannot be one of several that are the heads of one model; None where it can. What depends on
+        settings, a kind says itself."""
+        task = task_type(self.kind)
+        if task.per_token is True or task.windows is True:
+            return "it speaks of parts of a text, not of the text as a whole"
+        if task.dense is False or task.width is Task.width or type(self).forward is not Learning.forward:
+            return "what its model gives is not one row of numbers for each text"
+        return None
 
     def metric(self, spec: Any, name: str | None) -> Metric:
         """The metric of this name, the score where None; KeyError where the task has none such."""
@@ -224,6 +271,10 @@ class Learning:
     def truth(self, spec: Any, columns: Columns) -> Truth:
         """The target of each row of EXAMPLES, whose texts are among the columns; one that has none is MISSING, or None."""
         raise NotImplementedError
+
+    def missing(self, spec: Any) -> np.ndarray:
+        """The target of a row that has none, in the shape and type that `truth` has, where that is an array."""
+        return np.array(MISSING)
 
     def known(self, truth: Truth) -> np.ndarray:
         """Which rows have a target."""
@@ -325,5 +376,5 @@ class Learning:
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """Sections of the report page that only this kind has, of the blocks that the page gives. `report["rows"]` has the
-        candidates: `candidate`, `score`, the metrics by their names, and what `further` gave."""
+        candidates: `candidate`, `score`, the metrics by their names, and what `further` gave; `report["task"]` the task."""
         return []

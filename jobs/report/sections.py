@@ -146,6 +146,12 @@ def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return section(title, table(header, rows)) if rows else None
 
 
+def under(title: str, parts: Sequence[Html | None]) -> Html | None:
+    """Sections that belong together, under a title."""
+    there = [part for part in parts if part is not None]
+    return section(title, *there) if there else None
+
+
 def steadiness(report: Mapping[str, Any]) -> Html | None:
     """How far confidence can be believed, where there is some, and how much answers move with what they are batched with."""
     shown = {key: column for columns in (SURE, STEADY) for key, column in columns.items()}

@@ -42,7 +42,7 @@ class Labelling:
     @property
     def lists(self) -> tuple[str, ...]:
         """Those of them whose columns may hold lists."""
-        return learning_of(self.settings.kind).lists
+        return learning_of(self.settings.kind).lists_in(self.settings)
 
     @property
     def types(self) -> "dict[str, pa.DataType]":

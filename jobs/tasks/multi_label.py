@@ -171,6 +171,10 @@ class MultiLabelLearning(Learning):
                 truth_NC[row, [numbers[label] for label in own]] = 1
         return truth_NC
 
+    def missing(self, spec: Any) -> np.ndarray:
+        """MISSING for each label."""
+        return np.full(len(spec.labels), MISSING)
+
     def known(self, truth: Truth) -> np.ndarray:
         """Those of which somebody has said what labels they have."""
         return np.asarray(truth)[:, 0] != MISSING

@@ -47,7 +47,8 @@ class Supervised(Objective):
         self.validation = Windows(examples, "validation", self.learning, spec, tokenizer, max_length)
         self.size, self.validation_size = len(self.train), len(self.validation.items)
         self.lengths: Sequence[int] | None = self.train.lengths
-        self.criterion = self.learning.criterion(spec, self.learning.Loss.model_validate(loss or {}), self.train.truth)
+        settings = self.learning.loss_of(spec).model_validate(loss or {})
+        self.criterion = self.learning.criterion(spec, settings, self.train.truth)
         self.splits = self.criterion.splits
         metrics = self.learning.metrics_of(spec)
         self.score, self.mode = metrics[0].name, str(metrics[0].mode)

@@ -96,6 +96,7 @@ def _listed(model: Model, default: bool) -> ListedModel:
         kind=task.kind,
         fields=task.fields,
         view=task.view,
+        views=task.views,
         explains=task.Whole is not None,
     )
 

@@ -11,7 +11,7 @@ text or a list of texts, of several an object or a list of objects. Field names 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
@@ -89,6 +89,8 @@ class ListedModel(ServedModel):
     """The texts of an item, by name; of a single one `inputs` is the text itself."""
     view: str
     """How an answer is best shown."""
+    views: Mapping[str, str]
+    """How each of several answers is, by name; empty where there is one."""
     explains: bool
     """Whether POST /v1/explain takes it."""
 

@@ -78,12 +78,13 @@ async function ask(event) {
     if (missing()) return;
     const given = Object.fromEntries(texts().map((field) => [field.name, field.value]));
     const inputs = texts().length > 1 ? given : find("text").value;
-    const found = { given, view: VIEWS[models[0].view], answers: [], explanation: null };
+    const found = { given, view: viewOf(models[0]), answers: [], explanation: null };
     // One after the other: side by side they would take each other's time.
-    for (const { name, view, default: standard } of models) {
+    for (const listed of models) {
+      const { name, default: standard } = listed;
       const began = performance.now();
       const { model, answers } = await call("v1/predict", { inputs, model: name });
-      found.answers.push({ model, name, standard, view: VIEWS[view], answer: answers[0], milliseconds: performance.now() - began });
+      found.answers.push({ model, name, standard, view: viewOf(listed), answer: answers[0], milliseconds: performance.now() - began });
       if (number === asked) show({ found });
     }
     if (models[0].explains) found.explanation = await call("v1/explain", { inputs });
@@ -144,6 +145,24 @@ const VIEWS = {
   },
 };
 
+// Several answers by name, each in its own view.
+function viewOfHeads(views) {
+  const each = Object.entries(views).map(([head, view]) => [head, VIEWS[view]]);
+  return {
+    sentence: (model, answer) =>
+      each.map(([head, view]) => view.sentence(fill(strings.headOf, { model, head }), answer[head])).join(" "),
+    parts: (answer) =>
+      each.map(([head, view]) => element("section", { class: "head", "aria-label": head }, element("h3", {}, head), ...parts(view, answer[head]))),
+    explained: ({ head, whole }) => {
+      const view = VIEWS[views[head]];
+      return { ...view, title: fill(strings.headAnswer, { head, answer: view.short(whole) }) };
+    },
+  };
+}
+
+const viewOf = ({ view, views }) => VIEWS[view] ?? viewOfHeads(views);
+const parts = (view, answer) => view.parts?.(answer) ?? [element("p", { class: "label" }, view.short(answer)), ...view.more(answer)];
+
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
@@ -158,8 +177,7 @@ function card({ name, model, standard, view, answer, milliseconds }) {
     { class: "card", "aria-label": name },
     element("h2", {}, name),
     element("p", { class: "quiet" }, about),
-    element("p", { class: "label" }, view.short(answer)),
-    ...view.more(answer),
+    ...parts(view, answer),
     element("p", { class: "quiet" }, fill(strings.time, { time: milliseconds.toFixed(milliseconds < 10 ? 1 : 0) })),
   );
 }
@@ -178,15 +196,16 @@ function bar({ label, probability }) {
 
 function explain({ given, view, explanation }) {
   const { words } = explanation;
-  find("explanationTitle").textContent = fill(strings.explanation, { answer: view.short(explanation) });
-  const most = Math.max(view.full, ...words.map((word) => Math.abs(word.attribution))) || 1;
-  const parts = Object.entries(given).flatMap(([field, text]) => {
+  const { title, full, effect } = view.explained?.(explanation) ?? { ...view, title: view.short(explanation) };
+  find("explanationTitle").textContent = fill(strings.explanation, { answer: title });
+  const most = Math.max(full, ...words.map((word) => Math.abs(word.attribution))) || 1;
+  const fields = Object.entries(given).flatMap(([field, text]) => {
     const shown = coloured(text, words.filter((word) => (word.field ?? field) === field), most);
     return field ? [element("h3", {}, nameOf(field)), shown] : [shown];
   });
-  find("words").replaceChildren(...parts);
-  find("effect").textContent = strings[view.effect];
-  find("without").hidden = !words.some((word) => "probability_without" in word);
+  find("words").replaceChildren(...fields);
+  find("effect").textContent = strings[effect];
+  find("without").hidden = !words.some((word) => word.probability_without != null);
   const ranked = [...words].sort((a, b) => Math.abs(b.attribution) - Math.abs(a.attribution)).slice(0, ROWS_SHOWN);
   find("wordRows").replaceChildren(...ranked.map(row));
 }
@@ -215,7 +234,7 @@ function row(word) {
     {},
     element("th", { scope: "row" }, word.text),
     element("td", { class: "number" }, effect(word)),
-    ...("probability_without" in word ? [element("td", { class: "number" }, percent(word.probability_without))] : []),
+    ...(word.probability_without != null ? [element("td", { class: "number" }, percent(word.probability_without))] : []),
   );
 }
 

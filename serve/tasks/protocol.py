@@ -32,10 +32,11 @@ Outputs = Sequence[Any] | np.ndarray
 """One output an item; a single array where the kind is dense."""
 Fitted = Mapping[str, float]
 """What was fitted for one variant of one model, by name."""
-View = Literal["labels", "list", "number"]
+View = Literal["labels", "list", "number", "heads"]
 """How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). list: `labels`, any number of them,
 and `probabilities`. number: `value`, and `text` where an item's part is meant. An explanation's `Whole` has a `label` or
-`value`."""
+`value`. heads: several answers by name, each in its own view (`Task.views`); the `Whole` has the name as `head`, and that
+answer's own as `whole`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,23 @@ class Task(BaseModel):
     def fields(self) -> tuple[str, ...]:
         """The names of an item's texts, in their order."""
         return ("text",)
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers an output is, where it is an array of the shape (width,) and just what the graph gave for the text:
+        then other tasks may have columns beside these in one model. None where it is not."""
+        return None
+
+    @property
+    def graph_parts(self) -> tuple[tuple[str, int], ...]:
+        """Where an exported graph gives its only output in parts, one after another in its last axis: the name of each, and
+        how many columns it has. Empty where the graph gives what transformers' model gives."""
+        return ()
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """How the page shows each of several answers, by name; empty where there is one."""
+        return {}
 
     def named(self, item: Item) -> dict[str, str]:
         """An item's texts by name."""

@@ -17,7 +17,9 @@ from serve import tasks
 from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
+from serve.tasks.classification import Classification
 from serve.tasks.multi_label import MultiLabel
+from serve.tasks.several import Head, Several
 from tests.serve.faces import local_model, serving
 from tests.serve.tiny_model import LABELS, publish_tiny
 from tests.serve.windowed import publish_windowed
@@ -248,6 +250,32 @@ def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrom
         assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
         browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
         assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
+
+
+def test_several_answers_are_shown_each_in_its_own_view(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    topic, tags = Classification(labels=LABELS), MultiLabel(labels=("cheap", "fast"))
+    publish_tiny(tmp_path / "heads", task=Several(heads=(Head(name="话题", task=topic), Head(name="tags", task=tags))))
+    model = local_model(tmp_path / "heads", "heads", "onnx")
+    with serving({"heads": model}, model) as url:
+        browser.get(f"{url}/")
+        ask(browser, TEXT)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": TEXT}, timeout=30).json()["answers"]
+        assert list(said) == ["话题", "tags"]
+        assert shown(browser, ".card .head h3") == ["话题", "tags"]
+        assert shown(browser, ".card .label") == [said["话题"]["label"], ", ".join(said["tags"]["labels"]) or "no label"]
+        first, second = browser.find_elements(By.CSS_SELECTOR, ".card .head")
+        for part, answer in ((first, said["话题"]), (second, said["tags"])):
+            names = [bar.text for bar in part.find_elements(By.CLASS_NAME, "name")]
+            assert names == [one["label"] for one in answer["probabilities"]]
+        explained = requests.post(f"{url}/v1/explain", json={"inputs": TEXT}, timeout=30).json()
+        title = f"What the answer “话题: {explained['whole']['label']}” rests on"
+        assert explained["head"] == "话题" and browser.find_element(By.ID, "explanationTitle").text == title
+        assert shown(browser, "#words .word") == [word["text"] for word in explained["words"]]
+        status = str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert f"heads (话题) says {said['话题']['label']}" in status and "heads (tags) says: " in status
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert "“话题：" in browser.find_element(By.ID, "explanationTitle").text
+        assert "heads（话题） 的回答是" in str(browser.find_element(By.ID, "status").get_property("textContent"))
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])

@@ -36,6 +36,11 @@ class LabelledTask(Task):
     Target: ClassVar = Target
     Evidence: ClassVar = LabelEvidence
 
+    @property
+    def width(self) -> int:
+        """A column a label."""
+        return len(self.labels)
+
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
