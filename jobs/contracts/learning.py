@@ -242,6 +242,11 @@ class Learning:
         """Columns of the source that must be there besides the text, by the key of the recipe that names each."""
         return {}
 
+    def groups(self, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Keys of `paths`, of which each row of a source needs the columns of one group alone: in the frame of `targets`,
+        `attrs[LACKING]` says where others are not there. Empty where all of `paths` must be."""
+        return ()
+
     def types(self, settings: Any) -> "dict[str, pa.DataType]":
         """The target columns of EXAMPLES, with their types."""
         raise NotImplementedError

@@ -12,8 +12,18 @@ from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
-from jobs.data.splits import SPLITS, Split, divided, group_key, split_of
-from jobs.data.values import is_absent, is_single, kind_of, value_at, with_words_joined, without_bytes, written_as
+from jobs.data.splits import Split, divided, group_key, split_name, split_of
+from jobs.data.values import (
+    LACKING,
+    is_absent,
+    is_single,
+    kind_of,
+    value_at,
+    with_words_joined,
+    without_bytes,
+    without_column,
+    written_as,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +61,10 @@ class TargetMaker(Protocol):
     @property
     def lists(self) -> Sequence[str]:
         """Those of them whose columns may hold lists."""
+
+    @property
+    def groups(self) -> Sequence[Sequence[str]]:
+        """Keys of `paths`, of which a row needs the columns of one group alone; empty where it needs all."""
 
     @property
     def types(self) -> "Mapping[str, pa.DataType]":
@@ -259,13 +273,15 @@ class Items:
             for place, value in enumerate(columns[column]):
                 if value is None and place not in faults:
                     faults[place] = Fault(NO_TEXT, f"{name} is not there")
-        splits = [_split_name(value) for value in columns[self.by]] if self.by is not None else None
+        splits = [split_name(value) for value in columns[self.by]] if self.by is not None else None
         for place, split in enumerate(splits or ()):
             if split is None and self.by is not None:
                 faults.setdefault(place, Fault(NO_SPLIT, f"{self.by} is {columns[self.by][place]!r}"))
         found: dict[str, list[Any]] = {}
         if self.labelling is not None:
             frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+            if self.labelling.groups:
+                frame.attrs[LACKING] = without_column([row.values for row in rows], self.labelling.paths.values())
             found, wrong = self.labelling.targets(frame)
             for place, reason in wrong.items():
                 faults.setdefault(place, Fault(WRONG_TARGET, reason))
@@ -382,11 +398,3 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
     import pyarrow as pa
 
     return pd.Series(values, dtype="str" if pa.types.is_string(kind) else pd.ArrowDtype(kind))
-
-
-def _split_name(value: Any) -> str | None:
-    """The split that a value names, or None."""
-    known = {"dev": "validation", "valid": "validation", "val": "validation"}
-    name = written_as(value).strip().lower() if value is not None else ""
-    name = known.get(name, name)
-    return name if name in SPLITS else None

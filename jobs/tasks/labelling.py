@@ -45,6 +45,11 @@ class Labelling:
         return learning_of(self.settings.kind).lists_in(self.settings)
 
     @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Keys of `paths`, of which a row needs the columns of one group alone; empty where it needs all."""
+        return learning_of(self.settings.kind).groups(self.settings)
+
+    @property
     def types(self) -> "dict[str, pa.DataType]":
         """The target columns, with their types."""
         return learning_of(self.settings.kind).types(self.settings)

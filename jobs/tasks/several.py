@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 from jobs.contracts.learning import Blocks, Columns, Learning, Statistics, Suspicions, Targets, TaskSettings, Truth
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
+from jobs.data.values import LACKING
 from jobs.tasks.head_losses import HeadLoss, HeadsCriterion, HeadsSoftCriterion, counted, shares
 from jobs.tasks.head_settings import (
     checked_heads,
@@ -135,11 +136,18 @@ class SeveralLearning(Learning):
         """Those of each head, behind its name; a row is wrong where one of its targets is."""
         columns, wrong = dict[str, list[Any]](), dict[int, str]()
         for name, learning, own in each_setting(settings):
-            found = learning.targets(own, frame)
-            columns |= behind(found.columns, name)
+            found, absent = learning.targets(own, frame), frame.attrs.get(LACKING, {})
+            lacking = [absent[column] for column in learning.paths(own).values() if column in absent]
+            columns |= behind({column: _but(values, lacking) for column, values in found.columns.items()}, name)
             for place, reason in found.wrong.items():
                 wrong.setdefault(place, f"head {name}: {reason}")
         return Targets(columns, wrong)
+
+    def groups(self, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """The columns of each head: a row may be of one alone."""
+        return tuple(
+            tuple(head_path(name, key) for key in learning.paths(own)) for name, learning, own in each_setting(settings)
+        )
 
     def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
         """Those of each head, behind its name; under its name how many rows have a target of it."""
@@ -370,6 +378,12 @@ LEARNING = SeveralLearning()
 def _columns(columns: Columns, name: str) -> dict[str, Sequence[Any]]:
     """Those of a head without its name, and the texts."""
     return {column: values for column, values in columns.items() if OF not in column} | of_head(columns, name)
+
+
+def _but(values: list[Any], lacking: Sequence[Sequence[bool]]) -> list[Any]:
+    """The targets of rows, none of those that lack a column that these are made of."""
+    without = [any(row) for row in zip(*lacking, strict=True)] or [False] * len(values)
+    return [None if lacks else value for value, lacks in zip(values, without, strict=True)]
 
 
 def _common(each: Sequence[Sequence[str]]) -> tuple[str, ...]:

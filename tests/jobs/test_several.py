@@ -23,8 +23,10 @@ from jobs.compression.export import Signature, export_onnx
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.core.metric import Metric
+from jobs.data.pieces import Row
+from jobs.data.rows import Items
 from jobs.losses.settings import Mix
-from jobs.prepare import PrepareConfig
+from jobs.prepare import PrepareConfig, reading_of
 from jobs.tasks import learning_of
 from jobs.tasks.judged_heads import heads_metrics, mean_score
 from jobs.tasks.several import LEARNING, SeveralSettings
@@ -325,3 +327,40 @@ def test_the_command_refuses_such_heads_before_anything_runs(tmp_path: Path, hea
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stdout + done.stderr
     assert told in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def test_files_may_have_the_columns_of_some_heads_alone(tmp_path: Path) -> None:
+    labels, tags = ("书籍", "水果") * 4, ("x;y", "") * 4
+    pd.DataFrame({"text": [f"a {n}" for n in range(8)], "cat": labels}).to_csv(tmp_path / "a.csv", index=False)
+    pd.DataFrame({"text": [f"b {n}" for n in range(8)], "tags": tags}).to_csv(tmp_path / "b.csv", index=False)
+    heads = {"topic": {"label": "cat"}, "tags": {"kind": "multi_label", "labels": "tags", "separator": ";"}}
+    task, source = {"kind": "several", "heads": heads}, {"train": str(tmp_path / "*.csv")}
+    assert source_problems(source, task) == []
+    (tmp_path / "c.csv").write_text("text,label\nc 1,x\n")
+    told = source_problems(source, task)
+    assert [one.path for one in told] == ["task.heads.topic.label", "task.heads.tags.labels"]
+    assert all("c.csv has no such column" in one.reason for one in told)
+
+
+def test_a_column_that_no_file_has_is_told(tmp_path: Path) -> None:
+    rows = [("书籍", "good"), ("水果", "bad")]
+    heads = {"topic": {"label": "cat"}, "mood": {"label": "star"}}
+    for source in (write(tmp_path, train=rows), {"train": str(tmp_path / "train.jsonl")}):
+        pd.read_csv(tmp_path / "train.csv").to_json(tmp_path / "train.jsonl", orient="records", lines=True)
+        (problem,) = source_problems(source, {"kind": "several", "heads": heads})
+        told = ("task.heads.mood.label", "star", "no file has such a column", "Did you mean stars?")
+        assert (problem.path, problem.value, problem.reason, problem.remedy) == told
+
+
+def test_a_row_that_lacks_a_column_says_nothing_of_its_head_and_an_empty_cell_says_none() -> None:
+    lines = [{"text": "a", "cat": "书籍"}, {"text": "b", "tags": []}, {"text": "c", "cat": "水果", "tags": ["x"]}]
+    lines += [{"text": "d", "tags": None}, {"text": "e"}]
+    heads = {"topic": {"label": "cat"}, "tags": {"kind": "multi_label", "labels": "tags"}}
+    config = PrepareConfig.model_validate({"source": "rows.jsonl", "task": {"kind": "several", "heads": heads}})
+    items = Items(reading_of(config), "train", {"train"})
+    made = items.values([Row(values=line) for line in lines])
+    assert made.targets == {
+        "topic.label": ["书籍", None, "水果", None, None],
+        "tags.labels": [None, [], ["x"], [], None],
+    }
+    assert {place: fault.reason for place, fault in made.faults.items()} == {4: "no target"}
