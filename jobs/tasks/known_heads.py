@@ -53,6 +53,6 @@ def known_heads(spec: Any, truth: Truth, *outputs: Outputs) -> Iterator[KnownHea
 def head_places(spec: Any, missing: np.ndarray) -> Iterator[HeadPlace]:
     """Where each head is in a batch; `missing` is a target of the whole task that is not there."""
     start = 0
-    for name, _, columns in spec.cuts():
+    for name, _, columns in spec.cuts:
         own = missing[name]
         yield HeadPlace(columns, slice(start, start := start + own.size), own)

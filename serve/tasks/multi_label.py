@@ -102,6 +102,8 @@ class MultiLabel(LabelledTask):
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
         """How sure the least sure of its decisions is, a label: given or not."""
+        if not len(outputs):
+            return np.zeros(0)
         probability_NC = self._probabilities(outputs)
         return np.asarray(np.where(given(outputs), probability_NC, 1 - probability_NC).min(axis=-1, initial=1.0))
 

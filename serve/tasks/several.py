@@ -10,7 +10,8 @@ head stands behind its name and a dot. N items, K columns of all heads.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, field, make_dataclass
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
+from itertools import accumulate
 from operator import or_
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_type_hints
 
@@ -60,7 +61,7 @@ class Several(Task):
                 raise ValueError(f"the head {name} reads other texts, or is of another class of models, than the first one")
         return self
 
-    @property
+    @cached_property
     def named_tasks(self) -> dict[str, Task]:
         """The task of each head by its name."""
         return {head.name: head.task for head in self.heads}
@@ -71,7 +72,7 @@ class Several(Task):
         return _options(tuple((name, task.Options) for name, task in self.named_tasks.items()))
 
     @property
-    def Answer(self) -> type[BaseModel]:  # type: ignore[override]
+    def Answer(self) -> type:  # type: ignore[override]
         """A head's own answer, by its name."""
         return _answer(tuple((name, task.Answer) for name, task in self.named_tasks.items()))
 
@@ -110,16 +111,17 @@ class Several(Task):
         """Each head's own."""
         return {name: task.view for name, task in self.named_tasks.items()}
 
-    def cuts(self) -> Iterator[tuple[str, Task, slice]]:
+    @cached_property
+    def cuts(self) -> tuple[tuple[str, Task, slice], ...]:
         """Each head with its columns of a raw output."""
-        start = 0
-        for name, task in self.named_tasks.items():
-            yield name, task, slice(start, start := start + _columns_of(task))
+        ends = accumulate(columns for _, columns in self.graph_parts)
+        each = zip(self.named_tasks.items(), self.graph_parts, ends, strict=True)
+        return tuple((name, task, slice(end - columns, end)) for (name, task), (_, columns), end in each)
 
     def parted(self, outputs: Outputs) -> Iterator[tuple[str, Task, np.ndarray]]:
         """Each head with its own outputs, of one item or several: settled ones of settled outputs, raw ones of raw ones."""
         together = np.asarray(outputs)
-        for name, task, columns in self.cuts():
+        for name, task, columns in self.cuts:
             yield name, task, together[name] if together.dtype.names else together[..., columns]
 
     def stacked(self, outputs: Sequence[Output]) -> Outputs:
@@ -133,7 +135,7 @@ class Several(Task):
         columns = sum(columns for _, columns in self.graph_parts)
         if output.shape != (columns,):
             return f"it has the shape {output.shape}, and the heads {', '.join(self.named_tasks)} have {columns} columns"
-        wrong = ((name, task.wrong_output(output[own])) for name, task, own in self.cuts())
+        wrong = ((name, task.wrong_output(output[own])) for name, task, own in self.cuts)
         return next((f"of {name} {reason}" for name, reason in wrong if reason is not None), None)
 
     def wrong_fitted(self, fitted: Fitted) -> str | None:
@@ -157,12 +159,12 @@ class Several(Task):
         said = [
             task.answers(own, items, getattr(options, name) if asked else None) for name, task, own in self.parted(outputs)
         ]
-        # What the heads' own kinds have made is not checked again.
-        return [answer.model_construct(**dict(zip(self.named_tasks, each, strict=True))) for each in zip(*said, strict=True)]
+        return [answer(*each) for each in zip(*said, strict=True)]
 
     def confidence(self, outputs: Outputs) -> np.ndarray | None:
         """That of the head which is least sure, of those that say how sure they are."""
-        each = [task.confidence(own) for _, task, own in self.parted(outputs)]
+        given = outputs if len(outputs) else self.settled(outputs, {})  # of none it is not seen whether they are settled
+        each = [task.confidence(own) for _, task, own in self.parted(given)]
         sure = [confidence_N for confidence_N in each if confidence_N is not None]
         return np.min(sure, axis=0) if sure else None
 
@@ -321,9 +323,7 @@ def _named(asked: type[BaseModel]) -> str:
 
 @cache
 def _answer(each: tuple[tuple[str, type], ...]) -> type[BaseModel]:
-    about = "An answer of each head."
-    own: dict[str, Any] = {name: (answer, ...) for name, answer in each}
-    return create_model("SeveralAnswer", __config__=NoOptions.model_config, __doc__=about, **own)
+    return make_dataclass("SeveralAnswer", each, slots=True, namespace={"__doc__": "An answer of each head."})
 
 
 @cache

@@ -155,7 +155,7 @@ def test_a_batch_loses_what_its_parts_lose_and_heads_count_by_their_weights() ->
     assert criterion.count(batch) == sum(map(criterion.count, parts)) == len(truth)
     # Over all training rows it is the mean of the heads' own means, 3 to 1.
     own = []
-    for (_, task, columns_K), rest in zip(SPEC.cuts(), ({"label_smoothing": 0.1}, {}), strict=True):
+    for (_, task, columns_K), rest in zip(SPEC.cuts, ({"label_smoothing": 0.1}, {}), strict=True):
         learning, name = learning_of(task.kind), "topic" if task is TOPIC else "标签"
         known = learning.known(truth[name])
         alone = learning.criterion(task, learning.Loss(**rest), truth[name][known])
@@ -256,6 +256,8 @@ def test_columns_of_heads_have_names_in_the_models_config() -> None:
         ({}, "at least 1 item"),
         ({"a.b": {"label": "x"}}, "a head's name has letters of any script, digits and _"),
         ({"inputs": {"label": "x"}}, "requests have this name for something else"),
+        ({"3": {"label": "x"}}, "begins with a letter"),
+        ({"class": {"label": "x"}}, "requests have this name for something else"),
         ({"json": {"label": "x"}}, "requests have this name for something else"),
         ({"a": {"label": "x"}, "b": {"label": "x"}}, "it is just the head a"),
         ({"a": {"labl": "x"}}, "no such key"),
@@ -272,8 +274,8 @@ def test_heads_that_cannot_be_are_refused(heads: dict[str, Any], told: str, spot
 
 
 def test_heads_may_be_named_in_any_script_and_keep_their_order() -> None:
-    found = settings_of({"话题": {"label": "x"}, "mood_2": {"kind": "multi_label"}, "3": {"label": "y"}})
-    assert list(found.heads) == ["话题", "mood_2", "3"]
+    found = settings_of({"话题": {"label": "x"}, "mood_2": {"kind": "multi_label"}, "Thème": {"label": "y"}})
+    assert list(found.heads) == ["话题", "mood_2", "Thème"]
     again = SeveralSettings.model_validate(found.model_dump(mode="json"))
     assert again == found and list(again.heads) == list(found.heads)
     config = PrepareConfig.model_validate({"source": "rows.csv", "task": found.model_dump(mode="json")})

@@ -1,6 +1,7 @@
 """Several answers for a text, as they are served: requests, answers, explanations. `pytest tests/serve/test_heads.py`"""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_one_output_is_as_many_are(logits_NK: np.ndarray) -> None:
     np.testing.assert_array_equal(TASK.stacked(list(logits_NK)), logits_NK)
     nothing = TASK.settled(TASK.stacked([]), {})
     assert len(nothing) == 0 and TASK.answers(nothing, []) == [] and TASK.said(nothing) == []
+    assert TASK.confidence(TASK.stacked([])) is not None, "that there is such a thing is known without any output"
     assert TASK.wrong_output(logits_NK[0]) is None and "5 columns" in str(TASK.wrong_output(logits_NK[0, :4]))
     assert TASK.wrong_fitted({"topic.temperature": 2.0, "标签.threshold fast": 0.5}) is None
     for wrong in ({"temperature": 2.0}, {"mood.temperature": 2.0}, {"topic.temperature": -1.0}, {"标签.threshold slow": 0.5}):
@@ -114,12 +116,15 @@ def test_files_have_each_heads_columns(logits_NK: np.ndarray) -> None:
     columns, cells = TASK.columns(True), TASK.cells(answer, True)
     assert set(columns) == set(cells) and columns["标签.predicted"] is list and columns["topic.probability_平板"] is float
     assert set(TASK.columns(False)) == {"topic.predicted", "topic.probability", "标签.predicted"}
-    told = json.loads(answer.model_dump_json())
+    told = json.loads(json.dumps(asdict(answer)))
     assert TASK.told(told).startswith(f"topic: {told['topic']['label']} (") and "; 标签: " in TASK.told(told)
     assert set(TASK.brief(told)) == {"topic.label", "topic.probability", "标签.labels"}
 
 
-@pytest.mark.parametrize("heads", [[("a.b", TOPIC)], [("json", TOPIC)], [("a", TOPIC), ("a", TAGS)], [("a", TASK)], []])
+WRONG = [[(name, TOPIC)] for name in ("a.b", "json", "ａ", "_a")]
+
+
+@pytest.mark.parametrize("heads", [*WRONG, [("a", TOPIC), ("a", TAGS)], [("a", TASK)], []])
 def test_heads_that_no_card_can_have(heads: list[tuple[str, Any]]) -> None:
     with pytest.raises(ValidationError):
         Several(heads=tuple(Head(name=name, task=task) for name, task in heads))

@@ -4,9 +4,10 @@ wrong_head_name("topic.de")                     # why that is none
 of_head({"topic.temperature": 1.3, "other.temperature": 2.0}, "topic")          # {"temperature": 1.3}
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import TypeVar
+from unicodedata import normalize
 
 import numpy as np
 from pydantic import BaseModel
@@ -20,9 +21,9 @@ TAKEN = frozenset({"changing", "head", "inputs", "items", "model", "weights", "w
 
 def wrong_head_name(name: str) -> str | None:
     """Why a head cannot have this name; None where it can."""
-    if not re.fullmatch(r"[^\W_]\w*", name):
-        return "a head's name has letters of any script, digits and _, and begins with a letter or a digit"
-    if name in TAKEN or hasattr(BaseModel, name):
+    if not name.isidentifier() or name.startswith("_") or normalize("NFKC", name) != name:
+        return "a head's name has letters of any script, digits and _, and begins with a letter"
+    if name in TAKEN or iskeyword(name) or hasattr(BaseModel, name):
         return "requests have this name for something else"
     return None
 
