@@ -355,7 +355,11 @@ def test_a_column_that_no_file_has_is_told(tmp_path: Path) -> None:
 
 
 def test_a_row_that_lacks_a_column_says_nothing_of_its_head_and_an_empty_cell_says_none() -> None:
-    lines = [{"text": "a", "cat": "书籍"}, {"text": "b", "tags": []}, {"text": "c", "cat": "水果", "tags": ["x"]}]
+    lines: list[dict[str, Any]] = [
+        {"text": "a", "cat": "书籍"},
+        {"text": "b", "tags": []},
+        {"text": "c", "cat": "水果", "tags": ["x"]},
+    ]
     lines += [{"text": "d", "tags": None}, {"text": "e"}]
     heads = {"topic": {"label": "cat"}, "tags": {"kind": "multi_label", "labels": "tags"}}
     config = PrepareConfig.model_validate({"source": "rows.jsonl", "task": {"kind": "several", "heads": heads}})
