@@ -8,14 +8,14 @@ A truth has a field a head, and under HEADS_KNOWN of which heads there is a targ
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from jobs.contracts.learning import Learning, Truth
 from jobs.tasks import learning_of
 from jobs.tasks.head_losses import HeadPlace
-from serve.tasks.protocol import Outputs
+from serve.tasks.protocol import Item, Outputs
 from serve.tasks.shared.by_head import OF
 
 HEADS_KNOWN = OF
@@ -53,6 +53,12 @@ def known_heads(spec: Any, truth: Truth, *outputs: Outputs) -> Iterator[KnownHea
 def head_places(spec: Any, missing: np.ndarray) -> Iterator[HeadPlace]:
     """Where each head is in a batch; `missing` is a target of the whole task that is not there."""
     start = 0
-    for name, _, columns in spec.cuts:
-        own = missing[name]
-        yield HeadPlace(columns, slice(start, start := start + own.size), own)
+    for name, task, columns in spec.cuts:
+        (own,) = trained_on(learning_of(task.kind), task, missing[name][None])
+        yield HeadPlace(columns, slice(start, start := start + own.size), np.asarray(own))
+
+
+def trained_on(learning: Learning, task: Any, truth: np.ndarray) -> np.ndarray:
+    """The targets of a head as its loss takes them: those of the only window of each item."""
+    item, windows = Item(("",) * len(task.fields)), cast(Any, [None])
+    return np.array([learning.window_targets(task, target, item, windows)[0] for target in truth])

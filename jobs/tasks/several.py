@@ -35,7 +35,7 @@ from jobs.tasks.head_settings import (
     statistics_of_head,
 )
 from jobs.tasks.judged_heads import MEAN_SCORE, JudgedHead, JudgedHeads, heads_metrics, mean_score
-from jobs.tasks.known_heads import HEADS_KNOWN, each_head, head_places, known_heads
+from jobs.tasks.known_heads import HEADS_KNOWN, each_head, head_places, known_heads, trained_on
 from jobs.tasks.label_settings import label_numbers
 from serve.tasks.protocol import Fitted, Item, Outputs
 from serve.tasks.several import Head, Several
@@ -231,8 +231,8 @@ class SeveralLearning(Learning):
 
     def window_targets(self, spec: Any, target: Any, item: Item, windows: "Sequence[Encoding]") -> list[np.ndarray]:
         """The numbers of all heads' targets, one after another; float32 has whole ones up to 2^24."""
-        own = [np.ravel(target[name]).astype(np.float32) for name in spec.named_tasks]
-        return [np.concatenate(own)] * len(windows)
+        own = [learning.window_targets(task, target[name], item, windows)[0] for name, learning, task in each_head(spec)]
+        return [np.concatenate([np.ravel(numbers).astype(np.float32) for numbers in own])] * len(windows)
 
     def criterion(self, spec: Any, settings: Any, truth: Truth) -> HeadsCriterion:
         """Each head's own, by its weight; BadInput with the head whose settings do not fit it."""
@@ -242,7 +242,7 @@ class SeveralLearning(Learning):
                 criteria.append(own.learning.criterion(own.task, getattr(settings, own.name), own.truth))
             except BadInput as error:
                 raise BadInput(replace(one, path=f"loss.{own.name}.{one.path}") for one in error.problems) from error
-            targets.append(counted(criteria[-1], own.truth))
+            targets.append(counted(criteria[-1], trained_on(own.learning, own.task, own.truth)))
         weights = [getattr(settings.weights, name) for name in spec.named_tasks]
         each = zip(head_places(spec, self.missing(spec)), criteria, shares(weights, targets, rows), strict=True)
         return HeadsCriterion([HeadLoss(*one) for one in each])
@@ -254,7 +254,8 @@ class SeveralLearning(Learning):
             loss = learning.soft_losses_of(task)[0] if mix.loss == OWN_LOSS else mix.loss
             criteria.append(learning.soft_criterion(task, mix.model_copy(update={"loss": loss}), weights_K))
             one = self.missing(spec)[name][None]
-            targets.append(counted(learning.criterion(task, learning.loss_of(task)(), one[:0]), one))
+            usual = learning.criterion(task, learning.loss_of(task)(), one[:0])
+            targets.append(counted(usual, trained_on(learning, task, one)))
         each = zip(head_places(spec, self.missing(spec)), criteria, shares([1.0] * len(targets), targets, 1), strict=True)
         return HeadsSoftCriterion([HeadLoss(*one) for one in each])
 
