@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from cluster.store.artifact import Kind
-from jobs.core.config import BadInput, Config, Problem, nearest
+from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
 from jobs.running.cli import main
 from jobs.tasks import spec_of
+from jobs.tasks.checks import no_such_figure
 from serve.engines import processor
 from serve.tasks.protocol import Task
 
@@ -37,7 +38,8 @@ class EvaluateConfig(Config):
     split: Literal["test", "validation"] = "test"
     """The split that no candidate has learned from."""
     metric: str | None = None
-    """The figure by which candidates are compared, one of the task's (default: its first)."""
+    """The figure by which candidates are compared, one of the task's (default: its first); of classification also weighted_f1,
+    mcc, auc, log_loss, f2 (any beta), top_2 (any number), or `recall spam`: precision, recall or f1 of a label."""
     threads: tuple[Count, ...] = Field((1,), min_length=1)
     """CPU threads of the engine, the same for all; of a list the first. ONNX candidates on the front are also timed with the
     others, and deploy takes what suits the winner best."""
@@ -124,6 +126,7 @@ def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candida
     for candidate in candidates:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, rows, candidates[0], metric, config.resamples)
+        candidate.figures |= candidate.cut_texts(rows.items)
         measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
     measure_parity(candidates)
     context.report(state="measuring memory")
@@ -137,10 +140,10 @@ def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candida
 
 def _metric(config: EvaluateConfig, learning: "Learning", task: Task) -> Metric:
     """The figure to compare by; BadInput where the task has none such."""
-    names = [metric.name for metric in learning.metrics_of(task)]
-    if config.metric is not None and config.metric not in names:
-        raise BadInput([Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))])
-    return learning.metric(task, config.metric)
+    try:
+        return learning.metric(task, config.metric)
+    except KeyError as error:
+        raise BadInput([no_such_figure(learning, learning.metrics_of(task), str(config.metric), error)]) from None
 
 
 def _rows(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Rows":

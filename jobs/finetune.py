@@ -21,6 +21,7 @@ from jobs.running.cli import main
 from jobs.tasks import cleaning_of, learning_of, spec_of
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.resolved import task_metrics
+from jobs.tasks.telling import told_of_model
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, shape, sources
 from serve.tasks.protocol import Task
 
@@ -85,6 +86,7 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     _check_labels(config, inputs)
     told = padding_told(base) | _cleaned_otherwise(inputs)
     outcome = train(build, config, inputs, context)
+    told |= told_of_model(spec_of(inputs.one("examples")), outcome.metrics)
     return replace(outcome, details={**outcome.details, **told})
 
 

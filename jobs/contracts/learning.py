@@ -162,6 +162,8 @@ class Learning:
     below `loss`."""
     metrics: ClassVar[tuple[Metric, ...]]
     """Figures that models are compared by; the first is the score where nothing else is asked for."""
+    by_request: ClassVar[tuple[str, ...]] = ()
+    """Names of figures, or how these are made, that `metric` finds too, and that are measured only where one is asked for."""
     soft_losses: ClassVar[tuple[str, ...]]
     """How answers of student and teacher may be compared; the first is usual."""
     lists: ClassVar[tuple[str, ...]] = ()
@@ -183,6 +185,10 @@ class Learning:
         """The metric of this name, the score where None; KeyError where the task has none such."""
         metrics = self.metrics_of(spec)
         return metrics[0] if name is None else {metric.name: metric for metric in metrics}[name]
+
+    def metric_in(self, settings: Any, name: str) -> Metric:
+        """The metric of this name as far as the recipe alone tells; KeyError, with the reason, where there is none such."""
+        return {metric.name: metric for metric in self.metrics_in(settings)}[name]
 
     # Rows to examples
 
@@ -228,6 +234,10 @@ class Learning:
     def known(self, truth: Truth) -> np.ndarray:
         """Which rows have a target."""
         return np.array([target is not None and not np.array_equal(target, MISSING) for target in truth], dtype=bool)
+
+    def taught(self, spec: Any, truth: Truth) -> np.ndarray:
+        """Which of the rows with a target are trained on."""
+        return self.known(truth)
 
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions | None:
         """Rows of the training split whose target looks wrong, at most so many, by a model that takes seconds and no GPU; None
@@ -279,7 +289,7 @@ class Learning:
         raise NotImplementedError
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
-        """A loss an item, whose mean is the validation loss."""
+        """A loss an item that has one, whose mean is the validation loss."""
         raise NotImplementedError
 
     def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
@@ -297,6 +307,11 @@ class Learning:
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
         """What is fitted on held-out items, from outputs as the model gives them; and figures of that."""
         return {}, {}
+
+    def doubtful(self, spec: Any, figures: Mapping[str, float], named: str = "") -> list[str]:
+        """What a person must know of what was fitted, a sentence each: from the figures of `fit`, which stand behind that
+        name."""
+        return []
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
         """Further figures of a candidate, for its row of the report, under names that nothing else there has."""

@@ -21,6 +21,8 @@ class Metric:
     """How it is called where there is little room; its name by default."""
     highest: float = float("inf")
     """What it cannot be above."""
+    lowest: float = 0.0
+    """What it cannot be below."""
 
     @property
     def sign(self) -> int:

@@ -47,6 +47,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         cascade.section(report, winner),
         sections.verdicts(choice),
         *learning_of(report.get("kind", usual_kind())).sections(report, name, sections),
+        sections.doubtful(artifacts),
         sections.steadiness(report),
         sections.answers(deployment, report.get("fields", ("text",))),
         sections.learning(artifacts, report["metric"]),

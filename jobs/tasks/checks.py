@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from jobs.contracts.learning import Learning, TaskSettings
 from jobs.core.config import Problem, nearest, problems_of
+from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.tasks import learning_of
 from jobs.tasks.resolved import task_learning, task_metrics, task_settings
@@ -76,11 +77,21 @@ def judged_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem
     learning = task_learning(step, recipe.steps)
     if learning is None:
         return
-    names = [metric.name for metric in task_metrics(step, recipe.steps)]
-    if config.metric is not None and config.metric not in names:
-        yield Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))
+    settings = task_settings(step, recipe.steps)
+    if config.metric is not None:
+        try:
+            learning.metric_in(settings, config.metric)
+        except KeyError as error:
+            yield no_such_figure(learning, task_metrics(step, recipe.steps), config.metric, error)
     if config.cascade is not None and not says_how_sure(learning.kind):
         yield unsure_of_nothing(learning.kind, config.cascade)
+
+
+def no_such_figure(learning: Learning, metrics: Sequence[Metric], name: str, error: KeyError) -> Problem:
+    """A figure that a task does not have, with why, where `Learning.metric` has said it."""
+    said = str(error.args[0])
+    reason = "this task has no such figure" if said == name else said
+    return Problem("metric", name, reason, nearest(name, [*(metric.name for metric in metrics), *learning.by_request]))
 
 
 def calibration_problems(recipe: Recipe, report: Step, config: Any) -> Iterator[Problem]:

@@ -1,24 +1,38 @@
 """What kinds that learn labels have in common: names for them, labels that train lacks, what each weighs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from jobs.contracts.learning import Statistics, TaskSettings
 from jobs.core.config import BadInput, Problem
 from jobs.data.clean import value_names
 from jobs.data.values import is_single, written_as
+from serve.tasks.shared.labels import Long, Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class LabelNames(TaskSettings):
-    """Settings of a task whose labels may be renamed."""
+    """Settings of a task whose labels may be renamed, and whose texts may be long."""
 
     names: dict[str, str] = {}
     """What labels in that column are called from here on, e.g. {0: ham, 1: spam} or {true: spam, false: ham}."""
+    long: Long = "cut"
+    """What becomes of texts longer than `max_length` of the model. cut: their rest is not read, and what share of them that is
+    stands in each report. windows: all of a text is read, in windows that overlap by an eighth; each learns the text's
+    labels."""
+    pooling: Pooling = "mean"
+    """With `long: windows`, how those of a text are taken together: mean, each counted by its tokens, or max, the highest of
+    each label."""
+
+    @model_validator(mode="after")
+    def _pooled_where_there_are_windows(self) -> Self:
+        if self.long == "cut" and "pooling" in self.model_fields_set and self.pooling != "mean":
+            raise ValueError("pooling is of windows, and long texts are cut: write long: windows, or leave pooling out")
+        return self
 
     @field_validator("names", mode="before")
     @classmethod

@@ -19,10 +19,12 @@ from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
 from jobs.data.values import is_single
-from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
+from jobs.tasks.label_rates import rates_sections
+from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_of_sets
 from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
-from serve.tasks.multi_label import NONE_OF_THEM, THRESHOLD, MultiLabel, given
+from serve.tasks.multi_label import NONE_OF_THEM, MultiLabel, given
 from serve.tasks.protocol import Fitted, Outputs
+from serve.tasks.shared.labels import THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +160,8 @@ class MultiLabelLearning(Learning):
     def spec(self, settings: Any, statistics: Statistics) -> MultiLabel:
         """The labels of the training split, in the order of their names."""
         remedy = "Give more rows, or take classification."
-        return MultiLabel(labels=training_labels(statistics, "task.labels", remedy, (NONE_OF_THEM,)))
+        labels = training_labels(statistics, "task.labels", remedy, (NONE_OF_THEM,))
+        return MultiLabel(labels=labels, long=settings.long, pooling=settings.pooling)
 
     def truth(self, spec: Any, columns: Columns) -> np.ndarray:
         """truth_NC: 1 for each label that a row has, 0 for the others; MISSING where nobody has said."""
@@ -229,7 +232,7 @@ class MultiLabelLearning(Learning):
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
         """Precision, recall, F1 and support by label."""
-        return {"by_label": rates_by_label(spec.labels, np.asarray(truth), self._given(spec, settled))}
+        return {"by_label": rates_of_sets(spec.labels, np.asarray(truth), self._given(spec, settled))}
 
     def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
         """Each label's items, and those without any."""
@@ -251,14 +254,7 @@ class MultiLabelLearning(Learning):
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """The table by label of the yardstick and of the winner."""
-        shown = dict.fromkeys((report["rows"][0]["candidate"], winner or report["rows"][0]["candidate"]))
-        named = {row["candidate"]: row for row in report["rows"]}
-        header = ("label", "precision", "recall", "F1", "support")
-        return [
-            blocks.figures(f"By label: {name}", header, [_cells(one) for one in own])
-            for name in shown
-            if (own := named[name].get("by_label"))
-        ]
+        return rates_sections(report, winner, blocks)
 
     def _given(self, spec: Any, settled: Outputs) -> np.ndarray:
         return given(settled) if len(settled) else np.zeros((0, len(spec.labels)), dtype=bool)
@@ -268,10 +264,6 @@ class MultiLabelLearning(Learning):
 
 
 LEARNING = MultiLabelLearning()
-
-
-def _cells(rates: Mapping[str, Any]) -> tuple[str, ...]:
-    return (rates["label"], *(f"{rates[key]:.3f}" for key in ("precision", "recall", "f1")), f"{rates['support']:,}")
 
 
 def _parts(value: Any, separator: str | None) -> list[Any]:

@@ -19,6 +19,7 @@ from jobs.architectures.adapter import merged
 from jobs.contracts.learning import Batch, targets_at
 from jobs.contracts.objective import Objective
 from jobs.tasks import cleaning_of, learning_of
+from jobs.tasks.telling import TEXTS_CUT
 from jobs.tasks.windows import Windows
 from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import Card, TrainingData, Variant, write_card
@@ -108,7 +109,9 @@ class Supervised(Objective):
         training = training_data(answers, self.train.item_lengths) if answers else None
         fitted, figures = self._fitted(stock)
         rest = (self.tokenizer, self.spec, self.max_length, directory, self.inputs, fitted, training)
-        return figures | save_model(stock, *rest, self.cleaning)
+        # Of texts, not of tokens: where none is cut there is nothing to tell.
+        cut = {TEXTS_CUT: self.train.cut} if self.train.cut else {}
+        return figures | cut | save_model(stock, *rest, self.cleaning)
 
     def _fitted(self, model: PreTrainedModel) -> tuple[Fitted, dict[str, float]]:
         """What the task fits on the validation split, and figures of that."""

@@ -15,14 +15,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
-from serve.tasks.shared.labels import LabelledTask, label_evidence
+from serve.tasks.shared.labels import LOGITS, THRESHOLD, LabelledTask, label_evidence
 from serve.tasks.shared.probabilities import LabelProbability, log_odds, ranked, sigmoid
 
-THRESHOLD = "threshold "
-"""What the names of fitted thresholds begin with; the label follows."""
 NONE_OF_THEM = "no label"
 """How a text without any is told of."""
-LOGITS, MARGINS = 0, 1
+MARGINS = 1
+"""The row of a settled output that says by how much a label is above its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ class MultiLabel(LabelledTask):
     def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)[:, LOGITS]
-        column = self.explained_column(target, logits_NC[0])
+        column = self.explained_column(target, int(logits_NC[0].argmax()))
         probability_N = sigmoid(logits_NC[:, column])
         whole = {
             "label": self.labels[column],

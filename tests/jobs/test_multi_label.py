@@ -24,7 +24,7 @@ from torch.nn import functional
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.losses.answers import sigmoid_kl, sigmoid_mixture
-from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
+from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_of_sets
 from jobs.tasks.multi_label import LEARNING, EachLabel, MultiLabelSettings, SigmoidCriterion
 from serve.tasks.multi_label import NONE_OF_THEM, MultiLabel
 from serve.tasks.protocol import Item
@@ -63,7 +63,7 @@ def test_figures_are_those_of_scikit_learn_on_a_thousand_random_cases() -> None:
             assert judged.figure(name, weights) == pytest.approx(value, abs=1e-12), (seed, name)
         named = [str(label) for label in range(truth_NC.shape[1])]
         precision, recall, f1, support = metrics.precision_recall_fscore_support(truth_NC, given_NC, zero_division=0.0)
-        for label, own in enumerate(rates_by_label(named, truth_NC, given_NC)):
+        for label, own in enumerate(rates_of_sets(named, truth_NC, given_NC)):
             assert (own["precision"], own["recall"], own["f1"], own["support"]) == pytest.approx(
                 (precision[label], recall[label], f1[label], support[label]), abs=1e-12
             )
