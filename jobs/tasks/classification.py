@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.contracts.learning import (
     MISSING,
@@ -60,6 +60,12 @@ class ClassificationSettings(DecisionSettings):
     pair: str | None = None
     """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
     other)."""
+
+    @model_validator(mode="after")
+    def _whole_texts_of_pairs(self) -> Self:
+        if self.pair is not None and self.long == "windows":
+            raise ValueError("windows are of one text, and of several texts each would have a part: leave long out")
+        return self
 
 
 class ClassificationLoss(Config):
