@@ -123,8 +123,12 @@ const sentence = ({ name, view, answer }) => view.sentence(name, answer);
 const VIEWS = {
   labels: {
     short: ({ label }) => label,
-    sentence: (model, { label, probability }) => fill(strings.saidLabels, { model, label, probability: percent(probability) }),
-    more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    sentence: (model, { label, probability, in_scope }) =>
+      fill(in_scope === false ? strings.saidNone : strings.saidLabels, { model, label, probability: percent(probability) }),
+    more: ({ probabilities, in_scope }) => [
+      ...(in_scope === false ? [element("p", { class: "quiet" }, strings.notEnough)] : []),
+      element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar)),
+    ],
     effect: "effectLabels",
     full: 2,
   },

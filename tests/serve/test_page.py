@@ -17,7 +17,9 @@ from serve import tasks
 from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
+from serve.tasks.classification import Classification
 from serve.tasks.multi_label import MultiLabel
+from serve.tasks.shared.decisions import NoneOfThese
 from tests.serve.faces import local_model, serving
 from tests.serve.tiny_model import LABELS, publish_tiny
 from tests.serve.windowed import publish_windowed
@@ -248,6 +250,30 @@ def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrom
         assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
         browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
         assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
+
+
+def test_an_answer_that_is_none_of_the_labels_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "scoped")
+    card = read_card(tmp_path / "scoped")
+    fitted = {"onnx": {"threshold none of these": 0.0}, "torch": {"threshold none of these": 1.0}}
+    variants = {name: one.model_copy(update={"fitted": fitted[name]}) for name, one in card.variants.items()}
+    scoped = Classification(labels=LABELS, none=NoneOfThese())
+    write_card(tmp_path / "scoped", card.model_copy(update={"task": scoped, "variants": variants}))
+    models = {name: local_model(tmp_path / "scoped", name, kind) for name, kind in {"all": "onnx", "none": "torch"}.items()}
+    with serving(models, models["all"]) as url:
+        browser.get(f"{url}/")
+        ask(browser, "Win a prize now")
+        asked = {"inputs": "Win a prize now", "model": "none"}
+        (said,) = requests.post(f"{url}/v1/predict", json=asked, timeout=30).json()["answers"]
+        assert (said["label"], said["in_scope"]) == ("none of these", False)
+        likeliest = said["probabilities"][0]["label"]
+        assert shown(browser, ".card .label") == [likeliest, "none of these"]
+        assert [line for line in shown(browser, ".card .quiet") if "enough" in line] == ["No label is probable enough:"]
+        told = str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert f"all says {likeliest}" in told and "none says none of these; the most probable label has" in told
+        assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{likeliest}” rests on"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert "没有一个标签足够可能：" in shown(browser, ".card .quiet")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])
