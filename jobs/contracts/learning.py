@@ -220,7 +220,7 @@ class Learning:
         return None
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
-        """What is wrong with the splits together; paths are below the step. Splits that are not known yet are not there."""
+        """What is wrong with the splits together; paths are below the step. Rows whose split is not known yet are under ""."""
         return []
 
     def spec(self, settings: Any, statistics: Statistics) -> Task:

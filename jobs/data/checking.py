@@ -25,6 +25,8 @@ HUB_ROWS = 1_000
 SHOWN_ROWS = 50
 """Rows by which a header is seen to be data."""
 LONGEST_NAME = 60
+NOT_YET_SPLIT = ""
+"""Stands for the split of rows that are divided only when all are read."""
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
 
 
@@ -292,8 +294,7 @@ class _Check:
         places: dict[str, list[int]] = {}
         for place in range(len(next(iter(made.columns.values())))):
             split = made.splits[place] if made.splits is not None else self.items.named
-            if split:
-                places.setdefault(split, []).append(place)
+            places.setdefault(split or NOT_YET_SPLIT, []).append(place)
         for split, rows in places.items():
             self.seen.add(
                 split, labelling.statistics({name: [own[row] for row in rows] for name, own in made.targets.items()})

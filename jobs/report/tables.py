@@ -61,7 +61,7 @@ def conditions_sentence(report: Mapping[str, Any]) -> str:
 
 def metric_name(metric: str) -> str:
     """`macro_f1` as it is written in a sentence: macro F1."""
-    return " ".join(word.upper() if word in ("f1", "bleu", "em", "map", "mcc") else word for word in metric.split("_"))
+    return " ".join(word.upper() if word in ("f1", "bleu", "em", "map", "mcc", "auc") else word for word in metric.split("_"))
 
 
 def significant(value: float | None) -> str:

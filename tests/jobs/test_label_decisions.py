@@ -5,6 +5,7 @@ pytest tests/jobs/test_label_decisions.py
 """
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from serve.tasks.protocol import Item
 from serve.tasks.shared.decisions import NONE_OF_THESE, NoneOfThese, Requirement
 from serve.tasks.shared.probabilities import softmax
 from serve.watch.drift import training_data
+from tests.jobs.tiny import source_problems
 
 LABELS = ("ham", "news", "spam")
 ITEMS = [Item(("a",)), Item(("b",))]
@@ -259,6 +261,17 @@ def test_labels_that_are_not_there_are_named_before_anything_runs() -> None:
     made = LEARNING.spec(fine, {"train": LEARNING.statistics(fine, labels)})
     assert made.labels == ("1", "ham") and LEARNING.truth(made, labels).tolist() == [1, 0, 2, MISSING]
     assert task_of(made.model_dump(mode="json")) == made
+
+
+def test_the_check_of_a_single_file_reads_its_labels(tmp_path: Path) -> None:
+    """Its rows are divided when all are read; which labels there are is known before."""
+    rows = "".join(f"text number {number},{LABELS[number % 3]}\n" for number in range(60))
+    (tmp_path / "rows.csv").write_text("text,kind\n" + rows)
+    task = {"kind": "classification", "label": "kind"}
+    assert source_problems(str(tmp_path / "rows.csv"), task) == []
+    assert source_problems(str(tmp_path / "rows.csv"), {**task, "require": {"spam": {"recall": 0.9}}}) == []
+    (told,) = source_problems(str(tmp_path / "rows.csv"), {**task, "require": {"spma": {"recall": 0.9}}})
+    assert (told.path, told.remedy) == ("task.require.spma", "Did you mean spam?")
 
 
 def test_a_task_that_means_nothing_cannot_be_made() -> None:
