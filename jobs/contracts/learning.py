@@ -190,6 +190,10 @@ class Learning:
         """The metric of this name as far as the recipe alone tells; KeyError, with the reason, where there is none such."""
         return {metric.name: metric for metric in self.metrics_in(settings)}[name]
 
+    def fitted_keys(self, settings: Any) -> tuple[str, ...]:
+        """The keys below `task` that do nothing without a validation split, on which something is fitted for them."""
+        return ()
+
     # Rows to examples
 
     def fields(self, settings: Any, text: str) -> dict[str, str]:

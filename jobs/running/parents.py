@@ -23,6 +23,7 @@ from jobs.tasks.checks import (
     other_cleaning,
     other_task,
     soft_loss_problems,
+    unfitted_problems,
 )
 from jobs.training.settings import Training
 from serve.engines.card import WRITING_OBJECTIVES
@@ -204,6 +205,7 @@ def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         if not any(_divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
             remedy = "Give it one (split.test, split.validation), or leave it out here."
             yield Problem(f"inputs.{EXCLUDE}", name, "it has neither a test nor a validation split to take out", remedy)
+    yield from unfitted_problems(config, _divides(config, "validation"))
 
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:

@@ -94,6 +94,15 @@ def no_such_figure(learning: Learning, metrics: Sequence[Metric], name: str, err
     return Problem("metric", name, reason, nearest(name, [*(metric.name for metric in metrics), *learning.by_request]))
 
 
+def unfitted_problems(config: Any, validates: bool | None) -> Iterator[Problem]:
+    """What prepare's task asks for and a validation split alone could give, where there is none."""
+    if config.task is None or validates is not False:
+        return
+    for key in learning_of(config.task.kind).fitted_keys(config.task):
+        reason = "its threshold is fitted on the validation split, and there is none"
+        yield Problem(f"task.{key}", None, reason, "Give one (split.validation, or a source for validation), or leave it out.")
+
+
 def calibration_problems(recipe: Recipe, report: Step, config: Any) -> Iterator[Problem]:
     """A highest calibration error where the task of a report has no probabilities."""
     learning = task_learning(report, recipe.steps)

@@ -165,6 +165,10 @@ class ClassificationLearning(Learning):
         """The same, whatever labels there are."""
         return super().metric_in(settings, name) if name in _names(self.metrics_in(settings)) else _asked(name, None)
 
+    def fitted_keys(self, settings: Any) -> tuple[str, ...]:
+        """Those that thresholds are fitted for."""
+        return (*(["require"] if settings.require else []), *(["none"] if settings.none is not None else []))
+
     def fields(self, settings: Any, text: str) -> dict[str, str]:
         """The text, and of pairs the second one."""
         return {"text": text} | ({"pair": settings.pair} if settings.pair is not None else {})
