@@ -19,8 +19,10 @@ from scipy.stats import binomtest
 
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
+from jobs.report import sections
 from jobs.tasks.classification import LEARNING, ClassificationSettings
 from jobs.tasks.label_thresholds import fit_thresholds, keeping, lower_end, requirements_on, share_interval, told_of
+from jobs.tasks.telling import told_of_model
 from serve.tasks import task_of
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Item
@@ -294,3 +296,21 @@ def test_every_answer_is_one_of_its_sayings_whatever_is_fitted() -> None:
         if high == 1.0:
             assert set(said) == {NONE_OF_THESE}, "where no label may be given there is still an answer"
     assert asked.said(asked.settled(logits_NC[:0], {})) == [] and asked.confidence(asked.settled(logits_NC[:0], {})).size == 0
+
+
+def test_the_report_has_rates_by_label_and_says_what_holds() -> None:
+    logits_NC, truth_N = rows(7, 300, hard=4.0, unknown=30)
+    asked = task(require={"spam": Requirement(precision=0.99)}, none=NoneOfThese())
+    fitted, figures = LEARNING.fit(asked, logits_NC, truth_N)
+    found = LEARNING.further(asked, logits_NC, asked.settled(logits_NC, fitted), truth_N)
+    report = {"labels": asked.sayings, "rows": [{"candidate": "teacher", **found}, {"candidate": "small", **found}]}
+    confusion, first, second, held = LEARNING.sections(report, "small", sections)
+    assert confusion is not None and "By label: teacher" in str(first) and "By label: small" in str(second)
+    assert "macro average" in str(first) and "weighted average" in str(first) and NONE_OF_THESE in str(first)
+    assert "What labels are held to" in str(held) and "precision 0.99" in str(held)
+    plain = LEARNING.further(task(), logits_NC[30:], logits_NC[30:], truth_N[30:])
+    *_, nothing = LEARNING.sections({"labels": LABELS, "rows": [{"candidate": "teacher", **plain}]}, None, sections)
+    assert nothing is None
+    told = told_of_model(asked, figures | {"train_texts_cut": 0.25})["doubtful"]
+    assert told.startswith("25.0% of the training texts are longer than max_length") and "spam" in told
+    assert told_of_model(task(), {}) == {}
