@@ -26,9 +26,16 @@ LONG = " ".join(TEXTS * 4)
 WORDS = st.lists(st.sampled_from(["win", "a", "prize", "电影", "很", "station", "🙂", "joy,", "xyzzy"]), max_size=80)
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    place = tmp_path_factory.mktemp("tiny")
+    publish_tiny(place)
+    return place
+
+
 def engine(directory: Path, task: LabelledTask) -> Engine:
     """The tiny model as one of this task."""
-    publish_tiny(directory)
     write_card(directory, read_card(directory).model_copy(update={"task": task}))
     return load_engine(directory, "onnx")
 
@@ -61,8 +68,8 @@ def test_windows_have_all_tokens_and_overlap_by_an_eighth(words: list[str], leng
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 @pytest.mark.parametrize("kind", [Classification, MultiLabel])
-def test_a_long_text_is_answered_from_all_its_windows(tmp_path: Path, kind: Any, pooling: str) -> None:
-    reads = engine(tmp_path, kind(labels=LABELS, long="windows", pooling=pooling))
+def test_a_long_text_is_answered_from_all_its_windows(directory: Path, kind: Any, pooling: str) -> None:
+    reads = engine(directory, kind(labels=LABELS, long="windows", pooling=pooling))
     items = texts_as_items([LONG, *TEXTS])
     windows = reads.tokenise(items)
     assert len(windows[0]) > 3
@@ -74,7 +81,7 @@ def test_a_long_text_is_answered_from_all_its_windows(tmp_path: Path, kind: Any,
     assert together.dtype == np.float32 and not reads.plain
     joined = reads.joined(items[0], windows[0], list(reads.run(windows[0])))
     np.testing.assert_allclose(joined, reads.settled(items)[0], atol=1e-5)
-    cuts = engine(tmp_path / "cut", kind(labels=LABELS))
+    cuts = engine(directory, kind(labels=LABELS))
     assert cuts.plain and not cuts.task.windows
     shorter = np.asarray(cuts.outputs(items))
     one = [number for number, own in enumerate(windows) if len(own) == 1]
@@ -83,8 +90,8 @@ def test_a_long_text_is_answered_from_all_its_windows(tmp_path: Path, kind: Any,
     assert cut_short(cuts.task, cuts.tokenise(items)).tolist() == [len(own) > 1 for own in windows]
 
 
-def test_what_decides_sees_the_whole_text(tmp_path: Path) -> None:
-    reads = engine(tmp_path, Classification(labels=LABELS, long="windows", none=NoneOfThese()))
+def test_what_decides_sees_the_whole_text(directory: Path) -> None:
+    reads = engine(directory, Classification(labels=LABELS, long="windows", none=NoneOfThese()))
     answers = reads.answers(texts_as_items([LONG, TEXTS[0]]))
     assert [type(answer).__name__ for answer in answers] == ["ScopedAnswer"] * 2
     assert len(reads.task.parts(Item((LONG,)))) > 20
