@@ -48,6 +48,10 @@ def locate(recipe: Recipe, storage: str) -> dict[str, Place]:
     """Every step's place, in order; nothing is run."""
     places: dict[str, Place] = {}
     for name, step in recipe.steps.items():
+        if step.once and (kept := _kept(recipe, step, storage)) is not None:
+            reason = f"made once, on {kept.manifest.created:%Y-%m-%d}, and kept"
+            places[name] = Place(step, kept.uri, kept, reason, kept.manifest.seconds)
+            continue
         waiting = sorted({parent for names in step.inputs.values() for parent in names if places[parent].artifact is None})
         if waiting:
             before = _latest(recipe, step, storage)
@@ -104,14 +108,25 @@ def sources_of(step: Step) -> dict[str, str]:
     return found
 
 
-def _latest(recipe: Recipe, step: Step, storage: str) -> Manifest | None:
-    """The newest finished artifact of a step of this name, whatever its config was."""
-    root = join(storage, recipe.name)
+def made_before(storage: str, recipe: str, step: str) -> list[Artifact]:
+    """The finished artifacts of a step of this name, whatever its config and its parents were, the newest first."""
+    root = join(storage, recipe)
     if not exists(root):
-        return None
-    names = [name for name in list_directories(root) if name.rpartition("-")[0] == step.name]
-    found = [artifact.manifest for name in names if (artifact := find_artifact(join(root, name)))]
-    return max(found, key=lambda manifest: manifest.created, default=None)
+        return []
+    names = [name for name in list_directories(root) if name.rpartition("-")[0] == step]
+    found = [artifact for name in names if (artifact := find_artifact(join(root, name)))]
+    return sorted(found, key=lambda artifact: artifact.manifest.created, reverse=True)
+
+
+def _kept(recipe: Recipe, step: Step, storage: str) -> Artifact | None:
+    """Of a step that is run once: the newest that it made with this config, by this version of its stage."""
+    found = (one for one in made_before(storage, recipe.name, step.name) if not _differences(step, one.manifest))
+    return next(found, None)
+
+
+def _latest(recipe: Recipe, step: Step, storage: str) -> Manifest | None:
+    """What the newest of them says of itself."""
+    return next((artifact.manifest for artifact in made_before(storage, recipe.name, step.name)), None)
 
 
 def _differences(step: Step, before: Manifest) -> list[str]:

@@ -32,6 +32,8 @@ Outputs = Sequence[Any] | np.ndarray
 """One output an item; a single array where the kind is dense."""
 Fitted = Mapping[str, float]
 """What was fitted for one variant of one model, by name."""
+ITEM_BYTES = 16
+"""Of an item's key."""
 View = Literal["labels", "list", "number"]
 """How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). list: `labels`, any number of them,
 and `probabilities`. number: `value`, and `text` where an item's part is meant. An explanation's `Whole` has a `label` or
@@ -49,7 +51,7 @@ class Item:
     @property
     def key(self) -> bytes:
         """A hash that no other item shares: each text stands behind its length, so that none runs into the next."""
-        hashed = blake2b(digest_size=16)
+        hashed = blake2b(digest_size=ITEM_BYTES)
         for value in (*self.values, self.options):
             content = value.encode("utf-8", "surrogatepass")
             hashed.update(len(content).to_bytes(8, "big"))
