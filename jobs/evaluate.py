@@ -3,10 +3,12 @@
     ray job submit --working-dir . -- python -m jobs.evaluate jobs/recipes/spam.yaml --step judged
 
 Each variant (torch, onnx, int8, …) of each model is a candidate of its own; the teacher is their yardstick. Latencies are
-taken in turns, so that whatever else the machine does falls on all alike.
+taken in turns, so that whatever else the machine does falls on all alike. With `inputs: {against: spam/production}` the model
+that this alias points at is judged on the same rows too, and each candidate is compared with it.
 """
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -78,10 +80,11 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     from jobs.judging.quality import ROUNDS
 
     candidates = _candidates(config, inputs)
-    yardstick = candidates[0]
+    yardstick, production = candidates[0], _production(config, inputs, candidates[0])
     metric, rows = _metric(config, yardstick.learning, yardstick.task), _rows(config, inputs, yardstick)
-    _measure(config, context, candidates, rows, metric)
+    _measure(config, context, candidates, rows, metric, production)
     found = [candidate.row(yardstick) | _origin(candidate) for candidate in candidates]
+    against = _compare(config, inputs, found, candidates, production, metric)
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
         best = pareto_front(found, mode=metric.mode)
@@ -105,11 +108,19 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "examples": len(rows.items),
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
         "rows": found,
+        **against,
     }
 
 
-def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
-    """Quality, steadiness, memory and speed, which the candidates keep."""
+def _measure(
+    config: EvaluateConfig,
+    context: Context,
+    candidates: "list[Candidate]",
+    rows: "Rows",
+    metric: Metric,
+    production: "Candidate | None",
+) -> None:
+    """Quality, steadiness, memory and speed, which the candidates keep, and what is in production beside them."""
     from jobs.judging.quality import (
         ROUNDS,
         judge_quality,
@@ -121,18 +132,19 @@ def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candida
     from serve.engines.memory import peak_memory
 
     threads, batch_size = config.threads[0], config.batch_size[0]
-    for candidate in candidates:
+    every = candidates if production is None else [*candidates, production]
+    for candidate in every:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, rows, candidates[0], metric, config.resamples)
         measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
     measure_parity(candidates)
     context.report(state="measuring memory")
-    for candidate in candidates:
+    for candidate in every:
         held = peak_memory(candidate.artifact.local(), candidate.variant, threads, batch_size)
         candidate.figures["memory_bytes"] = held
     context.report(state="measuring latency")
-    measure_latency(candidates, rows.items, config.latency_texts, ROUNDS)
-    measure_throughput(candidates, rows.items, batch_size, ROUNDS)
+    measure_latency(every, rows.items, config.latency_texts, ROUNDS)
+    measure_throughput(every, rows.items, batch_size, ROUNDS)
 
 
 def _metric(config: EvaluateConfig, learning: "Learning", task: Task) -> Metric:
@@ -180,6 +192,45 @@ def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
     return found
 
 
+def _production(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Candidate | None":
+    """What the alias points at; None where it points at nothing yet. BadInput where its answers are to another question."""
+    from jobs.judging.quality import Candidate
+
+    pointed = inputs.pointed.get("against")
+    if pointed is None:
+        if "against" in inputs:
+            print("inputs.against: the alias points at nothing yet, so that there is nothing to compare with", flush=True)
+        return None
+    found = Candidate.load(inputs.one("against"), pointed.variant, config.threads[0], config.batch_size[0])
+    if reason := yardstick.task.unlike(found.task):
+        reason = f"its answers cannot be compared with those of {yardstick.name}: {reason}"
+        remedy = "Leave it out of this run, and look at the report before you deploy: the task has changed."
+        raise BadInput([Problem("inputs.against", pointed.alias, reason, remedy)])
+    return replace(found, name=pointed.alias)
+
+
+def _compare(
+    config: EvaluateConfig,
+    inputs: Inputs,
+    found: list[dict[str, Any]],
+    candidates: "list[Candidate]",
+    production: "Candidate | None",
+    metric: Metric,
+) -> dict[str, Any]:
+    """Each candidate's row is told how it compares with what is in production, whose row is given back."""
+    from jobs.data.training_rows import read_examples
+    from jobs.judging.against import compared, learned_rows
+
+    if production is None:
+        return {}
+    for row, candidate in zip(found, candidates, strict=True):
+        row["against"] = compared(candidate, production, metric)
+    learned = learned_rows(production.artifact, read_examples(inputs.one("examples"), config.split)["key"].to_pylist())
+    if learned:
+        print(f"{production.name} has learned from {learned} of these rows, and looks better by them than it is", flush=True)
+    return {"against": production.row(candidates[0]) | {"learned_rows": learned}}
+
+
 def _origin(candidate: "Candidate") -> dict[str, Any]:
     """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
     precision = candidate.engine.card.variants[candidate.variant].precision
@@ -196,6 +247,7 @@ STAGE = Stage(
         "examples": Input(Kind.EXAMPLES, "labelled rows with a test split"),
         "teacher": Input(Kind.MODEL, "the yardstick"),
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
+        "against": Input(Kind.MODEL, "an alias: what it points at is judged beside them", optional=True, alias=True),
     },
     output=Kind.REPORT,
     version=5,

@@ -204,7 +204,7 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
         done, reused, lost = done + int(row["rows"]), reused + int(row["reused"]), max(lost, float(row["lost"]))
         context.report(rows=done, answers_reused=reused)
     counted = {"rows": done, "answers_new": done - reused, "answers_reused": reused}
-    details = {TASK_DETAIL: task.model_dump(mode="json")}
+    details: dict[str, Any] = {TASK_DETAIL: task.model_dump(mode="json")}
     if earlier is not None:
         print(f"{reused} of {done} rows keep the answers of {earlier.uri}, by the same model", flush=True)
         details["earlier"] = earlier.uri

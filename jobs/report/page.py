@@ -42,6 +42,7 @@ def render_page(recipe: str, artifacts: Mapping[str, Artifact], choice: Mapping[
         sections.headline(recipe, report, winner),
         sections.comparison(report, name),
         sections.trade_off(report, name, choice.get("budget") or {}),
+        front.against(report),
         front.front_table(report, name),
         front.operating_points(report),
         cascade.section(report, winner),

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.architectures.language_models import ANSWERING_OBJECTIVES, PAIR_OBJECTIVES
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
+from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
@@ -362,6 +363,7 @@ def _select(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     if report.stage.name != "evaluate":
         yield Problem("inputs.report", report.name, "that step judges no candidates", "Name an evaluate step.")
         return
+    yield from idle_loss(recipe, report, config)
     yield from calibration_problems(recipe, report, config)
 
 
