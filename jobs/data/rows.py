@@ -183,11 +183,11 @@ class LeftOut:
         return ", ".join(f"{count} {reason}" for reason, count in self._reasons())
 
     def _reasons(self) -> list[tuple[str, int]]:
-        """Why rows are left out, the most frequent first; what sieves took out by what each of them counted."""
+        """Why rows are left out, the most frequent first, of equals by name; what sieves took out by what each counted."""
         reasons = Counter({reason: count for reason, count in self.by_reason.items() if reason != SIFTED})
         sifted = {name: count for name, count in self.tally.items() if name.startswith("rows_") and count}
         reasons.update({name.removeprefix("rows_").replace("_", " "): count for name, count in sifted.items()})
-        return reasons.most_common()
+        return sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
 
     def problem(self, path: str, allowed: float, source: str, remedy: str = "") -> Problem:
         """That too many have a fault; the first is named."""
