@@ -4,6 +4,7 @@ make bench                  all
 make bench BENCH=train      pretraining and fine-tuning against transformers' Trainer, Ray Train against plain processes
 make bench BENCH=data       waiting for data, memory of the loader
 make bench BENCH=prepare    near duplicates against datasets and datasketch, memory by the size of the text, what is found
+make bench BENCH=month      the same recipe when its source has grown by a twentieth: prepare and predict
 make bench BENCH=scale      steps on one core and on two, prepare over 100,000 files, the pipeline's own seconds
 make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the bare engine; Ray Serve's ingresses; needs wrk
 make bench BENCH=offline    answering for files against the bare engine, on one core each
@@ -16,7 +17,7 @@ import importlib
 import json
 import sys
 
-GROUPS = ("train", "data", "prepare", "scale", "compress", "unlabelled", "pairs", "serve", "offline")
+GROUPS = ("train", "data", "prepare", "month", "scale", "compress", "unlabelled", "pairs", "serve", "offline")
 
 
 def main() -> int:
