@@ -220,7 +220,7 @@ def test_the_new_winner_is_compared_with_production_on_the_same_rows(months: Mon
     assert compared["gain"] == pytest.approx(student["score"] - production["score"])
     assert compared["gain_interval"][0] <= compared["gain"] <= compared["gain_interval"][1]
     table = comparison_table(report, "student")
-    assert "tiny/production: in production, on the same rows" in table and table.count("tiny/production") == 2
+    assert "tiny/production: in production, on the same rows" in table and table.count("tiny/producti") == 2
     page = render_page("tiny", second)
     assert "Against what is in production" in page and "Of these rows it has learned from 0" in page
     (parent,) = second["judged"].manifest.parents["against"]
