@@ -25,7 +25,7 @@ CPUS = 2
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "personal": {"personal": {"email": "mask", "phone": "mask"}},
-    "filtered": {"filters": {"language": ["en", "de", "fr", "la"], "language_confidence": 0.99, "quality": {"min_words": 5}}},
+    "filtered": {"filters": {"boilerplate": True, "quality": {"min_words": 5}}},
 }
 """How rows are cleaned."""
 
