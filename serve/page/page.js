@@ -12,8 +12,9 @@ let asked = 0;
 
 class Problem extends Error {}
 
-async function call(path, body) {
+async function call(path, body, id) {
   const headers = { "content-type": "application/json" };
+  if (id) headers["x-request-id"] = id;
   if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
   let reply;
   try {
@@ -80,10 +81,13 @@ async function ask(event) {
     const inputs = texts().length > 1 ? given : find("text").value;
     const found = { given, view: VIEWS[models[0].view], answers: [], explanation: null };
     // One after the other: side by side they would take each other's time.
-    for (const { name, view, default: standard } of models) {
+    for (const { name, view, default: standard, feedback, choices } of models) {
       const began = performance.now();
-      const { model, answers } = await call("v1/predict", { inputs, model: name });
-      found.answers.push({ model, name, standard, view: VIEWS[view], answer: answers[0], milliseconds: performance.now() - began });
+      const id = newId();
+      const { model, answers } = await call("v1/predict", { inputs, model: name }, id);
+      const milliseconds = performance.now() - began;
+      const verdict = feedback ? { id, choices, state: "" } : null;
+      found.answers.push({ model, name, standard, view: VIEWS[view], answer: answers[0], milliseconds, verdict });
       if (number === asked) show({ found });
     }
     if (models[0].explains) found.explanation = await call("v1/explain", { inputs });
@@ -95,6 +99,9 @@ async function ask(event) {
     if (number === asked) busy(false);
   }
 }
+
+// Of 128 random bits; crypto.randomUUID is there on pages of https alone.
+const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function busy(now) {
   find("send").textContent = now ? strings.asking : strings.ask;
@@ -125,6 +132,9 @@ const VIEWS = {
     short: ({ label }) => label,
     sentence: (model, { label, probability }) => fill(strings.saidLabels, { model, label, probability: percent(probability) }),
     more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    given: ({ label }) => label,
+    saying: (right) => right,
+    correct: oneOf,
     effect: "effectLabels",
     full: 2,
   },
@@ -132,6 +142,9 @@ const VIEWS = {
     short: ({ label, labels }) => label ?? named(labels),
     sentence: (model, { labels }) => fill(strings.saidList, { model, labels: named(labels) }),
     more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    given: ({ labels }) => labels,
+    saying: named,
+    correct: anyOf,
     effect: "effectLabels",
     full: 2,
   },
@@ -139,6 +152,9 @@ const VIEWS = {
     short: ({ value }) => decimal(value),
     sentence: (model, { value }) => fill(strings.saidNumber, { model, value: decimal(value) }),
     more: ({ text }) => (text ? [element("p", {}, text)] : []),
+    given: ({ value }) => value,
+    saying: decimal,
+    correct: aNumber,
     effect: "effectNumber",
     full: 0,
   },
@@ -151,7 +167,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function card({ name, model, standard, view, answer, milliseconds }) {
+function card({ name, model, standard, view, answer, milliseconds, verdict }) {
   const about = [model.variant, ...(standard ? [strings.standard] : [])].join(" · ");
   return element(
     "article",
@@ -161,7 +177,74 @@ function card({ name, model, standard, view, answer, milliseconds }) {
     element("p", { class: "label" }, view.short(answer)),
     ...view.more(answer),
     element("p", { class: "quiet" }, fill(strings.time, { time: milliseconds.toFixed(milliseconds < 10 ? 1 : 0) })),
+    ...(verdict ? [judge(name, view, answer, verdict)] : []),
   );
+}
+
+// Whether the answer is right, or what is. What is said of it stands in `verdict`, for cards are made anew.
+function judge(name, view, answer, verdict) {
+  const made = element("div", { class: "judge", role: "group", "aria-label": fill(strings.judge, { model: name }) });
+  const told = element("p", { class: "quiet", role: "status" });
+  const say = async (right) => {
+    try {
+      await call("v1/feedback", { request_id: verdict.id, right });
+      Object.assign(verdict, { state: "said", right });
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      Object.assign(verdict, { state: "failed", problem: error.message });
+    }
+    draw();
+  };
+  const draw = () => {
+    const thanks = verdict.state === "said" ? fill(strings.thanks, { answer: view.saying(verdict.right) }) : "";
+    told.textContent = verdict.state === "failed" ? verdict.problem : thanks;
+    const right = element("button", { type: "button" }, strings.isRight);
+    right.addEventListener("click", () => say(view.given(answer)));
+    const wrong = element("button", { type: "button", "aria-expanded": verdict.state === "wrong" }, strings.isWrong);
+    wrong.addEventListener("click", () => {
+      verdict.state = verdict.state === "wrong" ? "" : "wrong";
+      draw();
+      made.querySelector(verdict.state ? ".correction :is(select, input)" : "button + button").focus();
+    });
+    const row = element("div", { class: "row" }, right, wrong);
+    made.replaceChildren(row, ...(verdict.state === "wrong" ? [correction(view, answer, verdict, say)] : []), told);
+  };
+  draw();
+  return made;
+}
+
+function correction(view, answer, verdict, say) {
+  const [field, read] = view.correct(answer, verdict.choices);
+  const send = element("button", { type: "submit" }, strings.send);
+  const form = element("form", { class: "correction" }, field, send);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    say(read());
+  });
+  return form;
+}
+
+// What a person says instead: one of some names, any of them, or a number; each field with what it says.
+function oneOf(answer, choices) {
+  const options = choices.filter((choice) => choice !== answer.label).map((choice) => element("option", { value: choice }, choice));
+  const select = element("select", { "aria-label": strings.itIs }, ...options);
+  return [select, () => select.value];
+}
+
+function anyOf(answer, choices) {
+  const boxes = choices.map((choice) => {
+    const box = element("input", { type: "checkbox", value: choice });
+    box.checked = answer.labels.includes(choice);
+    return box;
+  });
+  const named = boxes.map((box) => element("label", {}, box, box.value));
+  const read = () => boxes.filter((box) => box.checked).map((box) => box.value);
+  return [element("fieldset", {}, element("legend", {}, strings.itIs), ...named), read];
+}
+
+function aNumber(answer) {
+  const field = element("input", { type: "number", step: "any", required: "", value: answer.value, "aria-label": strings.itIs });
+  return [field, () => field.valueAsNumber];
 }
 
 function bar({ label, probability }) {

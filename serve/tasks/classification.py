@@ -128,6 +128,18 @@ class Classification(LabelledTask):
         whole = {"label": self.labels[column], "probability": float(probability_N[0])}
         return Explained(whole, label_evidence(probability_N))
 
+    def right_example(self) -> str:
+        """A label."""
+        return self.labels[0]
+
+    def right(self, said: Any) -> dict[str, Any]:
+        """The label."""
+        return {"label": self.known_label(said)}
+
+    def goodness(self, answer: Mapping[str, Any], right: Mapping[str, Any]) -> float:
+        """Whether it is the label."""
+        return float(answer["label"] == right["label"])
+
     def columns(self, wide: bool) -> dict[str, type]:
         """The label and its probability; with `wide` each label's."""
         each = {f"probability_{label}": float for label in self.labels} if wide else {}

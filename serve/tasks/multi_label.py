@@ -138,6 +138,23 @@ class MultiLabel(LabelledTask):
         }
         return Explained(whole, label_evidence(probability_N))
 
+    def right_example(self) -> list[str]:
+        """A label; others, or none, may be right."""
+        return [self.labels[0]]
+
+    def right(self, said: Any) -> dict[str, Any]:
+        """The labels, each once, in the order of the task."""
+        if not isinstance(said, list):
+            raise ValueError(f"Give a list of labels, which may be empty; there are {', '.join(self.labels)}")
+        named = {self.known_label(label) for label in said}
+        return {"labels": [label for label in self.labels if label in named]}
+
+    def goodness(self, answer: Mapping[str, Any], right: Mapping[str, Any]) -> float:
+        """F1 of its labels; of none where none is right, 1."""
+        both = len(set(answer["labels"]) & set(right["labels"]))
+        count = len(answer["labels"]) + len(right["labels"])
+        return 2 * both / count if count else 1.0
+
     def columns(self, wide: bool) -> dict[str, type]:
         """The labels; with `wide` each one's probability."""
         return {"predicted": list} | ({f"probability_{label}": float for label in self.labels} if wide else {})

@@ -254,6 +254,25 @@ class Task(BaseModel):
         """What each part does for the answer, from settled outputs of these items: the whole one, then without each part."""
         raise NotImplementedError
 
+    def right_example(self) -> Any:
+        """What a person may say is right, in JSON, for the service's documentation; None where the kind takes nothing of the
+        sort: then the next three are not asked."""
+        return None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What a right answer may name, in order; none where it names nothing, such as a number."""
+        return ()
+
+    def right(self, said: Any) -> dict[str, Any]:
+        """What somebody says is right, in JSON, as the target columns of a row for `prepare`, by the names that they have by
+        default in the kind's settings: {"label": "spam"}. ValueError: why it cannot be right, to that person."""
+        raise NotImplementedError
+
+    def goodness(self, answer: Mapping[str, Any], right: Mapping[str, Any]) -> float:
+        """How good an answer that came over HTTP is where this is `right`, in [0, 1]: 1 only where nothing is wrong."""
+        raise NotImplementedError
+
     def columns(self, wide: bool) -> dict[str, type]:
         """The columns that answers have in a file, with their types; with `wide` all that can be said."""
         raise NotImplementedError

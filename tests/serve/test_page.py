@@ -1,5 +1,6 @@
 """The page in real Chromium: what it shows, by keyboard alone, on a phone, in both languages, in the dark."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ import requests
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from serve import tasks
 from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
+from serve.settings import FeedbackSettings
 from serve.tasks.multi_label import MultiLabel
 from tests.serve.faces import local_model, serving
 from tests.serve.tiny_model import LABELS, publish_tiny
@@ -248,6 +251,68 @@ def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrom
         assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
         browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
         assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
+
+
+def test_a_person_says_what_is_right_by_keyboard_and_it_is_kept(
+    browser: webdriver.Chrome, model_directory: Path, tmp_path: Path
+) -> None:
+    publish_tiny(tmp_path / "several")
+    card = read_card(tmp_path / "several")
+    write_card(tmp_path / "several", card.model_copy(update={"task": MultiLabel(labels=LABELS)}))
+    models = {
+        "one": local_model(model_directory, "one", "onnx"),
+        "several": local_model(tmp_path / "several", "several", "onnx"),
+    }
+    with serving(models, models["one"], feedback=FeedbackSettings(place=str(tmp_path / "said"))) as url:
+        browser.get(f"{url}/")
+        ask(browser, "Win a prize now")
+        (given,) = requests.post(f"{url}/v1/predict", json={"inputs": "Win a prize now"}, timeout=30).json()["answers"]
+        first, second = browser.find_elements(By.CLASS_NAME, "judge")
+        assert first.accessible_name == "Whether the answer of one is right"
+        first.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+        _told(browser, first, f"Thank you. Kept as right: {given['label']}.")
+        assert kept(tmp_path) == {"one": {"label": given["label"]}}
+        first.find_elements(By.TAG_NAME, "button")[1].send_keys(Keys.SPACE)
+        choice = browser.switch_to.active_element
+        assert (choice.tag_name, choice.accessible_name) == ("select", "It should be")
+        others = [label for label in LABELS if label != given["label"]]
+        assert [option.text for option in choice.find_elements(By.TAG_NAME, "option")] == others
+        choice.send_keys(Keys.ARROW_DOWN, Keys.TAB)
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        _told(browser, first, f"Thank you. Kept as right: {others[1]}.")
+        assert kept(tmp_path) == {"one": {"label": others[1]}}
+        second.find_elements(By.TAG_NAME, "button")[1].click()
+        for box in second.find_elements(By.CSS_SELECTOR, "input:checked"):
+            box.send_keys(Keys.SPACE)
+        for label in ("其他", "ham"):
+            second.find_element(By.CSS_SELECTOR, f"input[value='{label}']").send_keys(Keys.SPACE)
+        assert shown(browser, ".correction legend") == ["It should be"]
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        second.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+        _told(browser, second, "Thank you. Kept as right: ham, 其他.")
+        assert kept(tmp_path)["several"] == {"labels": ["ham", "其他"]}
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        again = browser.find_elements(By.CLASS_NAME, "judge")
+        assert [one.find_element(By.TAG_NAME, "p").text for one in again][1] == "谢谢！已记录正确的回答：ham、其他。"
+
+
+def _told(browser: webdriver.Chrome, judge: WebElement, text: str) -> None:
+    WebDriverWait(browser, 30).until(lambda _: judge.find_element(By.TAG_NAME, "p").text == text)
+
+
+def kept(place: Path) -> dict[str, dict[str, Any]]:
+    """What is kept as right, by model."""
+    lines = [line for file in (place / "said" / "rows").iterdir() for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert {row.pop("text") for row in rows} == {"Win a prize now"}
+    found = {row.pop("feedback")["model"]["name"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_where_nothing_is_taken_nothing_is_asked(browser: webdriver.Chrome) -> None:
+    ask(browser, "Win a prize now")
+    assert not browser.find_elements(By.CLASS_NAME, "judge")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -59,9 +59,24 @@ class LabelledTask(Task):
     def wrong_target(self, target: BaseModel, item: Item) -> tuple[str, str] | None:
         """A label that the model does not have."""
         label = target.label if isinstance(target, Target) else None
-        if label is None or label in self.labels:
+        if label is None:
             return None
-        return "label", f"The model has no label {label!r}; it has {', '.join(self.labels)}"
+        try:
+            self.known_label(label)
+        except ValueError as error:
+            return "label", str(error)
+        return None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
+    def known_label(self, said: Any) -> str:
+        """A label that somebody names; ValueError names those that there are."""
+        if isinstance(said, str) and said in self.labels:
+            return said
+        raise ValueError(f"The model has no label {said!r}; it has {', '.join(self.labels)}")
 
     def explained_column(self, target: BaseModel, logits_C: np.ndarray) -> int:
         """The column of the label that is asked for, or of the most probable one."""
