@@ -89,6 +89,8 @@ def missing_remedy(column: str, columns: Sequence[str], rows: Sequence[Row], par
         for sign, name in DELIMITERS.items():
             if sign in columns[0]:
                 return f"The header has {name} in it: write delimiter: {sign!r} if that parts its columns."
+    if files.annotated_in is None and {"data", "annotations"} <= set(columns):
+        return "It looks like an export of Label Studio: if it is one, write annotated_in: label_studio."
     remedy = nearest(column, columns)
     headed = part is not None and part.format in (*DELIMITED, "xlsx") and files.columns is None
     if headed and not remedy.startswith("Did you mean") and _is_data(columns, rows):

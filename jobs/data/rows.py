@@ -269,8 +269,8 @@ class Items:
             found, wrong = self.labelling.targets(frame)
             for place, reason in wrong.items():
                 faults.setdefault(place, Fault(WRONG_TARGET, reason))
-            for place in range(len(rows)):
-                if all(values[place] is None for values in found.values()):
+            for place, row in enumerate(rows):
+                if row.unlabelled or all(values[place] is None for values in found.values()):
                     faults.setdefault(place, Fault(NO_TARGET, "nothing says what it should be answered with"))
         return Values(columns, found, splits, faults)
 

@@ -192,7 +192,7 @@ def test_killed_processes_and_a_new_version_forget_nothing_that_was_handed_over(
 
 
 def test_what_was_said_is_a_source_of_prepare(service: Service, ray_cluster: Cluster) -> None:
-    for label in ("ham", "spam"):
+    for label in LABELS:
         for number in range(20):
             request_id, _ = service.predict(f"{label} it is, order {number}")
             assert service.say(request_id, label).status_code == 200
@@ -211,7 +211,7 @@ def test_what_was_said_is_a_source_of_prepare(service: Service, ray_cluster: Clu
     read = [row for part in sorted(made.local().glob("*/*.parquet")) for row in pq.read_table(part).to_pylist()]
     told = {row["text"]: row["label"] for row in read}
     assert {text: label for text, label in told.items() if " it is" in text} == {
-        f"{label} it is, order {number}": label for label in ("ham", "spam") for number in range(20)
+        f"{label} it is, order {number}": label for label in LABELS for number in range(20)
     }
     assert all(told[row["body"]] == row["label"] for row in rows.values() if row["body"] in told)
     assert {row["slice_feedback.model.name"] for row in read} >= {"tiny"}
