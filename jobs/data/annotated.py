@@ -21,8 +21,8 @@ Tool = Literal["label_studio", "doccano"]
 """As `Files.annotated_in` names them."""
 NO_EXPORT = "no annotated task"
 STRETCHES = frozenset({"labels", "hypertextlabels", "paragraphlabels"})
-LISTS = frozenset({"choices", "textarea", "taxonomy"})
-KEYS = {"textarea": "text", "pairwise": "selected"}
+SEVERAL_VALUES = frozenset({"choices", "textarea", "taxonomy"})
+VALUE_KEYS = {"textarea": "text", "pairwise": "selected"}
 """The key of the value, where it is not the control's type."""
 
 
@@ -93,15 +93,15 @@ def _controls(results: Any) -> dict[str, Any]:
 
 def _values(kind: str, value: Mapping[str, Any], name: str) -> Sequence[Any]:
     """What one result says."""
-    said = value.get(KEYS.get(kind, kind))
+    said = value.get(VALUE_KEYS.get(kind, kind))
     if kind in STRETCHES:
         start, end = value.get("start"), value.get("end")
         if not isinstance(said, list) or start is None or end is None:
             raise _Malformed(f"{name} has a stretch without its place or its labels")
         return [[start, end, label] for label in said]
     if said is None:
-        raise _Malformed(f"{name} is of type {kind}, and its value has no {KEYS.get(kind, kind)}")
-    if kind not in LISTS:
+        raise _Malformed(f"{name} is of type {kind}, and its value has no {VALUE_KEYS.get(kind, kind)}")
+    if kind not in SEVERAL_VALUES:
         return [said]
     own = said if isinstance(said, list) else [said]
     return [" / ".join(map(str, one)) if isinstance(one, list) else one for one in own]

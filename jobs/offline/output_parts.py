@@ -21,7 +21,7 @@ from cluster.store import storage
 from jobs.data.formats import Files
 from jobs.data.pieces import Piece, Row
 from jobs.data.values import has_column, is_absent, value_at, with_words_joined, without_bytes
-from jobs.offline.pre_annotations import TOOLS, Control, answer_type, doccano_line, studio_task
+from jobs.offline.pre_annotations import ANNOTATION_TOOLS, Control, answer_type, doccano_line, studio_task
 from serve.settings import MAX_CHARACTERS
 from serve.tasks.protocol import Item, Task
 
@@ -81,7 +81,7 @@ class Plan:
     @property
     def annotates(self) -> bool:
         """Whether answers are written as pre-annotations."""
-        return self.identity.format in TOOLS
+        return self.identity.format in ANNOTATION_TOOLS
 
     def pre_annotated(
         self, row: Mapping[str, Any], item: Item, cells: Mapping[str, Any], sure: float | None

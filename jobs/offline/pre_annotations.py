@@ -21,11 +21,11 @@ from jobs.data.formats import Files, parts_of
 from jobs.data.records import opened_rows
 from serve.tasks.protocol import Task
 
-TOOLS = ("label_studio", "doccano")
+ANNOTATION_TOOLS = ("label_studio", "doccano")
 CHOICES, NUMBER, RATING = "choices", "number", "rating"
 CONTROLS: dict[type, tuple[str, ...]] = {str: (CHOICES,), list: (CHOICES,), float: (NUMBER, RATING), int: (NUMBER, RATING)}
 """The types of controls, as results name them, that an answer of a type can go to."""
-LOOKED_AT = 1_000
+ANNOTATED_ROWS = 1_000
 """Rows of a file in which an annotation is looked for."""
 BY_HAND = "Give --label-config FILE, or --from-name and --to-name as the labelling config has them."
 
@@ -122,7 +122,7 @@ def _of_annotations(file: str, written: Files) -> Iterable[Control]:
         if part.format not in ("json", "jsonl"):
             continue
         with opened_rows(part, written) as found:
-            for row in islice(found.rows, LOOKED_AT):
+            for row in islice(found.rows, ANNOTATED_ROWS):
                 yield from _of_task(row.values)
 
 

@@ -18,7 +18,7 @@ from jobs.data.pieces import Scanned
 from jobs.data.records import scan
 from jobs.data.sources import resolve
 from jobs.offline.output_parts import Format, Plan, RunIdentity, read_identity
-from jobs.offline.pre_annotations import TOOLS, Control, answer_type, control_of
+from jobs.offline.pre_annotations import ANNOTATION_TOOLS, Control, answer_type, control_of
 from serve.engines.card import Card, EngineError
 from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
@@ -184,7 +184,7 @@ def _columns(request: Request, task: Task) -> dict[str, str]:
 def _control(request: Request, task: Task, files: list[str]) -> Control | None:
     """Where answers go that are pre-annotations; BadInput where that cannot be told, or nothing is asked of it."""
     asked = {key: getattr(request, key) for key in ("label_config", "from_name", "to_name")}
-    if request.format in TOOLS:
+    if request.format in ANNOTATION_TOOLS:
         answer_type(task)
     if request.format == "doccano" and len(task.fields) > 1:
         reason = f"the model reads {' and '.join(task.fields)}, and a line of doccano is one text"
