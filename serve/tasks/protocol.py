@@ -274,7 +274,7 @@ class Task(BaseModel):
         raise NotImplementedError
 
     def columns(self, wide: bool) -> dict[str, type]:
-        """The columns that answers have in a file, with their types; with `wide` all that can be said."""
+        """The columns that answers have in a file, with their types, the answer itself first; with `wide` all there is."""
         raise NotImplementedError
 
     def cells(self, answer: Any, wide: bool) -> dict[str, Any]:
