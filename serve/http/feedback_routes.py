@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from serve.http.body import read_body
 from serve.http.example import Example
+from serve.http.gate import sound_id
 from serve.http.routes import REFUSALS, body_of, json_response, problem, replies
 from serve.http.schema import FeedbackReply, FeedbackRequest, parse_request
 from serve.models.exchange import exchange_of
@@ -51,7 +52,7 @@ def feedback_routes(models: Models, example: Example, feedback: Feedback) -> API
     )
     async def say(request: Request) -> Response:
         wanted = parse_request(await read_body(request), FeedbackRequest)
-        question = await _asked(feedback, wanted.request_id, exchange_of(request).key)
+        question = await _asked(feedback, sound_id(wanted.request_id.encode()), exchange_of(request).key)
         index, task = _index(wanted, question), models.get(question.asked).task
         if task.right_example() is None:
             message = f"{question.asked} gives answers of a kind of which no right one is taken"

@@ -19,6 +19,7 @@ from serve.tasks.multi_label import MultiLabel
 from serve.watch import feedback, line_parts
 from serve.watch.feedback import FeedbackBook, Question, Said, wilson
 from serve.watch.line_parts import LineParts, LinePlace, write_all
+from tests.serve.faces import asked, face_of, local_model
 
 OLD = ServedModel(name="spam", fingerprint="a" * 64, variant="int8")
 NEW = ServedModel(name="spam", fingerprint="b" * 64, variant="int8")
@@ -197,3 +198,23 @@ def test_a_kind_says_what_is_right_and_how_good_an_answer_is_by_it() -> None:
     for wrong in ("joy", ["fear"], None, [["joy"]]):
         with pytest.raises(ValueError, match="anger, joy, love"):
             several.right(wrong)
+
+
+def test_a_request_is_found_by_whatever_id_its_client_gave_and_only_where_it_was_answered(
+    tmp_path: Path, model_directory: Path
+) -> None:
+    model = local_model(model_directory, "tiny", "onnx")
+
+    async def run() -> None:
+        face = face_of({"tiny": model}, model, feedback=FeedbackSettings(place=str(tmp_path)))
+        for named in ("order 17", "订单", "x" * 300):
+            assert (await asked(face, "/v1/predict", {"inputs": "a prize"}, x_request_id=named))[0] == 200
+            status, told = await asked(face, "/v1/feedback", {"request_id": named, "right": "spam"})
+            assert (status, told["right"]) == (200, {"label": "spam"})
+        assert (await asked(face, "/v1/predict", {"inputs": ""}, x_request_id="refused"))[0] == 422
+        assert (await asked(face, "/v1/feedback", {"request_id": "refused", "right": "spam"}))[0] == 404
+        _, scored = await asked(face, "/v1/feedback")
+        assert [one["feedbacks"] for one in scored["scores"]] == [3]
+
+    asyncio.run(run())
+    assert len(rows(tmp_path)) == 3
