@@ -10,13 +10,14 @@ make bench BENCH=offline    answering for files against the bare engine, on one 
 make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
 make bench BENCH=unlabelled what texts without a label bring a student, and augmented ones
 DATA=DIRECTORY make bench BENCH=pairs       two texts classified together against the loop of an example script
+DATA=DIRECTORY SET=… make bench BENCH=kinds each kind of task against such a loop, and its winner against its teacher
 """
 
 import importlib
 import json
 import sys
 
-GROUPS = ("train", "data", "prepare", "scale", "compress", "unlabelled", "pairs", "serve", "offline")
+GROUPS = ("train", "data", "prepare", "scale", "compress", "unlabelled", "pairs", "kinds", "serve", "offline")
 
 
 def main() -> int:
