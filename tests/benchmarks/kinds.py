@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,16 @@ def measures() -> Iterator[dict[str, Any]]:
 def _of_set(name: str, found: DataSet) -> Iterator[dict[str, Any]]:
     from serve.engines.processor import described
     from tests.benchmarks.kinds_against_loop import against_loop
+    from tests.benchmarks.kinds_heads import heads
+    from tests.benchmarks.kinds_none import none_of_these
     from tests.benchmarks.kinds_road import Run
 
+    parts: dict[str, Callable[[Run], Iterator[dict[str, Any]]]] = {
+        "against_loop": against_loop,
+        "winner": Run.winner,
+        "none_of_these": none_of_these,
+        "heads": heads,
+    }
     limit = int(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
     with tempfile.TemporaryDirectory() as place:
         source = found.write(Path(os.environ["DATA"]), Path(place), limit)
@@ -49,8 +57,8 @@ def _of_set(name: str, found: DataSet) -> Iterator[dict[str, Any]]:
             run = Run.of(name, found if limit is None else found.tried(), source, place)
             shared = {"set": name, "kind": found.kind, "cpu": described(), **run.stated()}
             shared |= {"note": found.note} if found.note else {}
-            for measure in (against_loop, Run.winner):
-                for line in measure(run):
+            for part in found.parts:
+                for line in parts[part](run):
                     yield {**line, "detail": {**shared, **line["detail"]}}
 
 

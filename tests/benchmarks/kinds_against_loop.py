@@ -20,8 +20,8 @@ POINTS = 0.5
 def against_loop(run: Run) -> Iterator[dict[str, Any]]:
     """How far apart the sides' test scores are, a mean over the seeds; the sign is in the detail."""
     pairs, seconds = [], []
-    for seed, teacher in zip(SEEDS, run.teachers, strict=True):
-        looped = _looped(run, seed)
+    for seed in SEEDS:
+        teacher, looped = run.teacher(seed), _looped(run, seed)
         pairs.append((run.said(teacher), run.arrays(looped["answers"])))
         seconds.append([round(teacher.manifest.seconds, 1), round(looped["seconds"], 1)])
     truth, measure = run.truth(), run.measure
@@ -59,7 +59,8 @@ def _looped(run: Run, seed: int) -> dict[str, Any]:
     config = run.recipe.steps[f"teacher_{seed}"].config
     assert isinstance(config, FinetuneConfig)
     torch.manual_seed(seed)
-    model, learner = build(config, Inputs(examples=[run.rows]))
+    base = {} if run.base is None else {"init": [run.base]}
+    model, learner = build(config, Inputs(examples=[run.rows], **base))
     assert isinstance(learner, Supervised)
     epochs = (learner.epoch(epoch, config.batch_size, seed) for epoch in count())
     order = [batch.tolist() for batch in islice(chain.from_iterable(epochs), config.max_steps)]

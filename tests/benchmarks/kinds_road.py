@@ -1,6 +1,6 @@
 """The road of BENCH=kinds: teachers of three seeds; the first learns on, and a distilled student in int8 is judged beside it.
 
-    run = Run.of("banking77", SETS["banking77"], source, place)          # its rows and the three teachers
+    run = Run.of("banking77", SETS["banking77"], source, place)          # its rows alone
     list(run.winner())
 
 A recipe that runs as any other does.
@@ -31,7 +31,13 @@ KEPT, FASTER = 0.97, 8
 THREADS = int(os.environ.get("THREADS", "2"))
 """Of either side, and of all that is trained."""
 SHOWN = ("score", "interval", "kept", "speedup", "size_ratio", "latency_p50_ms")
-TARGETS = {"classification": "label", "multi_label": "labels", "regression": "value", "ordinal": "label"}
+TARGETS = {
+    "classification": "label",
+    "multi_label": "labels",
+    "regression": "value",
+    "ordinal": "label",
+    "several": "category.label",
+}
 """The column of EXAMPLES that holds what is right."""
 SAID: dict[str, Callable[[Any], Any]] = {
     "classification": lambda answer: answer.label,
@@ -50,16 +56,20 @@ class Run:
     data: DataSet
     recipe: Recipe
     place: str
+    source: Mapping[str, str]
     rows: Artifact
-    teachers: tuple[Artifact, ...]
+    base: Artifact | None
 
     @classmethod
     def of(cls, name: str, data: DataSet, source: Mapping[str, str], place: str) -> "Run":
-        """Prepare the rows and train the teachers."""
+        """Prepare the rows, and pretrain the base where the set has none."""
         recipe = parse_recipe({"name": name, "steps": steps(data, source)})
-        rows = made(recipe, "rows", place)
-        teachers = tuple(made(recipe, f"teacher_{seed}", place) for seed in SEEDS)
-        return cls(name, data, recipe, place, rows, teachers)
+        base = [made(recipe, step, place) for step in base_steps(data, source)][-1] if data.base is not None else None
+        return cls(name, data, recipe, place, source, made(recipe, "rows", place), base)
+
+    def teacher(self, seed: int) -> Artifact:
+        """The one of that seed, trained when it is first asked for."""
+        return made(self.recipe, f"teacher_{seed}", self.place)
 
     @property
     def measure(self) -> Measure:
@@ -165,17 +175,41 @@ def made(recipe: Recipe, step: str, place: str) -> Artifact:
         return execute(recipe, step, place)
 
 
+def labelled(source: Mapping[str, str]) -> dict[str, str]:
+    """The source without what a base is pretrained on."""
+    return {split: file for split, file in source.items() if split != "corpus"}
+
+
+def begun(data: DataSet, rows: str) -> dict[str, Any]:
+    """What a training says of where it begins."""
+    if data.base is None:
+        return {"inputs": {"examples": rows}, "model": data.model}
+    return {"inputs": {"examples": rows, "init": "base"}}
+
+
+def base_steps(data: DataSet, source: Mapping[str, str]) -> dict[str, Any]:
+    """The steps of a base that is pretrained here."""
+    if data.base is None:
+        return {}
+    tokens = {"source": source["corpus"], "tokenizer": {"train": "characters", "vocab_size": 4000}}
+    return {
+        "corpus": {"stage": "prepare", **tokens, "max_length": data.max_length, "split": {"validation": 0.02}},
+        "base": {"stage": "pretrain", "inputs": {"tokens": "corpus"}, **data.base, "resources": {"cpus": THREADS}},
+    }
+
+
 def steps(data: DataSet, source: Mapping[str, str]) -> dict[str, Any]:
     """The recipe's steps."""
     examples, cores = {"examples": "rows"}, {"resources": {"cpus": THREADS}}
     alike = {"batch_size": data.batch_size, "max_length": data.max_length, "evaluations": 1, **cores}
     trained = {"stage": "finetune", "optimizer": {"learning_rate": data.rate}, "keep": "last", **alike}
-    compared = {**trained, "inputs": examples, "model": data.model, "epochs": 1000, "max_steps": data.steps}
+    compared = {**trained, **begun(data, "rows"), "epochs": 1000, "max_steps": data.steps}
     further = {**trained, "inputs": {**examples, "init": "teacher_0"}, "epochs": data.further_epochs}
     soft = {**examples, "teacher": "soft"}
     student = {"inputs": {**soft, "init": "teacher"}, "epochs": data.student_epochs, "student": dict(data.student)}
     return {
-        "rows": {"stage": "prepare", "source": dict(source), **data.prepare},
+        **base_steps(data, source),
+        "rows": {"stage": "prepare", "source": labelled(source), **data.prepare},
         **{f"teacher_{seed}": {**compared, "seed": seed} for seed in SEEDS},
         "teacher": further,
         "soft": {"stage": "predict", "inputs": {**examples, "model": "teacher"}, **cores},

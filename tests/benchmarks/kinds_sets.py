@@ -47,6 +47,10 @@ class DataSet:
     student_epochs: int = 4
     student: Mapping[str, Any] = field(default_factory=lambda: {"layers": [0, 1, 2], "feed_forward": 0.5})
     """What the recipe says of the student."""
+    base: Mapping[str, Any] | None = None
+    """What the recipe says of the base where it is pretrained here, on the texts of the split `corpus`."""
+    parts: tuple[str, ...] = ("against_loop", "winner")
+    """What is measured: kinds.py says by what."""
     note: str = ""
     """What a reader of its figures must know."""
 
@@ -112,10 +116,48 @@ def _sick(directory: Path) -> dict[str, list[Row]]:
     return {"train": rows("train.tsv.gz"), "test": rows("trial.tsv")}
 
 
+def _banking77_none(directory: Path) -> dict[str, list[Row]]:
+    """Rows of the intents that are kept out are there in the test alone."""
+    rows = [row for row in _banking77(directory)["train"] if "label" in row]
+    intents = sorted({row["label"] for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    known = [row for row in rows if row["label"] not in intents[:KEPT_OUT]]
+    unknown = [{**row, "label": NONE} for row in rows if row["label"] in intents[:KEPT_OUT]]
+    cut = len(known) // 5
+    return {"train": known[cut:], "test": known[:cut] + unknown}
+
+
+def _reviews(directory: Path) -> dict[str, list[Row]]:
+    """Each text once; those that stand there with two answers are left out."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for row in _table(directory / "online_shopping_10_cats.csv.gz", ","):
+        if text := row["review"].strip():
+            found.setdefault(text, set()).add((row["cat"], "好评" if row["label"] == "1" else "差评"))
+    made = [(text, *next(iter(said))) for text, said in found.items() if len(said) == 1]
+    rows = [
+        {"text": text, "category": category, "sentiment": sentiment, "both": [category, sentiment]}
+        for text, category, sentiment in made
+    ]
+    rows = lowest_hashes(rows, REVIEWS + TESTED + CORPUS)
+    corpus = [{"text": row["text"]} for row in rows[REVIEWS + TESTED :]]
+    return {"train": rows[:REVIEWS], "test": rows[REVIEWS : REVIEWS + TESTED], "corpus": corpus}
+
+
 EMOTIONS, UNLABELLED = 6000, 4000
 """Of GoEmotions: rows with their labels, and texts without from which the student learns too."""
 INTENTS = 6000
 """Of BANKING77: rows with their labels; of the others the student learns without."""
+KEPT_OUT, NONE = 10, "none of these"
+"""So many intents are kept out, and how questions with them are labelled."""
+REVIEWS, TESTED, CORPUS = 6000, 2000, 10_000
+"""Of the reviews: rows to learn from, rows to test with, and texts that the base is pretrained on."""
+SMALL_BASE: dict[str, Any] = {
+    "model": {"layers": 3, "hidden": 192, "heads": 3, "dropout": 0.1},
+    "optimizer": {"learning_rate": 1e-3},
+    "epochs": 2,
+    "evaluations": 1,
+}
+"""As jobs/recipes/reviews_zh.yaml has its student's."""
+REVIEW_FILES = ("online_shopping_10_cats.csv.gz",)
 PAIRS: dict[str, Any] = {"text": "sentence_A", "split": {"validation": 0.05}}
 
 SETS: dict[str, DataSet] = {
@@ -146,5 +188,44 @@ SETS: dict[str, DataSet] = {
         PAIRS | {"task": {"kind": "ordinal", "label": "rounded", "pair": "sentence_B"}},
         student_epochs=6,
         note="relatedness is rounded to 1, 2, 3, 4 or 5",
+    ),
+    "banking77_none": DataSet(
+        ("train.csv.gz",),
+        _banking77_none,
+        {"task": {"kind": "classification", "label": "label", "none": {"keep": 0.95}}, "split": {"validation": 0.15}},
+        steps=400,
+        parts=("none_of_these",),
+        note=f"{KEPT_OUT} intents are in the test alone",
+    ),
+    "online_shopping": DataSet(
+        REVIEW_FILES,
+        _reviews,
+        {
+            "task": {
+                "kind": "several",
+                "heads": {
+                    "category": {"kind": "classification", "label": "category"},
+                    "sentiment": {"kind": "classification", "label": "sentiment"},
+                },
+            },
+            "split": {"validation": 0.1},
+        },
+        model="pretrained here",
+        steps=300,
+        rate=5e-4,
+        base=SMALL_BASE,
+        parts=("heads",),
+        note="Chinese; the base is a small one, pretrained on 10,000 other reviews for two epochs",
+    ),
+    "online_shopping_labels": DataSet(
+        REVIEW_FILES,
+        _reviews,
+        {"task": {"kind": "multi_label", "labels": "both"}, "split": {"validation": 0.1}},
+        model="pretrained here",
+        steps=150,
+        rate=5e-4,
+        student={"layers": [0, 1]},
+        base=SMALL_BASE,
+        note="Chinese; the labels are made: a review's category and whether it is a good one; the base as for online_shopping",
     ),
 }
