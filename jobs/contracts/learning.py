@@ -209,8 +209,8 @@ class Learning:
         raise NotImplementedError
 
     def stratum(self, settings: Any) -> str | None:
-        """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a single value a row; None
-        where targets, such as spans of a text, have no values that many rows share."""
+        """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a value a row or a list
+        of them; None where targets, such as spans of a text, have no values that many rows share."""
         return None
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from jobs.report.html import Html
 
 LABELS = "labels"
-SEPARATORS = (";", "|", ",", "/", "\t")
-"""Signs that people put between labels."""
+SEPARATORS = (";", "|", ",", "/", "\t", "；", "，", "、")
+"""Signs that people put between labels; the last ones in Chinese."""
 
 
 class MultiLabelSettings(LabelNames):
@@ -145,6 +145,10 @@ class MultiLabelLearning(Learning):
         rows = [own for own in columns[LABELS] if own is not None]
         none = sum(not own for own in rows)
         return dict(Counter(label for own in rows for label in own)) | ({NONE_OF_THEM: none} if none else {})
+
+    def stratum(self, settings: Any) -> str:
+        """The labels."""
+        return LABELS
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """A separator that is missing or another; labels that train lacks."""

@@ -142,6 +142,10 @@ def test_labels_come_as_lists_and_as_texts() -> None:
     )
     assert targets(["joy; love", ";", "joy;joy", 3], separator=";")[0] == [["joy", "love"], [], ["joy"], ["3"]]
     assert targets([[0, 1.0], "0"], names={0: "joy", 1: "love"})[0] == [["joy", "love"], ["joy"]]
+    assert targets(["物流、 价格", "、", "价格、价格", "客服 delivery"], separator="、")[0] == [
+        ["价格", "物流"], [], ["价格"], ["客服 delivery"],
+    ]  # fmt: skip
+    assert targets([["质量", 5]], names={"质量": "quality", 5: "好评"})[0] == [["quality", "好评"]]
     assert targets([NONE_OF_THEM])[0] == [[]]
     made, wrong = targets([["joy"], [["joy"]]])
     assert made == [["joy"], []] and "['joy']" in wrong[1]
@@ -152,6 +156,8 @@ def test_labels_come_as_lists_and_as_texts() -> None:
     [
         ({}, ["joy;love", "joy", "love;anger", "anger"], "separator: ';'"),
         ({"separator": ","}, ["joy|love", "love|joy", "joy|anger", "anger"], "separator: '|'"),
+        ({}, ["物流、价格", "价格", "物流、质量", "质量"], "separator: '、'"),
+        ({"separator": ";"}, ["物流；价格", "价格；物流", "价格；质量", "质量"], "separator: '；'"),
         ({"separator": ";"}, ["joy;love", "either/or", "joy", "love"], None),
         ({}, ["joy", "love"], None),
     ],
