@@ -60,7 +60,7 @@ def cut_points(places: Mapping[Values, np.ndarray], shares: Split) -> dict[Value
     for values, stratum in _rarest({values: len(own) for values, own in places.items()}).items():
         strata.setdefault(stratum, []).append(values)
     sizes = {stratum: sum(len(places[values]) for values in each) for stratum, each in strata.items()}
-    cuts = {}
+    cuts: dict[Values, tuple[int, int]] = {}
     for stratum, (test, validation) in held_rows(sizes, shares).items():
         place = np.sort(np.concatenate([places[values] for values in strata[stratum]]))
         cuts |= dict.fromkeys(strata[stratum], (int(place[test]), int(place[test + validation])))

@@ -39,7 +39,7 @@ class DataSet:
     model: str = MINILM
     max_length: int = 64
     batch_size: int = 32
-    steps: int = 100
+    steps: int = 150
     """Of each training that is compared with the loop."""
     rate: float = 2e-4
     further_epochs: int = 3
@@ -222,7 +222,6 @@ SETS: dict[str, DataSet] = {
         _reviews,
         {"task": {"kind": "multi_label", "labels": "both"}, "split": {"validation": 0.1}},
         model="pretrained here",
-        steps=150,
         rate=5e-4,
         student={"layers": [0, 1]},
         base=SMALL_BASE,
