@@ -18,9 +18,7 @@ from tests.benchmarks import kinds_loop
 from tests.benchmarks.kinds_loop import Given, Script
 from tests.benchmarks.kinds_scores import MEASURES, apart
 from tests.benchmarks.peers import Clock
-from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, supervised
-
-from tests.jobs.tiny import tiny_classifier, tiny_tokenizer  # isort: skip
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, supervised, tiny_classifier, tiny_tokenizer
 
 
 def test_without_dropout_both_sides_end_with_the_same_weights(tmp_path: Path) -> None:
@@ -48,8 +46,8 @@ def test_without_dropout_both_sides_end_with_the_same_weights(tmp_path: Path) ->
     ours, theirs = model.state_dict(), script.model.state_dict()
     moved = sum(float((theirs[name] - weight).abs().sum()) for name, weight in before.items())
     apart_by = sum(float((theirs[name] - weight).abs().sum()) for name, weight in ours.items())
-    # Adam makes whole steps of gradients that are all but 0: single weights may differ by rounding. Where one side has no weight
-    # decay the means are apart by 3.7e-3.
+    # Adam makes whole steps of gradients that are all but 0: single weights may differ by rounding. Where one side has no
+    # weight decay, the means are apart by 3.7e-3.
     assert moved > 1 and apart_by < 1e-4 * moved, (apart_by, moved)
 
 
