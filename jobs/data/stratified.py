@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-Values = tuple[str, ...]
-"""The labels of a row."""
-Cuts = Mapping[Values, tuple[int, int]]
+RowValues = tuple[str, ...]
+"""The labels of a row; of kinds of one label a row, that one."""
+Cuts = Mapping[RowValues, tuple[int, int]]
 """By the labels of rows: the place below which such rows test, and the one below which the others validate."""
 
 
@@ -34,7 +34,7 @@ def stratify(rows: "Dataset", column: str, shares: Split) -> "Dataset":
     """The rows, those of the training split that have a value in this column divided anew, each value by itself. Of lists, by
     the rarest value of each."""
     collect = cast(Any, partial(places_by_values, column=column))
-    places: dict[Values, list[np.ndarray]] = {}
+    places: dict[RowValues, list[np.ndarray]] = {}
     for found in rows.map_batches(collect, batch_format="pandas", batch_size=None).iter_rows():
         places.setdefault(tuple(found["values"]), []).append(np.frombuffer(found["places"], dtype=np.uint64))
     cuts = cut_points({values: np.concatenate(own) for values, own in places.items()}, shares)
@@ -46,7 +46,7 @@ def places_by_values(frame: "pd.DataFrame", column: str) -> "pa.Table":
     """The places of the rows that are to be divided, as bytes, by the values that rows have."""
     import pyarrow as pa
 
-    places: dict[Values, list[int]] = {}
+    places: dict[RowValues, list[int]] = {}
     for values, place in zip(*_values_and_places(frame, column), strict=True):
         places.setdefault(values, []).append(place)
     content = [np.array(found, dtype=np.uint64).tobytes() for found in places.values()]
@@ -54,13 +54,13 @@ def places_by_values(frame: "pd.DataFrame", column: str) -> "pa.Table":
     return pa.table({"values": [list(values) for values in places], "places": content}, schema=schema)
 
 
-def cut_points(places: Mapping[Values, np.ndarray], shares: Split) -> dict[Values, tuple[int, int]]:
+def cut_points(places: Mapping[RowValues, np.ndarray], shares: Split) -> dict[RowValues, tuple[int, int]]:
     """Where rows are cut, by the values that they have; their places are given in any order."""
-    strata: dict[str, list[Values]] = {}
+    strata: dict[str, list[RowValues]] = {}
     for values, stratum in _rarest({values: len(own) for values, own in places.items()}).items():
         strata.setdefault(stratum, []).append(values)
     sizes = {stratum: sum(len(places[values]) for values in each) for stratum, each in strata.items()}
-    cuts: dict[Values, tuple[int, int]] = {}
+    cuts: dict[RowValues, tuple[int, int]] = {}
     for stratum, (test, validation) in held_rows(sizes, shares).items():
         place = np.sort(np.concatenate([places[values] for values in strata[stratum]]))
         cuts |= dict.fromkeys(strata[stratum], (int(place[test]), int(place[test + validation])))
@@ -108,7 +108,7 @@ def _divisible(frame: "pd.DataFrame", column: str) -> np.ndarray:
     return found
 
 
-def _rarest(rows: Mapping[Values, int]) -> dict[Values, str]:
+def _rarest(rows: Mapping[RowValues, int]) -> dict[RowValues, str]:
     """The value that the fewest rows have, of equally rare ones the first by name; rows without any are a stratum too."""
     counts: Counter[str] = Counter()
     for values, count in rows.items():
@@ -116,11 +116,11 @@ def _rarest(rows: Mapping[Values, int]) -> dict[Values, str]:
     return {values: min(values, key=lambda value: (counts[value], value), default="") for values in rows}
 
 
-def _values_and_places(frame: "pd.DataFrame", column: str) -> tuple[list[Values], list[int]]:
+def _values_and_places(frame: "pd.DataFrame", column: str) -> tuple[list[RowValues], list[int]]:
     """Of each row that is to be divided."""
     part = frame[_divisible(frame, column)]
     return [_values(value) for value in part[column]], [place_of(key) for key in part["key"]]
 
 
-def _values(value: Any) -> Values:
+def _values(value: Any) -> RowValues:
     return tuple(map(written_as, value)) if isinstance(value, list | tuple | np.ndarray) else (written_as(value),)
