@@ -24,12 +24,13 @@ def heads(run: Run) -> Iterator[dict[str, Any]]:
     """By how much each head is worse than a model of its own, and how much more time both take than one."""
     tasks: Mapping[str, Any] = run.data.prepare["task"]["heads"]
     recipe = parse_recipe({"name": run.name, "steps": steps(run.data, run.source) | _alone(run, tasks)})
+    rows = {name: made(recipe, f"{name}_rows", run.place) for name in tasks}
     trained: list[dict[str, Artifact]] = []
     for seed in SEEDS:
         alone = {name: made(recipe, f"{name}_{seed}", run.place) for name in tasks}
         trained.append({"both": run.teacher(seed), **alone})
     for name in tasks:
-        yield _worse(run, name, made(recipe, f"{name}_rows", run.place), trained)
+        yield _worse(run, name, rows[name], trained)
     yield _training_time(run, trained, list(tasks))
     small = {name: made(recipe, f"{name}_small", run.place) for name in ("both", *tasks)}
     yield _served_time(run, small, list(tasks))
