@@ -1,7 +1,7 @@
 """Each kind of task on public data: against the plain loop of an example script, and its winner against its own teacher.
 
     DATA=DIRECTORY SET=banking77 make bench BENCH=kinds              # kinds_sets.py says which sets there are
-    DATA=DIRECTORY SET=banking77 LIMIT=300 make bench BENCH=kinds    # so many rows of a split, 4 steps: to see that it runs
+    DATA=DIRECTORY SET=banking77 LIMIT=500 make bench BENCH=kinds    # so many rows of a split, 4 steps: to see that it runs
 
 Both sides have the same initial weights, order of examples, steps, rates, length and precision; each cuts texts and computes
 its loss by itself, and what they answer is judged by scikit-learn alone (kinds_scores.py). After the JSON lines a table of
