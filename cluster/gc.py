@@ -7,7 +7,7 @@ Kept is what an alias points at (and what it pointed at before) with the models 
 recipe's newest runs and the kept ones made, all that these were made from, and whatever is younger than --days: a run may
 still be going on. A recipe without recorded runs (its steps were run one by one) keeps the newest output of each step, as does
 one in which a run goes on: something younger is unfinished. What is kept or goes is a step's whole directory, with all its
-outputs. Aliases, verdicts and runs' records stay.
+outputs. Aliases, verdicts and runs' records stay; rows that were cleaned before stay as long as what was made of them does.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from cluster.store.storage import StorageError, absolute, delete, exists, join, 
 
 STEP = re.compile(r"^(?P<step>.+)-[0-9a-f]{8}$")
 SCRATCH = ".scratch"
+CLEANED_ROWS = ".rows"
+"""What prepare keeps of rows, for when their source has grown; its manifest names the directory under `cleaned`."""
 ALIAS_DEPTH = 2
 """An alias keeps what it points at and the one before, so that it can be moved back."""
 
@@ -79,7 +81,7 @@ class _Survey:
 def find_garbage(storage: str, keep: int, younger: timedelta, now: datetime) -> tuple[list[Garbage], dict[str, str]]:
     """What can go, and why each step's directory that stays does, by URI."""
     survey = _Survey(storage)
-    left = [*survey.unfinished, *_scratch(storage)]
+    left = [*survey.unfinished, *_below(storage, SCRATCH)]
     going_on = {uri.rsplit("/", 2)[1] for uri in set(left) - {item.uri for item in _leftovers(left, younger, now)}}
     # After the survey: what is named meanwhile is known, and what is made meanwhile is not looked at.
     kept = _kept(storage, survey, keep, going_on)
@@ -92,7 +94,10 @@ def find_garbage(storage: str, keep: int, younger: timedelta, now: datetime) -> 
         for uri, outputs in survey.made.items()
         if uri not in kept
     ]
-    return garbage + list(_leftovers([uri for uri in left if uri not in kept], younger, now)), kept
+    garbage += _leftovers([uri for uri in left if uri not in kept], younger, now)
+    stay = {str(survey.made[uri][0].manifest.details.get("cleaned")) for uri in kept if uri in survey.made}
+    rows = [uri for uri in _below(storage, CLEANED_ROWS) if "/".join(uri.rsplit("/", 2)[1:]) not in stay]
+    return garbage + list(_leftovers(rows, younger, now, "cleaned rows of no kept step")), kept
 
 
 def _published(artifact: Artifact) -> datetime:
@@ -109,10 +114,11 @@ def remove(garbage: Garbage) -> None:
     delete(garbage.uri)
 
 
-def _scratch(storage: str) -> Iterator[str]:
-    scratch = join(storage, SCRATCH)
-    for recipe in list_directories(scratch) if exists(scratch) else []:
-        yield from (join(scratch, recipe, name) for name in list_directories(join(scratch, recipe)))
+def _below(storage: str, name: str) -> Iterator[str]:
+    """The directories of recipes' steps below a root of the storage."""
+    root = join(storage, name)
+    for recipe in list_directories(root) if exists(root) else []:
+        yield from (join(root, recipe, step) for step in list_directories(join(root, recipe)))
 
 
 def _kept(storage: str, survey: _Survey, keep: int, going_on: Set[str]) -> dict[str, str]:
@@ -172,15 +178,17 @@ def _follow_parents(survey: _Survey, kept: dict[str, str]) -> None:
                     waiting.append(directory)
 
 
-def _leftovers(directories: Iterable[str], younger: timedelta, now: datetime) -> Iterator[Garbage]:
-    """Unfinished outputs and checkpoints that nothing has touched for long: no run goes on from them any more."""
+def _leftovers(
+    directories: Iterable[str], younger: timedelta, now: datetime, reason: str = "left by a run that never ended"
+) -> Iterator[Garbage]:
+    """Unfinished outputs, checkpoints and the like that nothing has touched for long: no run goes on from them any more."""
     for uri in directories:
         files = list(list_files(uri))
         # A run that has just begun has directories before files.
         touched = max([modified(uri) or 0.0, *(stat.modified for stat in files)])
         age = now - datetime.fromtimestamp(touched, UTC)
         if age > younger:
-            yield Garbage(uri, sum(stat.size for stat in files), age, "left by a run that never ended")
+            yield Garbage(uri, sum(stat.size for stat in files), age, reason)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

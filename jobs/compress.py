@@ -25,6 +25,7 @@ from jobs.running.cli import main
 from jobs.tasks import cleaning_of, spec_of
 from jobs.tasks.checks import cleaned_otherwise
 from jobs.tasks.resolved import task_metrics
+from jobs.tasks.telling import told_of_model
 from serve.engines.card import read_card
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def _compress(config: CompressConfig, inputs: Inputs, context: Context) -> Outco
         metrics |= learner.save(model if config.factorize is None else multiplied(model), here.directory)
         context.report(state="exporting")
         figures, more = _export(config, model, task, healing, here)
-        metrics, details = metrics | figures, details | more
+        metrics = metrics | figures
+        details |= more | told_of_model(task.spec, metrics, read_card(here.directory).variants)
         return Outcome(metrics=metrics, details=details, files=upload(here.directory, context.output))
 
 

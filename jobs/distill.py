@@ -23,6 +23,7 @@ from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.heads import inputs_of, load_head
 from jobs.tasks.resolved import task_metrics
+from jobs.tasks.telling import told_of_model
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, sources
 from jobs.training.task_config import shape as shape_of_base
 
@@ -131,7 +132,8 @@ def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     _check_inputs(config, inputs, context, length_of(base, config.max_length))
     padding = padding_told(base)
     outcome = train(build, config, inputs, context)
-    return replace(outcome, details={**outcome.details, **padding})
+    told = padding | told_of_model(spec_of(inputs.one("examples")), outcome.metrics)
+    return replace(outcome, details={**outcome.details, **told})
 
 
 def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context, length: int) -> None:

@@ -3,22 +3,25 @@
     ray job submit --working-dir . -- python -m jobs.evaluate jobs/recipes/spam.yaml --step judged
 
 Each variant (torch, onnx, int8, …) of each model is a candidate of its own; the teacher is their yardstick. Latencies are
-taken in turns, so that whatever else the machine does falls on all alike.
+taken in turns, so that whatever else the machine does falls on all alike. With `inputs: {against: spam/production}` the model
+that this alias points at is judged on the same rows too, and each candidate is compared with it.
 """
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from cluster.store.artifact import Kind
-from jobs.core.config import BadInput, Config, Problem, nearest
+from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
 from jobs.running.cli import main
 from jobs.tasks import spec_of
+from jobs.tasks.checks import no_such_figure
 from serve.engines import processor
 from serve.tasks.protocol import Task
 
@@ -37,7 +40,8 @@ class EvaluateConfig(Config):
     split: Literal["test", "validation"] = "test"
     """The split that no candidate has learned from."""
     metric: str | None = None
-    """The figure by which candidates are compared, one of the task's (default: its first)."""
+    """The figure by which candidates are compared, one of the task's (default: its first); of classification also weighted_f1,
+    mcc, auc, log_loss, f2 (any beta), top_2 (any number), or `recall spam`: precision, recall or f1 of a label."""
     threads: tuple[Count, ...] = Field((1,), min_length=1)
     """CPU threads of the engine, the same for all; of a list the first. ONNX candidates on the front are also timed with the
     others, and deploy takes what suits the winner best."""
@@ -78,10 +82,11 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     from jobs.judging.quality import ROUNDS
 
     candidates = _candidates(config, inputs)
-    yardstick = candidates[0]
+    yardstick, production = candidates[0], _production(config, inputs, candidates[0])
     metric, rows = _metric(config, yardstick.learning, yardstick.task), _rows(config, inputs, yardstick)
-    _measure(config, context, candidates, rows, metric)
+    _measure(config, context, candidates, rows, metric, production)
     found = [candidate.row(yardstick) | _origin(candidate) for candidate in candidates]
+    against = _compare(config, inputs, found, candidates, production, metric)
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
         best = pareto_front(found, mode=metric.mode)
@@ -95,6 +100,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     labels = yardstick.task.sayings if yardstick.task.view == "labels" else ()
     return {
         "kind": yardstick.task.kind,
+        "task": yardstick.task.model_dump(mode="json"),
         "fields": list(yardstick.task.fields),
         "metric": metric.name,
         "mode": metric.mode,
@@ -105,11 +111,19 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         "examples": len(rows.items),
         "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
         "rows": found,
+        **against,
     }
 
 
-def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candidate]", rows: "Rows", metric: Metric) -> None:
-    """Quality, steadiness, memory and speed, which the candidates keep."""
+def _measure(
+    config: EvaluateConfig,
+    context: Context,
+    candidates: "list[Candidate]",
+    rows: "Rows",
+    metric: Metric,
+    production: "Candidate | None",
+) -> None:
+    """Quality, steadiness, memory and speed, which the candidates keep, and what is in production beside them."""
     from jobs.judging.quality import (
         ROUNDS,
         judge_quality,
@@ -121,26 +135,28 @@ def _measure(config: EvaluateConfig, context: Context, candidates: "list[Candida
     from serve.engines.memory import peak_memory
 
     threads, batch_size = config.threads[0], config.batch_size[0]
-    for candidate in candidates:
+    every = candidates if production is None else [*candidates, production]
+    for candidate in every:
         context.report(state=f"judging {candidate.name}")
         judge_quality(candidate, rows, candidates[0], metric, config.resamples)
+        candidate.figures |= candidate.cut_texts(rows.items)
         measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
     measure_parity(candidates)
     context.report(state="measuring memory")
-    for candidate in candidates:
+    for candidate in every:
         held = peak_memory(candidate.artifact.local(), candidate.variant, threads, batch_size)
         candidate.figures["memory_bytes"] = held
     context.report(state="measuring latency")
-    measure_latency(candidates, rows.items, config.latency_texts, ROUNDS)
-    measure_throughput(candidates, rows.items, batch_size, ROUNDS)
+    measure_latency(every, rows.items, config.latency_texts, ROUNDS)
+    measure_throughput(every, rows.items, batch_size, ROUNDS)
 
 
 def _metric(config: EvaluateConfig, learning: "Learning", task: Task) -> Metric:
     """The figure to compare by; BadInput where the task has none such."""
-    names = [metric.name for metric in learning.metrics_of(task)]
-    if config.metric is not None and config.metric not in names:
-        raise BadInput([Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))])
-    return learning.metric(task, config.metric)
+    try:
+        return learning.metric(task, config.metric)
+    except KeyError as error:
+        raise BadInput([no_such_figure(learning, learning.metrics_of(task), str(config.metric), error)]) from None
 
 
 def _rows(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Rows":
@@ -180,6 +196,45 @@ def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
     return found
 
 
+def _production(config: EvaluateConfig, inputs: Inputs, yardstick: "Candidate") -> "Candidate | None":
+    """What the alias points at; None where it points at nothing yet. BadInput where its answers are to another question."""
+    from jobs.judging.quality import Candidate
+
+    pointed = inputs.pointed.get("against")
+    if pointed is None:
+        if "against" in inputs:
+            print("inputs.against: the alias points at nothing yet, so that there is nothing to compare with", flush=True)
+        return None
+    found = Candidate.load(inputs.one("against"), pointed.variant, config.threads[0], config.batch_size[0])
+    if reason := yardstick.task.unlike(found.task):
+        reason = f"its answers cannot be compared with those of {yardstick.name}: {reason}"
+        remedy = "Leave it out of this run, and look at the report before you deploy: the task has changed."
+        raise BadInput([Problem("inputs.against", pointed.alias, reason, remedy)])
+    return replace(found, name=pointed.alias)
+
+
+def _compare(
+    config: EvaluateConfig,
+    inputs: Inputs,
+    found: list[dict[str, Any]],
+    candidates: "list[Candidate]",
+    production: "Candidate | None",
+    metric: Metric,
+) -> dict[str, Any]:
+    """Each candidate's row is told how it compares with what is in production, whose row is given back."""
+    from jobs.data.training_rows import read_examples
+    from jobs.judging.against import compared, learned_rows
+
+    if production is None:
+        return {}
+    for row, candidate in zip(found, candidates, strict=True):
+        row["against"] = compared(candidate, production, metric)
+    learned = learned_rows(production.artifact, read_examples(inputs.one("examples"), config.split)["key"].to_pylist())
+    if learned:
+        print(f"{production.name} has learned from {learned} of these rows, and looks better by them than it is", flush=True)
+    return {"against": production.row(candidates[0]) | {"learned_rows": learned}}
+
+
 def _origin(candidate: "Candidate") -> dict[str, Any]:
     """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
     precision = candidate.engine.card.variants[candidate.variant].precision
@@ -196,9 +251,10 @@ STAGE = Stage(
         "examples": Input(Kind.EXAMPLES, "labelled rows with a test split"),
         "teacher": Input(Kind.MODEL, "the yardstick"),
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
+        "against": Input(Kind.MODEL, "an alias: what it points at is judged beside them", optional=True, alias=True),
     },
     output=Kind.REPORT,
-    version=5,
+    version=6,
 )
 
 if __name__ == "__main__":

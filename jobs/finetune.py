@@ -21,6 +21,7 @@ from jobs.running.cli import main
 from jobs.tasks import cleaning_of, learning_of, spec_of
 from jobs.tasks.heads import inputs_of
 from jobs.tasks.resolved import task_metrics
+from jobs.tasks.telling import told_of_model
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, shape, sources
 from serve.tasks.protocol import Task
 
@@ -69,7 +70,7 @@ def build(config: FinetuneConfig, inputs: Inputs) -> tuple["nn.Module", "Learner
 
 def loss_settings(config: FinetuneConfig, spec: Task) -> dict[str, Any]:
     """What the recipe says of the loss, as far as the task's kind has it; weights of other tasks' labels are left out."""
-    own, weights = learning_of(spec.kind).Loss.model_fields, config.class_weights
+    own, weights = learning_of(spec.kind).loss_of(spec).model_fields, config.class_weights
     if isinstance(weights, dict):
         weights = {label: weight for label, weight in weights.items() if label in spec.sayings} or None
     shared = {"label_smoothing": config.label_smoothing, "class_weights": weights}
@@ -85,6 +86,7 @@ def run(config: FinetuneConfig, inputs: Inputs, context: Context) -> Outcome:
     _check_labels(config, inputs)
     told = padding_told(base) | _cleaned_otherwise(inputs)
     outcome = train(build, config, inputs, context)
+    told |= told_of_model(spec_of(inputs.one("examples")), outcome.metrics)
     return replace(outcome, details={**outcome.details, **told})
 
 

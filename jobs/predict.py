@@ -11,10 +11,13 @@ own blocks of rows and writes what the model says of them, in half precision unl
 (jobs/tasks/soft_labels.py): the same files, however many workers there are. A language model's answers for TOKENS are the
 likeliest ones at each target and what is left for all others (jobs/offline/soft_tokens.py).
 
+Of examples only those are asked that this very model was not asked when the step last ran: the others keep their answers.
+
 N targets.
 """
 
 import io
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +26,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cluster.store.artifact import Artifact, File, Kind, write_by_content
-from cluster.store.storage import filesystem
+from cluster.store.artifact import Artifact, ArtifactError, File, Kind, write_by_content
+from cluster.store.storage import StorageError, filesystem
+from cluster.store.verifying import Verifying
 from jobs.core.config import BadInput, Config, Problem
+from jobs.core.places import made_before
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Stage
 from jobs.running.cli import main
 from jobs.tasks import spec_of
+from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, EarlierAnswers, packed
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -99,31 +105,50 @@ class AnswerBlocks:
     """An actor that holds the model, answers for blocks of rows and writes what it says of them."""
 
     def __init__(
-        self, model: Artifact, examples: Artifact, blocks: Sequence[Block], output: str, config: PredictConfig, threads: int
+        self,
+        model: Artifact,
+        examples: Artifact,
+        blocks: Sequence[Block],
+        output: str,
+        config: PredictConfig,
+        threads: int,
+        earlier: Artifact | None = None,
     ) -> None:
         from serve.engines.engine import load_engine
 
         self.examples, self.blocks, self.output, self.precision = examples, blocks, output, config.precision
         self.engine = load_engine(model.local(), threads=threads, max_batch=config.batch_size)
+        self.earlier = None
+        try:
+            self.earlier = EarlierAnswers(earlier, self.engine.task) if earlier is not None else None
+        except (ArtifactError, StorageError, OSError) as error:  # deleted meanwhile: it is no input of the step
+            print(f"earlier answers are gone, and all rows are asked: {error}", flush=True)
 
     def __call__(self, asked: dict[str, Any]) -> dict[str, list[Any]]:
-        """Of each block: the file that was written, its rows, and the most that an output of them lost in half precision."""
+        """Of each block: the file that was written, its rows, how many of them were answered before, and the most that an
+        output of them lost in half precision."""
         written = [self.write(self.blocks[int(number)]) for number in asked["number"]]
         return {name: [one[name] for one in written] for name in written[0]}
 
     def write(self, block: Block) -> dict[str, Any]:
         """Answer for one block."""
-        from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, packed
         from jobs.training.parallel import computing_in
         from serve.tasks.protocol import Item
 
         task = self.engine.task
         rows = _rows(self.examples, block, ("key", *task.fields)).to_pydict()
         items = [Item(values) for values in zip(*(rows[name] for name in task.fields), strict=True)]
+        known = self.earlier.find(items) if self.earlier is not None else {}
+        unknown = [place for place in range(len(items)) if place not in known]
         with computing_in(self.precision):
-            content, lost = packed(task, rows["key"], self.engine.outputs(items))
+            said = self.engine.outputs([items[place] for place in unknown]) if unknown else ()
+        if known:
+            every = known | dict(zip(unknown, said, strict=True))
+            said = task.stacked([every[place] for place in range(len(items))])
+        content, lost = packed(task, rows["key"], said, items)
         path, file = write_by_content(self.output, DIRECTORY.rstrip("/"), SUFFIX, content)
-        return {"path": path, "size": file.size, "sha256": file.sha256, "rows": len(items), "lost": lost}
+        counted = {"rows": len(items), "reused": len(known), "lost": lost}
+        return {"path": path, "size": file.size, "sha256": file.sha256, **counted}
 
 
 def _rows(examples: Artifact, block: Block, columns: Sequence[str]) -> "pa.Table":
@@ -155,8 +180,6 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
     """Answer for every row of the splits; nothing of it goes through this process."""
     import ray.data
 
-    from jobs.tasks.soft_labels import TASK_DETAIL
-
     examples, model = inputs.one("examples"), inputs.one("model")
     task = _task(model, spec_of(examples))
     files = [path for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
@@ -165,22 +188,52 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
     numbers = [{"number": number} for number in range(len(blocks))]
+    earlier = _earlier(config, model, context)
     answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
         AnswerBlocks,
-        fn_constructor_args=(model, examples, blocks, context.output, config, max(1, int(context.resources.cpus))),
+        fn_constructor_args=(model, examples, blocks, context.output, config, max(1, int(context.resources.cpus)), earlier),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(len(blocks), context.resources.workers)),
         num_cpus=context.resources.cpus,
         num_gpus=context.resources.gpus,
     )
     written: dict[str, File] = {}
-    done, lost = 0, 0.0
+    done, reused, lost = 0, 0, 0.0
     for row in answered.iter_rows():
         written[row["path"]] = File(size=row["size"], sha256=row["sha256"])
-        done, lost = done + int(row["rows"]), max(lost, float(row["lost"]))
-        context.report(rows=done)
-    details = {TASK_DETAIL: task.model_dump(mode="json")}
-    return Outcome(metrics={"rows": float(done), "lost_in_half": lost}, files=written, details=details)
+        done, reused, lost = done + int(row["rows"]), reused + int(row["reused"]), max(lost, float(row["lost"]))
+        context.report(rows=done, answers_reused=reused)
+    counted = {"rows": done, "answers_new": done - reused, "answers_reused": reused}
+    details: dict[str, Any] = {TASK_DETAIL: task.model_dump(mode="json")}
+    if earlier is not None:
+        print(f"{reused} of {done} rows keep the answers of {earlier.uri}, by the same model", flush=True)
+        details["earlier"] = earlier.uri
+    return Outcome(metrics={**counted, "lost_in_half": lost}, files=written, details=details)
+
+
+def _earlier(config: PredictConfig, model: Artifact, context: Context) -> Artifact | None:
+    """What the step made when it last asked this very model; of several the one with the most rows, the newest of equals.
+
+    None where it cannot be read: then all rows are asked, and the answers are the same.
+    """
+    same = [
+        artifact
+        for artifact in made_before(context.storage, context.recipe, context.step)
+        if (artifact.manifest.stage, artifact.manifest.stage_version) == (STAGE.name, STAGE.version)
+        and [parent.fingerprint for parent in artifact.manifest.parents.get("model", ())] == [model.fingerprint]
+        and "examples" in artifact.manifest.parents
+        and artifact.manifest.config.get("precision") == config.precision
+    ]
+    if not same:
+        return None
+    found = max(same, key=lambda artifact: artifact.manifest.metrics.get("rows", 0))
+    try:
+        found.local(found.files(DIRECTORY, SUFFIX))
+        with Verifying([found], math.inf):
+            return found
+    except (ArtifactError, StorageError) as error:
+        print(f"earlier answers are not used, and all rows are asked: {error}", flush=True)
+        return None
 
 
 def _task(model: Artifact, spec: Task) -> Task:
@@ -286,7 +339,7 @@ STAGE = Stage(
     },
     output=Kind.PREDICTIONS,
     version=5,
-    completion=Completion(headline=("rows",)),
+    completion=Completion(headline=("rows", "answers_new", "answers_reused")),
 )
 
 if __name__ == "__main__":

@@ -20,15 +20,17 @@ from pydantic import Field, model_validator
 from cluster.store.artifact import File, Kind
 from cluster.store.storage import delete, join
 from jobs.contracts.learning import TaskSettings
-from jobs.core.config import BadInput, Problem
+from jobs.core.config import SPEED_ONLY, BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.data.augment import Augment
 from jobs.data.checking import check_source
 from jobs.data.clean import Clean
+from jobs.data.cleaned_rows import CleanedRows
 from jobs.data.dedup import Conflicts
 from jobs.data.filters import Filters
 from jobs.data.formats import Files
+from jobs.data.growth import grown_since
 from jobs.data.loading import Loaded, load_rows
 from jobs.data.near_duplicates import NearDuplicates
 from jobs.data.parts import RowPart, TrainTexts, as_many_as_fit
@@ -58,6 +60,12 @@ else:
     AnyTask = settings_type()
 
 TOKENIZER = "tokenizer"
+CLEANED = ("new_rows", "reused_rows")
+"""Figures of how many rows were cleaned, and how many before."""
+AFTER_CLEANING = {
+    *("source", "tokenizer", "max_length", "segments", "conflicts", "near_duplicates", "limit", "bad_rows", "keep_cleaned")
+}
+"""Keys that decide nothing of what becomes of a single row."""
 EXCLUDING = "documents that hold a text that these steps test or validate on, or 13 words of one, are left out"
 
 
@@ -101,6 +109,9 @@ class PrepareConfig(Files):
     near_duplicates: NearDuplicates | None = None
     """Take out texts that are nearly the same as one that stays, so that none straddles two splits: 0.85, the least Jaccard
     similarity of their shingles, or {threshold: 0.85, words: 2, characters: 3}. What goes is counted; some of it is shown."""
+    keep_cleaned: bool = Field(True, json_schema_extra=SPEED_ONLY)
+    """Keep what was made of each row beside the runs, below {storage}/.rows: a run over a source that has grown cleans its new
+    rows alone. It takes about the room of the texts, packed. false: all rows are cleaned each time."""
     limit: int | None = Field(None, ge=10)
     """Keep only so many rows, chosen by the hash of their text: for trying things out."""
 
@@ -116,7 +127,7 @@ class PrepareConfig(Files):
             raise ValueError("augment is for examples of a task; what is pretrained on has no need of a teacher's answers")
         if self.augment is not None and self.near_duplicates is not None:
             raise ValueError("augment makes near duplicates of each text, and near_duplicates takes them out: leave out one")
-        if self.task is not None and not learning_of(self.task.kind).augments:
+        if self.task is not None and not learning_of(self.task.kind).augments_in(self.task):
             moving = "augment" if self.augment is not None else self.filters.rewrites or self.personal.rewrites
             if moving is not None:
                 raise ValueError(f"words of these texts mean nothing once they are moved: leave out {moving}")
@@ -210,21 +221,34 @@ def run(config: PrepareConfig, inputs: Inputs, context: Context) -> Outcome:
     reading = replace(reading, sieves=(*reading.sieves, *excluding(inputs.get("exclude", []))))
     place = join(context.scratch, f"rows-{context.attempt}")
     try:
-        loaded = load_rows(config.source, reading, place, config.augment, config.near_duplicates)
+        cleaned = _cleaned_before(config, inputs, context)
+        loaded = load_rows(config.source, reading, place, config.augment, config.near_duplicates, cleaned)
+        told = {} if cleaned is None else {"cleaned": cleaned.name}
         if config.limit is not None:
             loaded = loaded.limited(config.limit)
         context.report(state="cleaned", rows=loaded.count)
         targets = reading.labelling.types if reading.labelling is not None else ()
         sampling = RowSampling.of(loaded.count, reading.fields, targets)
         if not isinstance(reading.labelling, Labelling):
-            return _make_tokens(config, loaded, sampling, context)
+            made = _make_tokens(config, loaded, sampling, context)
+            return replace(made, details={**made.details, **told})
         rows = loaded.rows
         if config.split.stratify:
             assert reading.labelling.stratum is not None
             rows = stratify(rows, reading.labelling.stratum, divided_shares(config))
-        return _make_examples(config, reading.labelling, loaded, rows, sampling, context)
+        made = _make_examples(config, reading.labelling, loaded, rows, sampling, context)
+        return replace(made, details={**made.details, **told})
     finally:
         delete(place)
+
+
+def _cleaned_before(config: PrepareConfig, inputs: Inputs, context: Context) -> CleanedRows | None:
+    """Where rows are kept that were read and cleaned in this very way. Not with augment, whose texts follow their batch."""
+    if config.augment is not None or not config.keep_cleaned:
+        return None
+    decides = config.model_dump(mode="json", exclude=AFTER_CLEANING) | {"version": STAGE.version}
+    decides |= {"names": sorted(each(config.source)), "exclude": [one.fingerprint for one in inputs.get("exclude", [])]}
+    return CleanedRows.of(context, decides)
 
 
 def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: RowSampling, context: Context) -> Outcome:
@@ -262,7 +286,7 @@ def _make_tokens(config: PrepareConfig, loaded: Loaded, sampling: RowSampling, c
     layout = {"max_length": config.max_length, "segments": config.segments, "bounds": bounds.details()}
     counted = Counted(metrics, loaded.left_out, documents, limited=config.limit is not None)
     _write_report(counted, [row["sample"] for row in written], sampling, None, context)
-    return Outcome(metrics=metrics, files=files, details=layout | loaded.left_out)
+    return Outcome(metrics=metrics | loaded.cleaning, files=files, details=layout | loaded.left_out)
 
 
 def _check_tokenizer(directory: Path, config: PrepareConfig) -> "Bounds":
@@ -316,6 +340,7 @@ def _make_examples(
     files = {row["path"]: File(size=row["size"], sha256=row["sha256"]) for row in written}
     counted = Counted(metrics, loaded.left_out, documents, by_split, limited=config.limit is not None)
     _write_report(counted, [row["sample"] for row in written], sampling, spec, context)
+    metrics |= loaded.cleaning | grown_since(files, sum(documents.values()), context)
     return Outcome(metrics=metrics, files=files, details={"labels": by_split} | loaded.left_out)
 
 
@@ -342,7 +367,8 @@ STAGE = Stage(
     inputs={"exclude": Input(Kind.EXAMPLES, EXCLUDING, many=True, optional=True)},
     preflight=Preflight(sources, check, PREPARE_RULES),
     completion=Completion(
-        headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate"), page=DATA_PAGE
+        headline=("train_rows", "train_tokens", "validation_rows", "test_rows", "rows_duplicate", *CLEANED),
+        page=DATA_PAGE,
     ),
 )
 

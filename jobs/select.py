@@ -2,8 +2,9 @@
 
     ray job submit --working-dir . -- python -m jobs.select jobs/recipes/spam.yaml --step winner
 
-Where none qualifies, nothing moves, and the error says what each one misses and by how much. Either way the verdict is a
-file in the registry: {storage}/.verdicts/{recipe}/winner/.
+Where none qualifies, nothing moves, and the error says what each one misses and by how much: so too where the evaluation has
+compared them with what is in production (`inputs.against`), and each may be worse than that by more than `maximum_loss`.
+Either way the verdict is a file in the registry: {storage}/.verdicts/{recipe}/winner/.
 """
 
 import json
@@ -48,16 +49,26 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
         told = {"winner": None, "budget": config.model_dump(), "verdicts": verdicts, "report": inputs.one("report").uri}
+        told |= _production(report)
         place = record_verdict(context.storage, _alias(context), told)
         refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
         raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
     best = pareto_front(fit, mode=metric.mode)
     winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer, metric))
-    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts}
+    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_production(report)}
+    if "against" in winner:
+        told = winner["against"]
+        low, high = told["gain_interval"]
+        print(f"{winner['candidate']} against {told['candidate']}: better by {told['gain']:+.4f} ({low:+.4f} to {high:+.4f})")
     (context.directory / "verdict.json").write_text(json.dumps({**details, "row": winner, "teacher": rows[0]}, indent=1))
     figures = {key: float(winner[key]) for key in ("score", "kept", "speedup", "size_ratio", "latency_p50_ms")}
     return Outcome(metrics=figures, details=details)
+
+
+def _production(report: dict[str, Any]) -> dict[str, Any]:
+    """For the verdict: the row of what was in production, where the evaluation has judged it too."""
+    return {"against": report["against"]} if "against" in report else {}
 
 
 def _order(row: dict[str, Any], prefer: str, metric: Metric) -> float:
@@ -100,7 +111,7 @@ def settle(artifact: Artifact, context: Context) -> None:
     """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
     verdict = read_verdict(artifact)
     row = verdict["row"]
-    told = {key: verdict[key] for key in ("winner", "budget", "verdicts")}
+    told: dict[str, Any] = {key: verdict[key] for key in ("winner", "budget", "verdicts", "against") if key in verdict}
     reports = [parent.uri for parent in artifact.manifest.parents.get("report", [])]
     record_verdict(context.storage, _alias(context), {**told, "report": next(iter(reports), None)})
     move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"])

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve import Application
 
+from serve.deployment.feedback_desk import FeedbackDesk
 from serve.deployment.replica import ModelReplica, ModelServer
 from serve.engines.card import EngineError
 from serve.engines.published import open_model
@@ -54,8 +55,11 @@ def build(arguments: Arguments) -> Application:
                 "give `bulk` the same model"
             )
         bulk = (told, serve.deployment(**_deployment("model-bulk", large, arguments))(ModelReplica).bind(large, told))
+    desk = None
+    if arguments.feedback is not None:
+        desk = serve.deployment(**FeedbackDesk.OPTIONS)(FeedbackDesk).bind(arguments.feedback)
     options = _deployment(DEPLOYMENT, pinned, arguments)
-    return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk)
+    return serve.deployment(**options)(serve.ingress()(ModelServer)).bind(pinned, described, others, bulk, desk)
 
 
 def deployment_config(name: str, arguments: Arguments, route_prefix: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ texts keeps to them, over HTTP or from files. No Ray in here.
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cluster.store.storage import absolute
 from serve.engines.backends import Device
@@ -124,6 +124,28 @@ class CanarySettings(Settings):
     """A shadow that comes back once it is decided; until then the new version is the shadow."""
 
 
+class FeedbackSettings(Settings):
+    """What people say is right: what was asked is kept for a while, and what they say of it for good."""
+
+    place: str = Field(min_length=1)
+    """URI of a directory that every host of the cluster reaches. `rows` in it is what people said, a source of `prepare`;
+    `asked` is what was asked, texts as the model read them, until it is forgotten."""
+    hours: float = Field(default=24, gt=0)
+    """How long what was asked is kept for somebody to say what is right."""
+    texts: int = Field(default=10_000, ge=MAX_TEXTS)
+    """How many texts are kept at most, the oldest requests going first."""
+    columns: dict[str, str] = {}
+    """What columns of `rows` are called where the task's own names are not those of the rows that it learns from, such as
+    {text: body, label: category}."""
+
+    @field_validator("columns")
+    @classmethod
+    def _are_apart(cls, columns: dict[str, str]) -> dict[str, str]:
+        if len(set(columns.values())) < len(columns):
+            raise ValueError("two columns get the same name; give each its own")
+        return columns
+
+
 class Arguments(ModelSettings):
     """An application: its default model, whose replicas take the requests, and others beside it."""
 
@@ -139,6 +161,8 @@ class Arguments(ModelSettings):
     """A new version that is tried; jobs.deploy sets it, watches, and promotes or rolls back."""
     shadow: ShadowSettings | None = None
     """A model whose disagreement with the default one is counted: GET /v1/shadow."""
+    feedback: FeedbackSettings | None = None
+    """Take what people say is right: POST /v1/feedback."""
     keys: str | None = None
     """URI of the API keys (python -m serve.keys); may be left out only where Serve listens on loopback."""
     access_log: Literal["on", "texts", "off"] = "on"

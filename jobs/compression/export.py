@@ -33,6 +33,8 @@ class Signature:
     outputs: tuple[str, ...] = ("logits",)
     per_token: bool = False
     """Whether T is the second axis of what it gives."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """Where it gives its only output in parts of the last axis: their names, and how many columns each has."""
     hidden_states: bool = False
     """Whether it gives its last hidden states too, which embeddings are made of."""
 
@@ -40,12 +42,14 @@ class Signature:
     def of(cls, card: Card, hidden_states: bool = False) -> "Signature":
         """Of a model with this card, which answers for a task."""
         assert card.task is not None, "the caller has looked"
-        return cls(card.inputs, card.task.graph_outputs, card.task.per_token, hidden_states)
+        task = card.task
+        return cls(card.inputs, task.graph_outputs, task.per_token, task.graph_parts, hidden_states)
 
     @property
     def names(self) -> list[str]:
         """All that the graph gives."""
-        return [*self.outputs, HIDDEN] if self.hidden_states else list(self.outputs)
+        own = [name for name, _ in self.parts] or list(self.outputs)
+        return [*own, HIDDEN] if self.hidden_states else own
 
     def runs_over_tokens(self, name: str) -> bool:
         """Whether T is the second axis of an output: then what stands at padding is never used."""
@@ -91,6 +95,9 @@ def _told(model: PreTrainedModel, signature: Signature, given: Mapping[str, Tens
     """What torch says, by the names of the signature."""
     told: Any = model(**given, output_hidden_states=signature.hidden_states)
     outputs = {name: told[name] for name in signature.outputs}
+    if signature.parts:
+        whole = torch.split(outputs[signature.outputs[0]], [columns for _, columns in signature.parts], dim=-1)
+        outputs = {name: part for (name, _), part in zip(signature.parts, whole, strict=True)}
     return outputs | ({HIDDEN: told.hidden_states[-1]} if signature.hidden_states else {})
 
 

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from jobs.contracts.suspicions import Suspicions
 from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
+from serve.tasks import task_type
 from serve.tasks.protocol import Fitted, Item, Output, Outputs, Task
 
 if TYPE_CHECKING:
@@ -49,6 +51,12 @@ def targets_at(truth: Truth, places: Sequence[int] | np.ndarray) -> Truth:
     return truth[np.asarray(places, dtype=np.int64)] if isinstance(truth, np.ndarray) else [truth[place] for place in places]
 
 
+def shown_rows(report: Mapping[str, Any], winner: str | None) -> list[Mapping[str, Any]]:
+    """The rows of a report of which a section tells more: the yardstick's and the winner's."""
+    rows = report["rows"]
+    return [row for place, row in enumerate(rows) if not place or row["candidate"] == winner]
+
+
 class TaskSettings(Config):
     """What a recipe says below `task`; each kind has its own keys."""
 
@@ -71,34 +79,6 @@ class Targets:
     here.)"""
     wrong: dict[int, str] = field(default_factory=dict)
     """Rows whose target means nothing, by their place, each with the reason."""
-
-
-@dataclass(frozen=True)
-class Suspicion:
-    """A row whose target looks wrong."""
-
-    place: int
-    """Where it is among the rows."""
-    given: str
-    """Its target in words, as those of `expected`."""
-    given_probability: float
-    likely: str
-    """What it looks like instead."""
-    likely_probability: float
-
-
-@dataclass(frozen=True)
-class Suspicions:
-    """What a look at the targets of rows has found."""
-
-    rows: tuple[Suspicion, ...]
-    """The most suspicious first, and no more than were asked for."""
-    found: int
-    """How many there are; where these are fewer than `rows`, doubtful ones follow them."""
-    looked_at: int
-    """In how many rows."""
-    how: str = ""
-    """By what, in a sentence for people."""
 
 
 class Criterion(Protocol):
@@ -149,6 +129,10 @@ class Blocks(Protocol):
         """A table under a title; the first cell of each row names it."""
         ...
 
+    def under(self, title: str, parts: "Sequence[Html | None]") -> "Html | None":
+        """Sections that belong together, under a title."""
+        ...
+
 
 class Learning:
     """The jobs half of a kind. Kinds derive from it; what has a default is right for one text, one output of one shape."""
@@ -162,8 +146,12 @@ class Learning:
     below `loss`."""
     metrics: ClassVar[tuple[Metric, ...]]
     """Figures that models are compared by; the first is the score where nothing else is asked for."""
+    by_request: ClassVar[tuple[str, ...]] = ()
+    """Names of figures, or how these are made, that `metric` finds too, and that are measured only where one is asked for."""
     soft_losses: ClassVar[tuple[str, ...]]
     """How answers of student and teacher may be compared; the first is usual."""
+    softens: ClassVar[bool] = True
+    """Whether a temperature does something to that."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Keys of `paths` whose columns may hold lists; all others hold single values."""
     augments: ClassVar[bool] = True
@@ -179,10 +167,64 @@ class Learning:
         """The figures of this very task."""
         return self.metrics
 
+    def loss_in(self, settings: Any) -> type[Config]:
+        """What a recipe may say of the loss of such a task."""
+        return self.Loss
+
+    def loss_of(self, spec: Any) -> type[Config]:
+        """What may be said of the loss of this very task; just that of its `loss_in`."""
+        return self.Loss
+
+    def soft_losses_in(self, settings: Any) -> tuple[str, ...]:
+        """How answers of such a task may be compared."""
+        return self.soft_losses
+
+    def soft_losses_of(self, spec: Any) -> tuple[str, ...]:
+        """How answers of this very task may be; just those of its `soft_losses_in`."""
+        return self.soft_losses
+
+    def softens_in(self, settings: Any) -> bool:
+        """Whether a temperature does something to how they are compared."""
+        return self.softens
+
+    def lists_in(self, settings: Any) -> tuple[str, ...]:
+        """Those keys of `paths` whose columns may hold lists."""
+        return self.lists
+
+    def augments_in(self, settings: Any) -> bool:
+        """Whether words of such a task's texts may be left out and moved."""
+        return self.augments
+
+    def calibrates_in(self, settings: Any) -> bool:
+        """Whether `further` gives a calibration_error of such a task."""
+        return self.calibrates
+
+    def says_how_sure_in(self, settings: Any) -> bool:
+        """Whether answers of such a task have a confidence."""
+        return task_type(self.kind).confidence is not Task.confidence
+
+    def stands_alone(self, settings: Any) -> str | None:
+        """Why such a task cannot be one of several that are the heads of one model; None where it can. What depends on
+        settings, a kind says itself."""
+        task = task_type(self.kind)
+        if task.per_token is True or task.windows is True:
+            return "it speaks of parts of a text, not of the text as a whole"
+        if task.dense is False or task.width is Task.width or type(self).forward is not Learning.forward:
+            return "what its model gives is not one row of numbers for each text"
+        return None
+
     def metric(self, spec: Any, name: str | None) -> Metric:
         """The metric of this name, the score where None; KeyError where the task has none such."""
         metrics = self.metrics_of(spec)
         return metrics[0] if name is None else {metric.name: metric for metric in metrics}[name]
+
+    def metric_in(self, settings: Any, name: str) -> Metric:
+        """The metric of this name as far as the recipe alone tells; KeyError, with the reason, where there is none such."""
+        return {metric.name: metric for metric in self.metrics_in(settings)}[name]
+
+    def fitted_keys(self, settings: Any) -> tuple[str, ...]:
+        """The keys below `task` that do nothing without a validation split, on which something is fitted for them."""
+        return ()
 
     # Rows to examples
 
@@ -194,6 +236,11 @@ class Learning:
     def paths(self, settings: Any) -> dict[str, str]:
         """Columns of the source that must be there besides the text, by the key of the recipe that names each."""
         return {}
+
+    def groups(self, settings: Any) -> tuple[tuple[str, ...], ...]:
+        """Keys of `paths`, of which each row of a source needs the columns of one group alone: in the frame of `targets`,
+        `attrs[LACKING]` says where others are not there. Empty where all of `paths` must be."""
+        return ()
 
     def types(self, settings: Any) -> "dict[str, pa.DataType]":
         """The target columns of EXAMPLES, with their types."""
@@ -208,13 +255,17 @@ class Learning:
         """Of rows of one split, what adds up: how often each label is there, sums of a number."""
         raise NotImplementedError
 
+    def summary(self, spec: Any, statistics: Mapping[str, float]) -> dict[str, float]:
+        """What the data report says of a split's statistics, by name."""
+        return dict(statistics)
+
     def stratum(self, settings: Any) -> str | None:
-        """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a single value a row; None
-        where targets, such as spans of a text, have no values that many rows share."""
+        """The target column of EXAMPLES by whose values `split: {stratify: true}` divides rows, a value a row or a list
+        of them; None where targets, such as spans of a text, have no values that many rows share."""
         return None
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
-        """What is wrong with the splits together; paths are below the step. Splits that are not known yet are not there."""
+        """What is wrong with the splits together; paths are below the step. Rows whose split is not known yet are under ""."""
         return []
 
     def spec(self, settings: Any, statistics: Statistics) -> Task:
@@ -225,9 +276,17 @@ class Learning:
         """The target of each row of EXAMPLES, whose texts are among the columns; one that has none is MISSING, or None."""
         raise NotImplementedError
 
+    def missing(self, spec: Any) -> np.ndarray:
+        """The target of a row that has none, in the shape and type that `truth` has, where that is an array."""
+        return np.array(MISSING)
+
     def known(self, truth: Truth) -> np.ndarray:
         """Which rows have a target."""
         return np.array([target is not None and not np.array_equal(target, MISSING) for target in truth], dtype=bool)
+
+    def taught(self, spec: Any, truth: Truth) -> np.ndarray:
+        """Which of the rows with a target are trained on."""
+        return self.known(truth)
 
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions | None:
         """Rows of the training split whose target looks wrong, at most so many, by a model that takes seconds and no GPU; None
@@ -279,7 +338,7 @@ class Learning:
         raise NotImplementedError
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
-        """A loss an item, whose mean is the validation loss."""
+        """A loss an item that has one, whose mean is the validation loss."""
         raise NotImplementedError
 
     def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
@@ -297,6 +356,11 @@ class Learning:
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
         """What is fitted on held-out items, from outputs as the model gives them; and figures of that."""
         return {}, {}
+
+    def doubtful(self, spec: Any, figures: Mapping[str, float], named: str = "") -> list[str]:
+        """What a person must know of what was fitted, a sentence each: from the figures of `fit`, which stand behind that
+        name."""
+        return []
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
         """Further figures of a candidate, for its row of the report, under names that nothing else there has."""
@@ -325,5 +389,5 @@ class Learning:
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """Sections of the report page that only this kind has, of the blocks that the page gives. `report["rows"]` has the
-        candidates: `candidate`, `score`, the metrics by their names, and what `further` gave."""
+        candidates: `candidate`, `score`, the metrics by their names, and what `further` gave; `report["task"]` the task."""
         return []

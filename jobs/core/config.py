@@ -59,6 +59,8 @@ def _problem(detail: ErrorDetails, config: type[BaseModel], prefix: str) -> Prob
         return Problem(path, detail["input"], "no such key", nearest(location[-1], _keys(config, location[:-1])))
     if kind == "missing":
         return Problem(path, None, "this key is required and not there", "Add it to the step.")
+    if "remedy" in context:
+        return Problem(path, detail["input"], detail["msg"], context["remedy"])
     if kind == "value_error":
         return Problem(path, detail["input"], str(context.get("error", detail["msg"])), "See --help of the stage.")
     return Problem(path, detail["input"], detail["msg"][0].lower() + detail["msg"][1:], "Give a value that fits.")

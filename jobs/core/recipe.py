@@ -22,8 +22,9 @@ from jobs.core.stage import STAGES, Resources, Stage, load_stage
 from jobs.core.tracking_settings import Tracking
 
 RECIPE_KEYS = ("name", "steps", "tracking")
-STEP_KEYS = ("stage", "inputs", "tune", "resources", "tracking")
+STEP_KEYS = ("stage", "inputs", "once", "tune", "resources", "tracking")
 NAME_PATTERN = re.compile(r"[a-z0-9_][a-z0-9_-]*")
+ALIAS = re.compile(rf"{NAME_PATTERN.pattern}/{NAME_PATTERN.pattern}")
 NAME_RULE = "lower-case letters, digits, - and _, and does not begin with -"
 
 
@@ -43,6 +44,10 @@ class Step:
     """In a search with a budget: the shapes within it by name, each with its values by path."""
     metrics: tuple[Metric, ...] = ()
     """The figures by which what it makes is compared, the first being the score."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Inputs that name an alias of the registry, by their names."""
+    once: bool = False
+    """Whether what it has made with this config stays its output, whatever its inputs have become since."""
 
     @property
     def score(self) -> Metric:
@@ -168,6 +173,9 @@ def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Pr
     problems = _check_settings(stage, settings, spaces, path)
     inputs, found = _parse_inputs(raw.get("inputs", {}), path)
     problems += found
+    aliases = {key: ", ".join(inputs.pop(key)) for key in [*inputs] if key in stage.inputs and stage.inputs[key].alias}
+    problems += [_no_alias(f"{path}.inputs.{key}", name) for key, name in aliases.items() if not ALIAS.fullmatch(name)]
+    problems += _once_problems(stage, raw.get("once", False), path)
     tune, found = _parse_section(Tune, raw.get("tune", {}), f"{path}.tune")
     problems += found
     resources, found = _parse_section(Resources, raw.get("resources", {}), f"{path}.resources")
@@ -188,7 +196,21 @@ def _parse_step(name: str, raw: Any, watched: Any) -> tuple[Step | None, list[Pr
     if problems or not isinstance(tune, Tune) or not isinstance(resources, Resources):
         # The step stays in the graph, so that its edges are checked too and all errors come at once.
         return Step(name, stage, {}, {}, inputs, Tune(), Resources()), problems
-    return Step(name, stage, settings, spaces, inputs, tune, resources, tracking), []
+    return Step(name, stage, settings, spaces, inputs, tune, resources, tracking, {}, (), aliases, bool(raw.get("once"))), []
+
+
+def _no_alias(path: str, name: str) -> Problem:
+    remedy = "Write RECIPE/production, which deploy moves, or RECIPE/winner, which select moves."
+    return Problem(path, name, "this input names an alias of the registry", remedy)
+
+
+def _once_problems(stage: Stage, given: Any, path: str) -> list[Problem]:
+    if not isinstance(given, bool):
+        return [Problem(f"{path}.once", given, "it is true or false", "Write once: true, or leave it out.")]
+    if given and (stage.completion.effect or stage.completion.settle is not None):
+        reason = f"{stage.name} acts on what its inputs are now"
+        return [Problem(f"{path}.once", given, reason, "Give it to the step whose output is to stay, such as the teacher.")]
+    return []
 
 
 def _parse_tracking(whole: Any, raw: Mapping[str, Any], path: str) -> tuple[Tracking, list[Problem]]:

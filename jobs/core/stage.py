@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
@@ -74,10 +74,22 @@ class Input:
     meaning: str
     many: bool = False
     optional: bool = False
+    alias: bool = False
+    """Whether it names an alias of the registry (spam/production) and no step: the model that this points at, or none yet."""
+
+
+class Pointed(NamedTuple):
+    """What an input has of the registry: the alias, and the variant of the model that it points at."""
+
+    alias: str
+    variant: str
 
 
 class Inputs(dict[str, list[Artifact]]):
     """The artifacts that a step was given, by input name."""
+
+    pointed: Mapping[str, Pointed] = {}
+    """Of the inputs that name an alias which points at something."""
 
     def one(self, name: str) -> Artifact:
         """The single artifact of an input that is always there."""

@@ -4,7 +4,7 @@ Nothing here needs Ray. What is told names file and row.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
@@ -12,9 +12,10 @@ from cluster.store import storage
 from jobs.core.config import BadInput, Problem, nearest
 from jobs.data.formats import DELIMITED, FilePart, Files, encoding_remedy, idle_keys, parts_of
 from jobs.data.hub import hub_columns, hub_rows, hub_shards
+from jobs.data.left_out import NO_SPLIT, NO_TEXT, TOLD, WRONG_TARGET, LeftOut
 from jobs.data.pieces import Row
 from jobs.data.records import opened_rows
-from jobs.data.rows import NO_SPLIT, NO_TEXT, TOLD, UNLABELLED, WRONG_TARGET, Items, LeftOut, Reading, Values, row_batches
+from jobs.data.rows import UNLABELLED, Items, Reading, Values, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
 from jobs.data.splits import SPLITS
 from jobs.data.values import has_column
@@ -25,6 +26,8 @@ HUB_ROWS = 1_000
 SHOWN_ROWS = 50
 """Rows by which a header is seen to be data."""
 LONGEST_NAME = 60
+NOT_YET_SPLIT = ""
+"""Stands for the split of rows that are divided only when all are read."""
 DELIMITERS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
 
 
@@ -36,8 +39,15 @@ class _Seen:
     """By split."""
     whole: bool = True
     """Whether it has seen all of them: else a label may be in train that was not seen there."""
+    columns: dict[str, set[str]] = field(default_factory=dict)
+    """Of keys that not each file needs, the columns of the files that lack theirs; empty once one has it."""
     formats: set[str] = field(default_factory=set)
     """What the sources are written in."""
+
+    def note(self, key: str, columns: Collection[str]) -> None:
+        """Take in that a file has what a key names, or else which columns it has."""
+        known = self.columns.setdefault(key, set(columns))
+        self.columns[key] = known | set(columns) if known and columns else set()
 
     def add(self, split: str, statistics: Mapping[str, float]) -> None:
         """Take in rows of a split."""
@@ -80,6 +90,10 @@ def check_source(source: Sources, reading: Reading, columns: Mapping[str, str]) 
         except storage.StorageError as error:
             problems.append(Problem(where, one, str(error), "Check the place and the credentials."))
     problems += idle_keys(reading.files, seen.formats)
+    nowhere = {key: there for key, there in seen.columns.items() if there}
+    if nowhere and not problems:
+        reason = "no file has such a column"
+        return [Problem(key, columns[key], reason, nearest(columns[key], there)) for key, there in nowhere.items()]
     return problems + (reading.labelling.check(seen.statistics) if reading.labelling is not None and seen.whole else [])
 
 
@@ -89,6 +103,8 @@ def missing_remedy(column: str, columns: Sequence[str], rows: Sequence[Row], par
         for sign, name in DELIMITERS.items():
             if sign in columns[0]:
                 return f"The header has {name} in it: write delimiter: {sign!r} if that parts its columns."
+    if files.annotated_in is None and {"data", "annotations"} <= set(columns):
+        return "It looks like an export of Label Studio: if it is one, write annotated_in: label_studio."
     remedy = nearest(column, columns)
     headed = part is not None and part.format in (*DELIMITED, "xlsx") and files.columns is None
     if headed and not remedy.startswith("Did you mean") and _is_data(columns, rows):
@@ -191,16 +207,21 @@ class _Check:
                     told.setdefault(fault.reason, []).append((place + row, fault.detail))
             self.left_out.add(table.name, place, batch, made.faults)
             self._note(made)
-        if unseen and columns:
-            return self._missing(table, tuple(columns), [])
+        if columns and table.columns is None and (found := self._missing(table, tuple(columns), unseen)):
+            return found
         return self._told(table, lacking, told) or self._too_many(table)
 
     def _columns(self, table: _Table, columns: tuple[str, ...], rows: Sequence[Row]) -> list[Problem]:
         """Columns that are not there, or several times."""
+        missing = {
+            key: column
+            for key, column in self.wanted.items()
+            if column not in columns and not any(has_column(row.values, column) for row in rows)
+        }
         reason = f"{table.name} has several columns of this name"
         twice = {key: column for key, column in self.wanted.items() if column in table.twice}
         repeated = [Problem(key, column, reason, "Give each a name of its own.") for key, column in twice.items()]
-        return self._missing(table, columns, rows) or repeated
+        return self._missing(table, columns, missing, rows) or repeated
 
     def _counted(self, rows: Iterator[Row]) -> Iterator[Row]:
         """Rows up to what a check reads of a source."""
@@ -212,16 +233,26 @@ class _Check:
             if self.left <= 0:
                 return
 
-    def _missing(self, table: _Table, columns: tuple[str, ...], rows: Sequence[Row]) -> list[Problem]:
-        there = set(columns)
+    def _missing(
+        self, table: _Table, columns: tuple[str, ...], missing: Mapping[str, str], rows: Sequence[Row] = ()
+    ) -> list[Problem]:
+        """Columns that are not there, by the key that names each, but for those that such a file may lack."""
+        files, reason = self.reading.files, f"{table.name} has no such column"
+        needless = self._needless(missing, columns)
         return [
-            Problem(
-                key, column, f"{table.name} has no such column",
-                missing_remedy(column, columns, rows, table.part, self.reading.files),
-            )
-            for key, column in self.wanted.items()
-            if column not in there and not any(has_column(row.values, column) for row in rows)
-        ]  # fmt: skip
+            Problem(key, column, reason, missing_remedy(column, columns, rows, table.part, files))
+            for key, column in missing.items()
+            if key not in needless
+        ]
+
+    def _needless(self, missing: Collection[str], columns: Collection[str]) -> list[str]:
+        """Keys whose columns a file may lack that has all of another group; which it has is noted, for some file must have
+        each."""
+        groups = self.items.labelling.groups if self.items.labelling is not None else ()
+        keys = [key for group in groups for key in group]
+        for key in keys:
+            self.seen.note(key, columns if key in missing else ())
+        return [] if all(set(group) & set(missing) for group in groups) else keys
 
     def _one_sided(self, made: Values) -> list[tuple[int, str]]:
         """Rows that have some of an item's texts and lack others, with one that they lack."""
@@ -292,8 +323,7 @@ class _Check:
         places: dict[str, list[int]] = {}
         for place in range(len(next(iter(made.columns.values())))):
             split = made.splits[place] if made.splits is not None else self.items.named
-            if split:
-                places.setdefault(split, []).append(place)
+            places.setdefault(split or NOT_YET_SPLIT, []).append(place)
         for split, rows in places.items():
             self.seen.add(
                 split, labelling.statistics({name: [own[row] for row in rows] for name, own in made.targets.items()})

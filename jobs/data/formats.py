@@ -32,7 +32,7 @@ FORMATS = {
 DELIMITED = ("csv", "tsv")
 READ_BY = {
     "encoding": ("text", "jsonl", "json", *DELIMITED), "delimiter": DELIMITED, "quoting": DELIMITED,
-    "columns": (*DELIMITED, "xlsx"),
+    "columns": (*DELIMITED, "xlsx"), "annotated_in": ("json", "jsonl", *DELIMITED),
 }  # fmt: skip
 """The formats that each key of `Files` is for."""
 PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -65,6 +65,9 @@ class Files(Config):
     characters like others. By default standard for CSV; in TSV a field that is quoted as a whole, on one line, is unquoted."""
     columns: tuple[str, ...] | None = None
     """The columns of CSV, TSV and Excel files that do not name them in their first row."""
+    annotated_in: Literal["label_studio", "doccano"] | None = None
+    """The annotation tool whose export the files are. A row is then one annotation, and what was annotated a column: in Label
+    Studio under the control's name (from_name), in doccano under `label`."""
 
     @field_validator("encoding")
     @classmethod

@@ -19,13 +19,16 @@ import numpy as np
 from cluster.store import storage
 from jobs.core.config import BadInput, Problem
 from jobs.data.augment import Augment, augmenting
+from jobs.data.cleaned_rows import CleanedBatch, CleanedRows
 from jobs.data.dedup import Conflicts, kept_rows
 from jobs.data.formats import Files
 from jobs.data.hub import hub_shards
+from jobs.data.left_out import LeftOut
 from jobs.data.near_duplicates import NearDuplicates, without_near_duplicates
 from jobs.data.parts import PartWriter, RowPart, key_ranges, limited, rows_of_parts, train_characters
+from jobs.data.pieces import Row
 from jobs.data.records import SLICE_BYTES, slices
-from jobs.data.rows import Items, LeftOut, Reading, row_batches
+from jobs.data.rows import Items, Reading, row_batches
 from jobs.data.sources import Sources, each, of_one_kind, resolve
 from jobs.data.units import Unit, rows_of
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 MOST_FILES = 1_000
+KEPT_FILES = 64
+"""Of how many files that one task reads at most what was made of their rows is kept."""
 ROWS_PER_DECISION = 500_000
 """Of whose duplicates one task decides: some 20 MB of their index."""
 
@@ -47,6 +52,13 @@ class Loaded:
     """Rows that were read, made and left out: rows_read + rows_made is what is kept and all others."""
     left_out: dict[str, Any]
     """Of the rows that were left out: how many by reason, and the first of them; some near duplicates."""
+    reused: int
+    """Of the rows that were read, those that were cleaned before."""
+
+    @property
+    def cleaning(self) -> dict[str, int]:
+        """How many rows were cleaned, and how many before: nothing that the data decide, so that no report has it."""
+        return {"new_rows": self.counts["rows_read"] - self.reused, "reused_rows": self.reused}
 
     @property
     def rows(self) -> "Dataset":
@@ -64,10 +76,18 @@ class Loaded:
 
 
 def load_rows(
-    source: Sources, reading: Reading, place: str, augment: Augment | None = None, near: NearDuplicates | None = None
+    source: Sources,
+    reading: Reading,
+    place: str,
+    augment: Augment | None = None,
+    near: NearDuplicates | None = None,
+    cleaned: CleanedRows | None = None,
 ) -> Loaded:
-    """Items: clean, without duplicates; and how many rows were read, made and kept. They are written below `place`."""
-    read = _read_all(source, ReadRows(reading, frozenset(each(source)), place, augment))
+    """Items: clean, without duplicates; and how many rows were read, made and kept. They are written below `place`.
+
+    `cleaned` has what was made of rows before.
+    """
+    read = _read_all(source, ReadRows(reading, frozenset(each(source)), place, augment, cleaned))
     left_out = LeftOut.joined([one.left_out for one in read])
     if left_out.share > reading.bad_rows:
         raise BadInput([left_out.problem("bad_rows", reading.bad_rows, str(source))])
@@ -90,7 +110,7 @@ def load_rows(
         if "rows_conflicting" in counts:
             counts["rows_near_conflicting"] = found.conflicting
         details["near_duplicates"] = found.samples
-    return Loaded(parts, counts, details)
+    return Loaded(parts, counts, details, sum(one.reused for one in read))
 
 
 def without_duplicates(parts: Sequence[RowPart], conflicts: Conflicts) -> tuple[list[RowPart], int]:
@@ -168,6 +188,8 @@ class Read:
 
     parts: list[RowPart]
     left_out: dict[str, Any]
+    reused: int
+    """Of these rows, those that were cleaned before."""
 
 
 def _read_all(source: Sources, reader: "ReadRows") -> list[Read]:
@@ -190,6 +212,7 @@ class ReadRows:
     names: frozenset[str]
     place: str
     augment: Augment | None = None
+    cleaned: CleanedRows | None = None
 
     def read(self, asked: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
         """What became of the rows: nothing of their texts."""
@@ -204,13 +227,21 @@ class ReadRows:
         more = augmenting(self.augment, fields) if self.augment is not None else None
         writer = PartWriter(self.place, number, list(labelling.types) if labelling is not None else [], fields)
         made = Items(self.reading, named, self.names)
-        left_out = LeftOut()
+        left_out, reused = LeftOut(), 0
         for unit in units:
             for name, first, rows in rows_of(unit, self.reading.files, made.needed):
-                for place, batch in row_batches(rows, self.reading, first):
-                    items, faults = made.frame(batch)
-                    left_out.add(name, place, batch, faults)
-                    writer.add(more(items) if more is not None else items)
+                for batch in self._batches(made, name, first, rows, len(units)):
+                    left_out.add(name, batch.first, batch.rows, batch.faults)
+                    reused += len(batch.rows) if batch.reused else 0
+                    writer.add(more(batch.frame) if more is not None else batch.frame)
         writer.close()
         left_out.tally.update(made.tally)
-        return Read(writer.written, left_out.as_json())
+        return Read(writer.written, left_out.as_json(), reused)
+
+    def _batches(self, made: Items, name: str, first: int, rows: Iterator[Row], files: int) -> Iterator[CleanedBatch]:
+        """Rows of a file as items. Those of many small files are not kept: a file of its own for each would cost more."""
+        if self.cleaned is not None and files <= KEPT_FILES:
+            yield from self.cleaned.frames(made, name, first, rows, self.reading)
+            return
+        for place, batch in row_batches(rows, self.reading, first):
+            yield CleanedBatch(place, batch, *made.frame(batch), reused=False)

@@ -107,11 +107,18 @@ class PartWriter:
         """Rows of key, texts, (targets, slices,) split."""
         if frame.empty:
             return
-        self._frames.append(frame)
-        self._rows += len(frame)
-        self._characters += sum(int(frame[name].str.len().sum()) for name in self.fields)
-        if self._characters >= PART_CHARACTERS or self._rows >= PART_ROWS:
-            self.close()
+        lengths, done = np.sum([frame[name].str.len().to_numpy(np.int64) for name in self.fields], axis=0), 0
+        # A part ends with the row that fills it, in however many frames its rows come: parts of the same rows are the same.
+        while done < len(frame):
+            sizes = self._characters + np.cumsum(lengths[done:])
+            count = 1 + min(int(np.searchsorted(sizes, PART_CHARACTERS)), PART_ROWS - self._rows - 1)
+            taken = frame.iloc[done : done + count]
+            self._frames.append(taken)
+            self._rows += len(taken)
+            self._characters = int(sizes[len(taken) - 1])
+            done += len(taken)
+            if count == len(taken) and (self._characters >= PART_CHARACTERS or self._rows >= PART_ROWS):
+                self.close()
 
     def close(self) -> None:
         """Write what is there."""

@@ -23,6 +23,8 @@ class Row(NamedTuple):
     """Where the bytes behind it begin; only where a file is cut by bytes."""
     next_line: int = 0
     """And the line behind it."""
+    unlabelled: bool = False
+    """Whether the tool that it comes from says that nobody has annotated it."""
 
 
 @dataclass(frozen=True)

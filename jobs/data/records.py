@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
+from jobs.data.annotated import annotated
 from jobs.data.formats import FilePart, Files, is_plain, naming, parts_of
 from jobs.data.pieces import Found, Piece, Row, Scanned
 from jobs.data.table_rows import opened_parquet, parquet_rows, sheet_rows
@@ -36,8 +37,11 @@ def opened_rows(
         with naming(part), parquet_rows(part, piece, columns) as found:
             yield found._replace(rows=_named(part, found.rows))
         return
+    parse = parse or files.annotated_in is not None
     opening = sheet_rows(part, files) if part.format == "xlsx" else text_rows(part, files, piece, parse)
     with naming(part), opening as found:
+        if files.annotated_in is not None and part.format != "xlsx":
+            found = annotated(found, files.annotated_in)
         rows = _named(part, found.rows)
         if piece is not None and not piece.by_bytes:
             rows = islice(rows, piece.first, None if piece.rows is None else piece.first + piece.rows)

@@ -3,17 +3,28 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.core.config import Problem
 from jobs.data.clean import Clean, clean_text, item_key, value_name
 from jobs.data.dedup import Conflicts
 from jobs.data.formats import Files
+from jobs.data.left_out import EMPTY, NESTED, NO_SPLIT, NO_TARGET, NO_TEXT, SIFTED, WRONG_TARGET
 from jobs.data.lines import Fault
 from jobs.data.pieces import Row
-from jobs.data.splits import SPLITS, Split, divided, group_key, split_of
-from jobs.data.values import is_absent, is_single, kind_of, value_at, with_words_joined, without_bytes, written_as
+from jobs.data.splits import Split, divided, group_key, split_name, split_of
+from jobs.data.values import (
+    LACKING,
+    is_absent,
+    is_single,
+    kind_of,
+    value_at,
+    with_words_joined,
+    without_bytes,
+    without_column,
+    written_as,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,16 +34,6 @@ SLICE = "slice_"
 """What the names of columns begin with that are kept for slices."""
 UNLABELLED = "unlabelled"
 """The name of a source of a task whose texts have no label: they are in the training split, with a label of null."""
-NO_TEXT, EMPTY, NO_TARGET, SIFTED = "no text", "empty after cleaning", "no target", "sifted out"
-WITHOUT = {NO_TEXT: "rows_without_text", EMPTY: "rows_empty", NO_TARGET: "rows_without_target", SIFTED: "rows_sifted"}
-"""Why rows are left out that were read well, with the names of their counts; all other reasons are faults of the data. What
-the sieves take out they count by themselves."""
-NESTED, NO_SPLIT, WRONG_TARGET = "no single value", "no name of a split", "wrong target"
-TOLD = (NESTED, NO_SPLIT, WRONG_TARGET)
-"""Faults of a row's values: a check refuses the first of them."""
-NAMED_ROWS = 10
-NAMED_SIFTED = 2
-"""Rows that are named for each reason of a sieve."""
 MOST_ROWS, MOST_CHARACTERS = 4_096, 16 << 20
 """What is made into items at once."""
 
@@ -51,6 +52,10 @@ class TargetMaker(Protocol):
     @property
     def lists(self) -> Sequence[str]:
         """Those of them whose columns may hold lists."""
+
+    @property
+    def groups(self) -> Sequence[Sequence[str]]:
+        """Keys of `paths`, of which a row needs the columns of one group alone; empty where it needs all."""
 
     @property
     def types(self) -> "Mapping[str, pa.DataType]":
@@ -98,109 +103,6 @@ class Reading:
     """What texts go through before they are cleaned, and cut: what is to be seen whole."""
     sieves: Sequence[Sieve] = ()
     """What texts go through once they are cleaned, in this order."""
-
-
-@dataclass
-class LeftOut:
-    """What became of rows that were read: how many there were, and which of them are no items, by reason."""
-
-    read: int = 0
-    by_reason: Counter[str] = field(default_factory=Counter)
-    tally: Counter[str] = field(default_factory=Counter)
-    """What the sieves counted, and texts without a group."""
-    first: list[dict[str, Any]] = field(default_factory=list)
-    """The first that have a fault, by file, row and line, the last two from 1."""
-    sifted: list[dict[str, Any]] = field(default_factory=list)
-    """The same of those that sieves took out, a few for each reason."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Mapping[str, Any]]) -> "LeftOut":
-        """Of parts in their order, each as `as_json` gives it."""
-        joined = cls()
-        for part in parts:
-            joined.read += part["read"]
-            joined.by_reason.update(part["by_reason"])
-            joined.tally.update(part["tally"])
-            joined.first += part["first"][: NAMED_ROWS - len(joined.first)]
-            for sample in part["sifted"]:
-                joined._name_sifted(sample)
-        return joined
-
-    def add(self, file: str, first: int, rows: Sequence[Row], faults: Mapping[int, Fault]) -> None:
-        """Count rows of a file; `first` is the number of the first of them, from 0."""
-        self.read += len(rows)
-        self.by_reason.update(fault.reason for fault in faults.values())
-        for place, fault in sorted(faults.items()):
-            sifted = fault.reason == SIFTED
-            if (fault.reason in WITHOUT and not sifted) or len(self.sifted if sifted else self.first) >= NAMED_ROWS:
-                continue
-            line = rows[place].line
-            where = {"file": file, "row": first + place + 1} | ({"line": line} if line else {})
-            named = {**where, "reason": fault.reason, "detail": fault.detail}
-            if sifted:
-                self._name_sifted(named)
-            else:
-                self.first.append(named)
-
-    def _name_sifted(self, named: dict[str, Any]) -> None:
-        reason = _reason_of(named)
-        if len(self.sifted) < NAMED_ROWS and sum(_reason_of(other) == reason for other in self.sifted) < NAMED_SIFTED:
-            self.sifted.append(named)
-
-    @property
-    def count(self) -> int:
-        """All of them."""
-        return self.by_reason.total()
-
-    @property
-    def bad(self) -> int:
-        """Those with a fault."""
-        return self.count - sum(self.by_reason[reason] for reason in WITHOUT)
-
-    @property
-    def share(self) -> float:
-        """Of those with a fault among all rows."""
-        return self.bad / self.read if self.read else 0.0
-
-    def counts(self) -> dict[str, int]:
-        """As figures of a step."""
-        without = {name: self.by_reason[reason] for reason, name in WITHOUT.items() if reason != SIFTED}
-        return {"rows_read": self.read, "rows_bad": self.bad, **without, **dict(sorted(self.tally.items()))}
-
-    def as_json(self) -> dict[str, Any]:
-        """All of it."""
-        told = {"by_reason": dict(self.by_reason), "tally": dict(self.tally), "first": self.first, "sifted": self.sifted}
-        return {"read": self.read, **told}
-
-    def details(self) -> dict[str, Any]:
-        """For the manifest; empty where no row is left out."""
-        if not self.by_reason:
-            return {}
-        told = {"bad_rows": {"by_reason": dict(self._reasons()), "first": self.first}}
-        return told | ({"sifted_rows": self.sifted} if self.sifted else {})
-
-    def __str__(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in self._reasons())
-
-    def _reasons(self) -> list[tuple[str, int]]:
-        """Why rows are left out, the most frequent first; what sieves took out by what each of them counted."""
-        reasons = Counter({reason: count for reason, count in self.by_reason.items() if reason != SIFTED})
-        sifted = {name: count for name, count in self.tally.items() if name.startswith("rows_") and count}
-        reasons.update({name.removeprefix("rows_").replace("_", " "): count for name, count in sifted.items()})
-        return reasons.most_common()
-
-    def problem(self, path: str, allowed: float, source: str, remedy: str = "") -> Problem:
-        """That too many have a fault; the first is named."""
-        first = self.first[0]
-        line = f", line {first['line']}" if "line" in first else ""
-        where = f"{first['file']}, row {first['row']}{line}: {first['reason']} ({first['detail']})"
-        reason = f"{self.bad} of {self.read} rows that were read are bad, more than bad_rows: {allowed:g} allows; {where}"
-        return Problem(path, source, reason, remedy or "Mend these rows, or raise bad_rows.")
-
-
-def _reason_of(named: Mapping[str, Any]) -> str:
-    """What a sieve has against a text: of `text: language: it is in fr` the second part."""
-    return str(named["detail"]).split(": ")[1]
 
 
 def row_batches(rows: Iterator[Row], reading: Reading, first: int = 0) -> Iterator[tuple[int, list[Row]]]:
@@ -259,18 +161,20 @@ class Items:
             for place, value in enumerate(columns[column]):
                 if value is None and place not in faults:
                     faults[place] = Fault(NO_TEXT, f"{name} is not there")
-        splits = [_split_name(value) for value in columns[self.by]] if self.by is not None else None
+        splits = [split_name(value) for value in columns[self.by]] if self.by is not None else None
         for place, split in enumerate(splits or ()):
             if split is None and self.by is not None:
                 faults.setdefault(place, Fault(NO_SPLIT, f"{self.by} is {columns[self.by][place]!r}"))
         found: dict[str, list[Any]] = {}
         if self.labelling is not None:
             frame = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+            if self.labelling.groups:
+                frame.attrs[LACKING] = without_column([row.values for row in rows], self.labelling.paths.values())
             found, wrong = self.labelling.targets(frame)
             for place, reason in wrong.items():
                 faults.setdefault(place, Fault(WRONG_TARGET, reason))
-            for place in range(len(rows)):
-                if all(values[place] is None for values in found.values()):
+            for place, row in enumerate(rows):
+                if row.unlabelled or all(values[place] is None for values in found.values()):
                     faults.setdefault(place, Fault(NO_TARGET, "nothing says what it should be answered with"))
         return Values(columns, found, splits, faults)
 
@@ -320,6 +224,15 @@ class Items:
         columns["split"] = _strings(self._splits(keys, made))
         keep = [place not in made.faults for place in range(len(rows))]
         return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
+
+    def as_frame(self, table: "pa.Table") -> "pd.DataFrame":
+        """What `frame` made, of a table that has its columns."""
+        import pandas as pd
+
+        kinds = self.reading.labelling.types if self.reading.labelling is not None else {}
+        columns = {name: table[name].to_pylist() for name in table.column_names}
+        made = {name: _typed(values, kinds[name]) if name in kinds else _strings(values) for name, values in columns.items()}
+        return pd.DataFrame(made)
 
     def _sift(self, name: str, texts: list[str], faults: dict[int, Fault], sieves: Sequence[Sieve]) -> None:
         """Put the texts of rows without a fault through sieves, in place."""
@@ -382,11 +295,3 @@ def _typed(values: Sequence[Any], kind: "pa.DataType") -> "pd.Series[Any]":
     import pyarrow as pa
 
     return pd.Series(values, dtype="str" if pa.types.is_string(kind) else pd.ArrowDtype(kind))
-
-
-def _split_name(value: Any) -> str | None:
-    """The split that a value names, or None."""
-    known = {"dev": "validation", "valid": "validation", "val": "validation"}
-    name = written_as(value).strip().lower() if value is not None else ""
-    name = known.get(name, name)
-    return name if name in SPLITS else None

@@ -8,10 +8,12 @@ split: {stratify: true, test: 0.1}                   a tenth of each label, see 
 
 import hashlib
 from collections.abc import Collection
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from jobs.core.config import Config
+from jobs.data.values import written_as
 
 SPLITS = ("test", "validation", "train")
 """In the order in which a text that is in several splits is kept."""
@@ -76,3 +78,11 @@ def place_of(key: str) -> int:
 def group_key(value: str) -> str:
     """The key of a group, of the value that its rows share: each sign counts, for identifiers may differ in case alone."""
     return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def split_name(value: Any) -> str | None:
+    """The split that a value names, or None."""
+    known = {"dev": "validation", "valid": "validation", "val": "validation"}
+    name = written_as(value).strip().lower() if value is not None else ""
+    name = known.get(name, name)
+    return name if name in SPLITS else None

@@ -1,7 +1,7 @@
 """Single values of rows: which of them are none, where a nested one stands, and how each is written as text."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +9,8 @@ from serve.cleaning.joining import join_words
 
 ABSENT = frozenset(("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "<NA>"))
 """What people and programs write where there is no value."""
+LACKING = "lacking"
+"""Of a frame's `attrs`: by column, which rows do not have it at all; others have it without a value."""
 LONGEST_ABSENT = max(map(len, ABSENT))
 SINGLE = (str, bool, int, float, Decimal)
 
@@ -77,3 +79,8 @@ def kind_of(value: Any) -> str:
         return "bytes that are not UTF-8"
     names: dict[type, str] = {list: "a list", tuple: "a list", dict: "a record"}
     return names.get(type(value), f"a {type(value).__name__}")
+
+
+def without_column(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, list[bool]]:
+    """Of each column, which rows do not even have it."""
+    return {column: [not has_column(row, column) for row in rows] for column in dict.fromkeys(columns)}

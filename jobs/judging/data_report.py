@@ -67,7 +67,7 @@ def data_report(counted: Counted, sample: "pa.Table", fields: Sequence[str], spe
     return {
         "rows": _rows(counted),
         "bad_rows": _bad_rows(counted.details),
-        "targets": {split: dict(sorted(counted.statistics[split].items())) for split in _ordered(counted.statistics)},
+        "targets": {} if spec is None else _target_sums(spec, counted.statistics),
         "tokens": _tokens(counted),
         "sampled": len(texts),
         "lengths": {unit: _lengths(np.array(sample[unit].to_pylist()), splits) for unit in (CHARACTERS, WORD_COUNT)},
@@ -121,6 +121,12 @@ def _bad_rows(details: Mapping[str, Any]) -> dict[str, Any]:
     return {"by_reason": dict(found.get("by_reason", {})), "first": first}
 
 
+def _target_sums(spec: Task, statistics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What the kind says of its targets, by split."""
+    learning = learning_of(spec.kind)
+    return {split: dict(sorted(learning.summary(spec, statistics[split]).items())) for split in _ordered(statistics)}
+
+
 def _tokens(counted: Counted) -> dict[str, dict[str, int]]:
     """Rows and tokens of TOKENS, by split."""
     names = ("rows", "tokens", "documents_left_out")
@@ -158,13 +164,16 @@ def _near_duplicates(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def _samples(spec: Task | None, rows: "pa.Table", fields: Sequence[str]) -> list[dict[str, Any]]:
-    """A few rows of a split, in turns from each target; their texts are whole, for a target may speak of all of one."""
+    """A few rows of a split, in turns from each target, of many from some that lie apart in their order. Texts are whole: a
+    target may speak of all of one."""
     targets = _targets(spec, rows.to_pydict()) if spec is not None else [None] * rows.num_rows
     texts = list(zip(*(rows[name].to_pylist() for name in fields), strict=True))
     turns: dict[str | None, list[int]] = {}
     for place, target in enumerate(targets):
         turns.setdefault(target, []).append(place)
     groups = [turns[target] for target in sorted(turns, key=_by_name)]
+    if len(groups) > SHOWN_ROWS:
+        groups = [groups[int(place)] for place in np.linspace(0, len(groups) - 1, SHOWN_ROWS)]
     chosen = [group[turn] for turn in range(SHOWN_ROWS) for group in groups if turn < len(group)][:SHOWN_ROWS]
     return [
         {"texts": [shown(text) for text in texts[place]], "target": targets[place]}

@@ -29,6 +29,7 @@ from jobs.tasks.figures import bootstrap, bootstrap_interval
 from serve.engines.card import Card, read_card, variant_files
 from serve.engines.engine import Engine, load_engine
 from serve.tasks.protocol import Item, Outputs, Task
+from serve.tasks.shared.cutting import cut_short
 
 ROUNDS = 10
 """In so many parts candidates take their turns where speed is measured."""
@@ -98,6 +99,11 @@ class Candidate:
         settled = self.task.settled(raw, self.engine.fitted)
         return yardstick.aligned(raw, self.task), yardstick.aligned(settled, self.task)
 
+    def cut_texts(self, items: Sequence[Item]) -> dict[str, float]:
+        """The share of the items that it does not read to their end, where it cuts any at all."""
+        share = float(cut_short(self.task, self.engine.tokenise(items)).mean())
+        return {"texts_cut": share} if share else {}
+
     def row(self, yardstick: "Candidate") -> dict[str, Any]:
         """Everything measured, as a row of the report."""
         p50, p95 = np.percentile(self.seconds, [50, 95])
@@ -135,7 +141,8 @@ def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric
     task, learning = yardstick.task, yardstick.learning
     candidate.raw, candidate.settled = candidate.says(rows.items, task)
     candidate.judged = learning.judged(task, candidate.settled, rows.truth)
-    figures = {one.name: candidate.judged.figure(one.name) for one in learning.metrics_of(task)}
+    named = dict.fromkeys([*(one.name for one in learning.metrics_of(task)), metric.name])
+    figures = {name: candidate.judged.figure(name) for name in named}
     score = figures[metric.name]
     candidate.drawn_R = bootstrap(partial(candidate.judged.figure, metric.name), len(rows.items), resamples)
     reference = score if candidate is yardstick else yardstick.figures["score"]
@@ -144,7 +151,7 @@ def judge_quality(candidate: Candidate, rows: Rows, yardstick: Candidate, metric
     slices = slices_of([item.characters for item in rows.items], learning.slices(task, rows.truth), rows.columns)
     candidate.figures = {
         "score": score,
-        "interval": bootstrap_interval(candidate.drawn_R, score, highest=metric.highest),
+        "interval": bootstrap_interval(candidate.drawn_R, score, metric.highest, metric.lowest),
         **figures,
         "agreement": float(task.same(candidate.settled, yardstick.settled).mean()),
         "slices": goodness(slices, candidate.judged.goodness_N),

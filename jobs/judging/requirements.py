@@ -13,6 +13,11 @@ from pydantic import Field
 from jobs.core.config import Config
 from jobs.judging.slices import falls
 
+REQUIRED = "requirements"
+"""What a row of a report calls what its labels are held to."""
+MAXIMUM_LOSS = 0.02
+"""The share of the score of what is in production that a winner may lose, where a recipe does not say."""
+
 
 class Requirements(Config):
     """Conditions on a winner; those left out are not looked at."""
@@ -31,13 +36,45 @@ class Requirements(Config):
     was exported and quantised."""
     maximum_parity_flips: float | None = Field(None, ge=0, le=1)
     """Share of the texts whose answer may say something else than that of the same model as it was trained."""
+    maximum_loss: float | None = Field(None, ge=0, le=1)
+    """With evaluate's inputs.against: the share of the score of what is in production that a winner may lose (default: 0.02).
+    The lower end of the 95 % interval of the share that it keeps, over the same rows, must not be below that: 98 %."""
+    requirements_hold: bool = True
+    """Whether a winner's labels must keep what the task requires of them. They do not where the whole 95 % interval, on the
+    texts that candidates are judged by, is below it; the report's table says how each stands."""
     maximum_memory: int | None = Field(None, gt=0)
     """Bytes of memory that a process which serves the model may hold."""
 
 
 def doubts(row: dict[str, Any], teacher: dict[str, Any], gate: Requirements) -> list[str]:
     """What keeps a candidate out, each with by how much; empty where nothing does."""
-    return [*_answers(row, gate), *_slices(row, teacher, gate), *_limits(row, gate)]
+    return [*_against(row, gate), *_held(row, gate), *_answers(row, gate), *_slices(row, teacher, gate), *_limits(row, gate)]
+
+
+def _against(row: dict[str, Any], gate: Requirements) -> list[str]:
+    """Whether it may be worse than what is in production, by more than that may be."""
+    least = 1 - (MAXIMUM_LOSS if gate.maximum_loss is None else gate.maximum_loss)
+    if (against := row.get("against")) is None or (low := against["kept_interval"][0]) >= least:
+        return []
+    asked = f"{least:.1%} are asked of its lower end ({100 * (least - low):.2g} points more)"
+    gained, bounds = against["gain"], against["gain_interval"]
+    difference = f"{gained:+.4f}, {bounds[0]:+.4f} to {bounds[1]:+.4f}"
+    kept = f"keeps between {low:.1%} and {against['kept_interval'][1]:.1%} of the score of {against['candidate']}"
+    return [f"{kept} on the same rows (better by {difference}), {asked}"]
+
+
+def _held(row: dict[str, Any], gate: Requirements) -> list[str]:
+    """Whether labels do not keep what is required of them: behind heads' names, where the task has some."""
+    found = []
+    for key, held in row.items() if gate.requirements_hold else ():
+        head, _, name = key.rpartition(".")
+        for one in held if name == REQUIRED else ():
+            low, high = one["interval"]
+            if one["rows"] and high < one["least"]:
+                of = f"{one['label']!r}{f' of {head}' if head else ''}"
+                shown = f"{one['reached']:.3f} of {one['rows']:,} texts ({low:.3f} to {high:.3f})"
+                found.append(f"its {one['rate']} of {of} is {shown}, {one['least']:g} are required")
+    return found
 
 
 def _limits(row: dict[str, Any], gate: Requirements) -> list[str]:

@@ -36,8 +36,8 @@ class Mix(Config):
     loss: str | None = None
     """How the answers are compared; each kind of task has its own ways, and a usual one. Of labels, forward_kl (usual): cover
     what the teacher holds likely. reverse_kl: avoid what it holds unlikely. symmetric_kl: both. skewed_kl and
-    jensen_shannon: bounded ones. mse: of the logits, whatever the temperature. Of several labels a text, sigmoid_kl (usual)
-    and mse."""
+    jensen_shannon: bounded ones. mse: of the logits, whatever the temperature. Of several labels a text and of
+    labels in an order, sigmoid_kl (usual) and mse. Of numbers, mse (usual) and huber; no temperature softens these."""
     skew: float = Field(0.1, gt=0, lt=1)
     """skewed_kl: the teacher's share in what it is compared with."""
     temperature: float = Field(2.0, gt=0, le=100)

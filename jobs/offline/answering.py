@@ -9,7 +9,7 @@ so no text passes through the driver or the object store.
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.connection.connect import capacity
@@ -120,8 +120,11 @@ class AnswerSplits:
                 continue
             items.append(Item(tuple(self.plan.text(row, column) for column in self.plan.texts)))
             good.append({name: row.values[name] for name in identity.keep if name in row.values})
-        for kept, answer in zip(good, self._answers(items), strict=True):
-            kept.update(answer)
+        if self.plan.annotates:
+            good = [*self._pre_annotated(good, items)]
+        else:
+            for kept, answer in zip(good, self._answers(items), strict=True):
+                kept.update(answer)
         write_part(storage.join(self.output, part_name(number, identity.format)), good, self.plan, self._schema(piece))
         done = SplitRecord(rows=len(good), bad=bad, began=began, ended=time.time())
         storage.write_bytes(record_place(self.output, number), done.model_dump_json().encode())
@@ -132,6 +135,16 @@ class AnswerSplits:
         for answer in self.engine.answers(items):
             cells = task.cells(answer, self.plan.identity.probabilities)
             yield {name: cells[name] for name in columns}
+
+    def _pre_annotated(self, rows: Sequence[Mapping[str, Any]], items: list[Item]) -> Iterator[dict[str, Any]]:
+        task = self.plan.task
+        if not items:
+            return
+        outputs = self.engine.settled(items)
+        sure = task.confidence(outputs)
+        scores = [None] * len(items) if sure is None else [round(float(one), 6) for one in sure]
+        for row, item, answer, score in zip(rows, items, task.answers(outputs, items), scores, strict=True):
+            yield self.plan.pre_annotated(row, item, task.cells(answer, False), score)
 
     def _schema(self, piece: Piece) -> "pa.Schema | None":
         if not self.plan.typed:

@@ -21,13 +21,16 @@ from cluster.store import storage
 from jobs.data.formats import Files
 from jobs.data.pieces import Piece, Row
 from jobs.data.values import has_column, is_absent, value_at, with_words_joined, without_bytes
+from jobs.offline.pre_annotations import ANNOTATION_TOOLS, Control, answer_type, doccano_line, studio_task
 from serve.settings import MAX_CHARACTERS
-from serve.tasks.protocol import Task
+from serve.tasks.protocol import Item, Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Format = Literal["parquet", "csv", "jsonl"]
+Format = Literal["parquet", "csv", "jsonl", "label_studio", "doccano"]
+ENDINGS = {"label_studio": "json", "doccano": "jsonl"}
+"""Of files whose format is no ending itself."""
 UNFINISHED, IDENTITY_FILE, BAD_ROWS, SUMMARY = ".unfinished", "asked.json", "bad_rows.jsonl", "summary.json"
 
 
@@ -43,6 +46,8 @@ class RunIdentity(BaseModel):
     keep: tuple[str, ...]
     format: Format
     probabilities: bool
+    control: Control | None = None
+    """Of pre-annotations for Label Studio: where answers go."""
     files_as: Files = Files()
     """How they are written."""
     files: tuple[tuple[str, int, float], ...]
@@ -72,6 +77,21 @@ class Plan:
         """What a row has for one of the texts."""
         value = without_bytes(value_at(row.values, column))
         return with_words_joined(value) if self.joins else value
+
+    @property
+    def annotates(self) -> bool:
+        """Whether answers are written as pre-annotations."""
+        return self.identity.format in ANNOTATION_TOOLS
+
+    def pre_annotated(
+        self, row: Mapping[str, Any], item: Item, cells: Mapping[str, Any], sure: float | None
+    ) -> dict[str, Any]:
+        """A row with its answer, as the tool takes it."""
+        identity, answer = self.identity, cells[answer_type(self.task)[0]]
+        if identity.control is None:
+            return doccano_line(item.values[0], row, answer)
+        version = f"{identity.model.rsplit('/', 1)[-1]} {identity.variant}"
+        return studio_task(identity.control, row, answer, sure, version)
 
     @property
     def answer_columns(self) -> dict[str, type]:
@@ -126,13 +146,15 @@ def bad_row(piece: Piece, place: int, row: Row, fault: tuple[str, str]) -> dict[
 
 def part_name(number: int, kind: Format) -> str:
     """The file of a piece's answers."""
-    return f"part-{number:05}.{kind}"
+    return f"part-{number:05}.{ENDINGS.get(kind, kind)}"
 
 
 def write_part(place: str, rows: Sequence[Mapping[str, Any]], plan: Plan, schema: "pa.Schema | None") -> None:
     """Write rows with their answers, whole or not at all."""
     kind, columns = plan.identity.format, [*plan.identity.keep, *plan.answer_columns]
-    if kind == "jsonl":
+    if kind == "label_studio":
+        storage.write_bytes(place, _as_json(rows).encode())
+    elif kind in ("jsonl", "doccano"):
         text = "".join(_as_json(row) + "\n" for row in rows)
         storage.write_bytes(place, text.encode())
     elif kind == "csv":

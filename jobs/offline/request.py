@@ -18,6 +18,7 @@ from jobs.data.pieces import Scanned
 from jobs.data.records import scan
 from jobs.data.sources import resolve
 from jobs.offline.output_parts import Format, Plan, RunIdentity, read_identity
+from jobs.offline.pre_annotations import ANNOTATION_TOOLS, Control, answer_type, control_of
 from serve.engines.card import Card, EngineError
 from serve.engines.published import Published, open_model
 from serve.tasks.protocol import Task
@@ -52,7 +53,14 @@ class Request(Config):
     keep: tuple[str, ...] | None = None
     """The columns that go to the output; by default all."""
     format: Format | None = None
-    """Of the output; by default that of the input."""
+    """Of the output; by default that of the input. label_studio, doccano: what annotators begin from, to import there."""
+    label_config: str | None = None
+    """With label_studio: the project's labelling config (XML), which says where answers go."""
+    from_name: str | None = None
+    """With label_studio: the control that answers go to, by its name; by default the one that the input's annotations or the
+    labelling config have."""
+    to_name: str | None = None
+    """With label_studio: what that control is about, by its name in the labelling config."""
     probabilities: bool = False
     """Whether all that the model can say has columns: each label's probability."""
     workers: int | None = Field(None, ge=1)
@@ -109,20 +117,22 @@ def make_plan(request: Request, runs: str) -> Plan:
     if idle := idle_keys(request.files, kinds):
         options = {"columns": "--file-columns"}
         raise BadInput([replace(problem, path=options.get(problem.path, f"--{problem.path}")) for problem in idle])
+    kind = request.format or (OUTPUT_FORMATS.get(next(iter(kinds)), "jsonl") if len(kinds) == 1 else "jsonl")
     identity = RunIdentity(
+        control=_control(request, task, files),
         model=published.uri,
         fingerprint=published.fingerprint,
         variant=variant,
         column=columns if len(columns) > 1 else columns[task.fields[0]],
         keep=keep,
-        format=request.format or (OUTPUT_FORMATS.get(next(iter(kinds)), "jsonl") if len(kinds) == 1 else "jsonl"),
+        format=kind,
         probabilities=request.probabilities,
         files_as=request.files,
         files=tuple((file, *_size_and_time(file)) for file in files),
     )
     typed = kinds == {"parquet"} and len({one.types for one in scanned}) == 1
     plan = Plan(identity, task, typed, pieces, card.cleaning is not None and card.cleaning.join_words)
-    if clash := sorted(set(identity.keep) & set(plan.answer_columns)):
+    if not plan.annotates and (clash := sorted(set(identity.keep) & set(plan.answer_columns))):
         reason = "the answer has a column of this name too"
         raise BadInput([Problem("--keep", clash[0], reason, "Name the columns to keep, without it.")])
     if read_identity(request.output) not in (None, identity):
@@ -171,6 +181,22 @@ def _columns(request: Request, task: Task) -> dict[str, str]:
     return usual | request.columns
 
 
+def _control(request: Request, task: Task, files: list[str]) -> Control | None:
+    """Where answers go that are pre-annotations; BadInput where that cannot be told, or nothing is asked of it."""
+    asked = {key: getattr(request, key) for key in ("label_config", "from_name", "to_name")}
+    if request.format in ANNOTATION_TOOLS:
+        answer_type(task)
+    if request.format == "doccano" and len(task.fields) > 1:
+        reason = f"the model reads {' and '.join(task.fields)}, and a line of doccano is one text"
+        raise BadInput([Problem("--format", request.format, reason, "Write label_studio or another format.")])
+    if request.format != "label_studio":
+        if idle := [key for key, value in asked.items() if value is not None]:
+            option = f"--{idle[0].replace('_', '-')}"
+            raise BadInput([Problem(option, asked[idle[0]], "it is for --format label_studio", "Leave it out.")])
+        return None
+    return control_of(task, files, request.files, asked["label_config"], asked["from_name"], asked["to_name"])
+
+
 def _scan(files: list[str], written: Files) -> list[Scanned]:
     """All files at once, each by a task: on a cluster the inputs may be many and far."""
     import ray
@@ -211,6 +237,8 @@ def _kept(request: Request, texts: Mapping[str, str], files: list[str], scanned:
 
 
 def _remedy(column: str, one: Scanned, written: Files) -> str:
+    if {"data", "annotations"} <= set(one.columns):
+        return f"The texts of Label Studio's tasks are below data: write --column data.{column}, or --columns FIELD=data.…"
     return missing_remedy(column, one.columns, (), one.pieces[0].part, written)
 
 

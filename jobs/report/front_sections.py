@@ -6,10 +6,34 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 from jobs.judging.pareto import beaten_by, controls, metric_of
-from jobs.report.html import Html, element, table
+from jobs.report.html import Html, element, section, table
 from jobs.report.tables import NO_VALUE, count, fraction, megabytes, metric_name, percent, significant, times
 
 PLAIN = {"distilled": "without distillation", "pruned": "nothing pruned"}
+
+
+def against(report: Mapping[str, Any]) -> Html | None:
+    """How each candidate compares with what is in production, on the same rows."""
+    production = report.get("against")
+    if production is None:
+        return None
+    found = [(row["candidate"], row["against"]) for row in report["rows"]]
+    gains = [(f"{own['gain']:+.4f}", _bounds(own["gain_interval"], "+.4f")) for _, own in found]
+    kept = [(percent(own["kept"]), _bounds(own["kept_interval"], ".1%")) for _, own in found]
+    body = ([name, *more, *share] for (name, _), more, share in zip(found, gains, kept, strict=True))
+    learned = production["learned_rows"]
+    told = f"{production['candidate']} has {metric_name(report['metric'])} {fraction(production['score'])} on the same rows. "
+    told += "Above 0 the candidate is better; the intervals are of the paired difference. "
+    if learned is None:
+        told += "Whether it has learned from some of these rows is not known: what it learned from is gone."
+    else:
+        told += f"Of these rows it has learned from {learned}."
+    header = ["candidate", "better by", "95 %", "keeps of it", "95 %"]
+    return section("Against what is in production", element("p", told, class_="note"), table(header, body))
+
+
+def _bounds(bounds: Sequence[float], form: str) -> str:
+    return f"{bounds[0]:{form}} to {bounds[1]:{form}}"
 
 
 def front_table(report: Mapping[str, Any], winner: str | None) -> Html:

@@ -23,6 +23,7 @@ from jobs.report.tables import (
     significant,
     times,
 )
+from jobs.tasks.telling import DOUBTFUL
 
 NARROW_SIZE = (360, 430)
 COLUMNS = ("p50 ms", "p95 ms", "texts/s", "MB", "parameters", "agreement", "faster", "smaller")
@@ -85,7 +86,10 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
     cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
     body = table(header, cells, best=best)
-    return section("Candidates", element("p", f"Measured: {conditions_sentence(report)}.", class_="note"), body)
+    cut = max((row.get("texts_cut", 0.0) for row in rows), default=0.0)
+    read = f" Of the texts {percent(cut)} are longer than a candidate reads: their rest is cut." if cut else ""
+    note = f"Measured: {conditions_sentence(report)}.{read}"
+    return section("Candidates", element("p", note, class_="note"), body)
 
 
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
@@ -144,6 +148,18 @@ def confusion(report: Mapping[str, Any], winner: str | None) -> Html | None:
 def figures(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html | None:
     """A table under a title, for what only a kind of task has to tell."""
     return section(title, table(header, rows)) if rows else None
+
+
+def doubtful(artifacts: Mapping[str, Artifact]) -> Html | None:
+    """What a person must know of the models: texts that were cut, and what validation did not show."""
+    told = [[name, one] for name, artifact in artifacts.items() if (one := artifact.manifest.details.get(DOUBTFUL))]
+    return section("To know of the models", table(["step", ""], told, class_="words")) if told else None
+
+
+def under(title: str, parts: Sequence[Html | None]) -> Html | None:
+    """Sections that belong together, under a title."""
+    there = [part for part in parts if part is not None]
+    return section(title, *there) if there else None
 
 
 def steadiness(report: Mapping[str, Any]) -> Html | None:

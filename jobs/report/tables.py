@@ -13,13 +13,15 @@ from jobs.tasks import learning_of, usual_kind
 TABLE_WIDTH = 120
 GAP = "  "
 NO_VALUE = "–"
+ABBREVIATIONS = ("auc", "f1", "bleu", "em", "mae", "map", "mcc", "rmse")
 
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
     """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`, the front a `+`."""
     others = other_figures(report)
     heads = [short or metric_name(name) for name, short in others.items()]
-    header, *rows = [_header(report["metric"], heads), *(_cells(row, others) for row in report["rows"])]
+    shown = [*report["rows"], *([report["against"]] if "against" in report else [])]
+    header, *rows = [_header(report["metric"], heads), *(_cells(row, others) for row in shown)]
     widths = [max(display_width(line[column]) for line in [header, *rows]) for column in range(1, len(header))]
     room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - 2)
     names = [shorten(line[0], room) for line in [header, *rows]]
@@ -32,6 +34,8 @@ def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> st
     rule = "─" * max(map(display_width, lines))
     notes = [shorten(conditions_sentence(report), TABLE_WIDTH)]
     notes.append(f"+ the front: no other is at least as good in {metric_name(report['metric'])}, p95 latency and size")
+    if "against" in report:
+        notes.append(f"  {shorten(report['against']['candidate'], TABLE_WIDTH - 30)}: in production, on the same rows")
     if winner is not None:
         notes.append(f"* {shorten(winner, TABLE_WIDTH - 16)}: the winner")
     return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
@@ -61,7 +65,7 @@ def conditions_sentence(report: Mapping[str, Any]) -> str:
 
 def metric_name(metric: str) -> str:
     """`macro_f1` as it is written in a sentence: macro F1."""
-    return " ".join(word.upper() if word in ("f1", "bleu", "em", "map", "mcc") else word for word in metric.split("_"))
+    return " ".join(word.upper() if word in ABBREVIATIONS else word for word in metric.split("_"))
 
 
 def significant(value: float | None) -> str:

@@ -37,7 +37,7 @@ def execute(recipe: Recipe, name: str, storage: str) -> Artifact:
         missing = [f"{parent}" for names in place.step.inputs.values() for parent in names if places[parent].artifact is None]
         remedy = f"Run it first: python -m jobs.pipeline with this recipe, or its own stage with --step {missing[0]}."
         raise BadInput([Problem(f"steps.{name}.inputs", missing, "this step has not been run", remedy)])
-    inputs = gather(place.step, places)
+    inputs = gather(place.step, places, storage)
     context = Context(storage, recipe.name, name, place.uri, uuid.uuid4().hex[:8], place.step.resources, place.step.tracking)
     try:
         artifact = place.artifact if place.artifact is not None and not place.runs else _run(place, inputs, context)
@@ -60,7 +60,7 @@ def _run(place: Place, inputs: Inputs, context: Context) -> Artifact:
         "stage": step.stage.name,
         "stage_version": step.stage.version,
         "config": step.resolved(),
-        "sources": sources_of(step),
+        "sources": sources_of(step, inputs),
         "parents": {key: [artifact.as_parent() for artifact in artifacts] for key, artifacts in inputs.items()},
         "metrics": dict(outcome.metrics),
         "details": dict(outcome.details),

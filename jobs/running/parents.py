@@ -12,6 +12,7 @@ from typing import Any
 from jobs.architectures.language_models import ANSWERING_OBJECTIVES, PAIR_OBJECTIVES
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
+from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
@@ -23,6 +24,7 @@ from jobs.tasks.checks import (
     other_cleaning,
     other_task,
     soft_loss_problems,
+    unfitted_problems,
 )
 from jobs.training.settings import Training
 from serve.engines.card import WRITING_OBJECTIVES
@@ -204,6 +206,7 @@ def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         if not any(_divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
             remedy = "Give it one (split.test, split.validation), or leave it out here."
             yield Problem(f"inputs.{EXCLUDE}", name, "it has neither a test nor a validation split to take out", remedy)
+    yield from unfitted_problems(config, _divides(config, "validation"))
 
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -236,7 +239,7 @@ def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model",))
     yield from _layers(recipe, step, config)
-    yield from soft_loss_problems(recipe, step, config.loss, "loss")
+    yield from soft_loss_problems(recipe, step, config, "loss")
     teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
     yield from _soft_labels(recipe, step)
     if config.teacher_weights is not None and len(config.teacher_weights) != len(teachers):
@@ -284,7 +287,7 @@ def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
         for name in step.inputs["model"]:
             yield from other_task(recipe, step, name, "inputs.model")
             yield from other_cleaning(recipe, step, name)
-        yield from soft_loss_problems(recipe, step, config.heal.loss, "heal.loss")
+        yield from soft_loss_problems(recipe, step, config.heal, "heal.loss")
         yield from _monitor(step, config.heal, "heal.monitor")
         if "teacher" not in step.inputs:
             for key in sorted(config.heal.model_fields_set & Mix.model_fields.keys()):
@@ -362,6 +365,7 @@ def _select(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     if report.stage.name != "evaluate":
         yield Problem("inputs.report", report.name, "that step judges no candidates", "Name an evaluate step.")
         return
+    yield from idle_loss(recipe, report, config)
     yield from calibration_problems(recipe, report, config)
 
 

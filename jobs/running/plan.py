@@ -68,7 +68,7 @@ def look(recipe: Recipe, storage: str) -> tuple[dict[str, Place], list[str]]:
         note = f"\nwhat is done already cannot be seen from here, so that all steps are planned: {reason}"
         return {name: Place(step, None, None, "not known from here") for name, step in recipe.steps.items()}, [note]
     ready = [place for place in places.values() if place.runs and place.uri is not None]
-    lines = [f"  {line}" for place in ready for line in remarks(place.step, gather(place.step, places))]
+    lines = [f"  {line}" for place in ready for line in remarks(place.step, gather(place.step, places, storage))]
     return places, ["", "told beforehand:", *lines] if lines else []
 
 

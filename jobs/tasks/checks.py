@@ -11,90 +11,110 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.contracts.learning import Learning, TaskSettings
-from jobs.core.config import Problem, nearest, problems_of
+from jobs.core.config import Config, Problem, nearest, problems_of
+from jobs.core.metric import Metric
 from jobs.core.recipe import Recipe, Step
 from jobs.tasks import learning_of
-from jobs.tasks.resolved import task_learning, task_metrics, task_settings
+from jobs.tasks.resolved import task_metrics, task_settings
 from serve.cleaning.cleaning import Cleaning
-from serve.tasks import task_type
-from serve.tasks.protocol import Task
 
+TEMPERATURES = ("temperature", "temperature_end")
 BESIDE = ("label_smoothing", "class_weights")
 """Keys of finetune that say something of the loss and stand beside `loss`."""
 
 
 def loss_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     """What finetune says of a loss that no task of the step has, or that a task's loss does not take."""
-    learnings = _learned(recipe, step)
+    learned = _learned(recipe, step)
+    losses = list({loss: None for _, loss in learned})
+    kinds = ", ".join(sorted({kind for kind, _ in learned}))
     for key in BESIDE:
         usual = type(config).model_fields[key].default
-        if (
-            learnings
-            and (value := getattr(config, key)) != usual
-            and not any(key in one.Loss.model_fields for one in learnings)
-        ):
-            reason = f"the loss of {', '.join(sorted({one.kind for one in learnings}))} has nothing like it"
+        if losses and (value := getattr(config, key)) != usual and not any(key in loss.model_fields for loss in losses):
+            reason = f"the loss of {kinds} has nothing like it"
             yield Problem(key, value if isinstance(value, str | float) else None, reason, "Leave it out.")
-    yield from _unknown(learnings, config)
-    for learning in learnings:
-        yield from _not_taken(learning, config)
+    yield from _unknown(kinds, losses, config)
+    for loss in losses:
+        yield from _not_taken(loss, config)
 
 
-def _unknown(learnings: Sequence[Learning], config: Any) -> Iterator[Problem]:
+def _unknown(kinds: str, losses: Sequence[type[Config]], config: Any) -> Iterator[Problem]:
     """Keys that no task's loss has."""
-    known = {key for learning in learnings for key in learning.Loss.model_fields} - {*BESIDE}
-    kinds = ", ".join(sorted({learning.kind for learning in learnings}))
-    for key, value in config.loss.items() if learnings else ():
+    known = {key for loss in losses for key in loss.model_fields} - {*BESIDE}
+    for key, value in config.loss.items() if losses else ():
         if key in BESIDE:
             yield Problem(f"loss.{key}", value, "it stands beside loss, not in it", "Move it out of loss.")
         elif key not in known:
             yield Problem(f"loss.{key}", value, f"the loss of {kinds} has no such key", nearest(key, known))
 
 
-def _not_taken(learning: Learning, config: Any) -> Iterator[Problem]:
+def _not_taken(loss: type[Config], config: Any) -> Iterator[Problem]:
     """Values that a task's loss does not take."""
-    known = [key for key in learning.Loss.model_fields if key not in BESIDE]
-    own = {key: value for key in BESIDE if key in learning.Loss.model_fields and (value := getattr(config, key)) is not None}
+    known = [key for key in loss.model_fields if key not in BESIDE]
+    own = {key: value for key in BESIDE if key in loss.model_fields and (value := getattr(config, key)) is not None}
     try:
-        learning.Loss.model_validate(own | {key: value for key, value in config.loss.items() if key in known})
+        loss.model_validate(own | {key: value for key, value in config.loss.items() if key in known})
     except ValidationError as error:
-        for problem in problems_of(error, learning.Loss, ""):
+        for problem in problems_of(error, loss, ""):
             path = problem.path if problem.path.split(".")[0] in BESIDE else f"loss.{problem.path}"
             yield Problem(path, problem.value, problem.reason, problem.remedy)
 
 
-def soft_loss_problems(recipe: Recipe, step: Step, loss: str | None, path: str) -> Iterator[Problem]:
-    """A way to compare answers with the teachers' that the task has not."""
-    learning = task_learning(step, recipe.steps)
-    if learning is not None and loss is not None and loss not in learning.soft_losses:
-        reason = f"answers of {learning.kind} cannot be compared so"
-        yield Problem(path, loss, reason, nearest(loss, learning.soft_losses))
+def soft_loss_problems(recipe: Recipe, step: Step, mix: Any, path: str) -> Iterator[Problem]:
+    """A way to compare answers with the teachers' that the task has not, or a temperature that does nothing to it."""
+    settings = task_settings(step, recipe.steps)
+    if settings is None:
+        return
+    learning = learning_of(settings.kind)
+    known = learning.soft_losses_in(settings)
+    if mix.loss is not None and mix.loss not in known:
+        yield Problem(path, mix.loss, f"answers of {settings.kind} cannot be compared so", nearest(mix.loss, known))
+    # Of mse a rule of every kind's recipes tells it.
+    for key in () if learning.softens_in(settings) or mix.loss == "mse" else TEMPERATURES:
+        if key in mix.model_fields_set and getattr(mix, key) is not None:
+            value = getattr(mix, key) if isinstance(getattr(mix, key), int | float) else None
+            reason = f"answers of {settings.kind} have no probabilities that it could soften"
+            yield Problem(path.removesuffix("loss") + key, value, reason, "Leave it out.")
 
 
 def judged_problems(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     """What evaluate asks for and the task has not: a figure, a cascade."""
-    learning = task_learning(step, recipe.steps)
-    if learning is None:
+    settings = task_settings(step, recipe.steps)
+    if settings is None:
         return
-    names = [metric.name for metric in task_metrics(step, recipe.steps)]
-    if config.metric is not None and config.metric not in names:
-        yield Problem("metric", config.metric, "this task has no such figure", nearest(config.metric, names))
-    if config.cascade is not None and not says_how_sure(learning.kind):
-        yield unsure_of_nothing(learning.kind, config.cascade)
+    learning = learning_of(settings.kind)
+    if config.metric is not None:
+        try:
+            learning.metric_in(settings, config.metric)
+        except KeyError as error:
+            yield no_such_figure(learning, task_metrics(step, recipe.steps), config.metric, error)
+    if config.cascade is not None and not learning.says_how_sure_in(settings):
+        yield unsure_of_nothing(settings.kind, config.cascade)
+
+
+def no_such_figure(learning: Learning, metrics: Sequence[Metric], name: str, error: KeyError) -> Problem:
+    """A figure that a task does not have, with why, where `Learning.metric` has said it."""
+    said = str(error.args[0])
+    reason = "this task has no such figure" if said == name else said
+    return Problem("metric", name, reason, nearest(name, [*(metric.name for metric in metrics), *learning.by_request]))
+
+
+def unfitted_problems(config: Any, validates: bool | None) -> Iterator[Problem]:
+    """What prepare's task asks for and a validation split alone could give, where there is none."""
+    if config.task is None or validates is not False:
+        return
+    for key in learning_of(config.task.kind).fitted_keys(config.task):
+        reason = "its threshold is fitted on the validation split, and there is none"
+        yield Problem(f"task.{key}", None, reason, "Give one (split.validation, or a source for validation), or leave it out.")
 
 
 def calibration_problems(recipe: Recipe, report: Step, config: Any) -> Iterator[Problem]:
     """A highest calibration error where the task of a report has no probabilities."""
-    learning = task_learning(report, recipe.steps)
+    settings = task_settings(report, recipe.steps)
     most = config.maximum_calibration_error
-    if learning is not None and most is not None and not learning.calibrates:
-        reason = f"answers of {learning.kind} have no probabilities, so nothing is measured of how well these hold"
+    if settings is not None and most is not None and not learning_of(settings.kind).calibrates_in(settings):
+        reason = f"answers of {settings.kind} have no probabilities, so nothing is measured of how well these hold"
         yield Problem("maximum_calibration_error", most, reason, "Leave it out.")
-
-
-def says_how_sure(kind: str) -> bool:
-    """Whether answers of this kind have a confidence."""
-    return task_type(kind).confidence is not Task.confidence
 
 
 def unsure_of_nothing(kind: str, value: Any) -> Problem:
@@ -145,8 +165,8 @@ def _said(settings: TaskSettings) -> str:
     return f"{settings.kind} of {' and '.join(learning_of(settings.kind).fields(settings, ''))}"
 
 
-def _learned(recipe: Recipe, step: Step) -> list[Learning]:
-    """How each of a step's tasks is learned."""
+def _learned(recipe: Recipe, step: Step) -> list[tuple[str, type[Config]]]:
+    """The kind of each of a step's tasks, and what may be said of its loss."""
     names = [*step.inputs.get("examples", ()), *step.inputs.get("auxiliary", ())]
-    found = (task_learning(recipe.steps[name], recipe.steps) for name in names)
-    return list({learning.kind: learning for learning in found if learning is not None}.values())
+    found = (task_settings(recipe.steps[name], recipe.steps) for name in names)
+    return [(one.kind, learning_of(one.kind).loss_in(one)) for one in found if one is not None]

@@ -2,38 +2,42 @@
 
     task: {kind: classification, label: spam}
     task: {label: entailment, pair: hypothesis}           # text and the column `hypothesis` are classified together
+    task: {label: spam, require: {spam: {precision: 0.99}}, none: {keep: 0.95}}
 
-B batch, C classes, K teachers, N items.
+Of rows that a task with `none` calls out of scope the number is C. B batch, C classes, K teachers, N items.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import (
-    MISSING,
-    Batch,
-    Blocks,
-    Columns,
-    Learning,
-    Statistics,
-    Suspicions,
-    Targets,
-    Truth,
-)
-from jobs.core.config import Config, Problem
+from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Statistics, Targets, Truth
+from jobs.contracts.suspicions import Suspicions
+from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
-from jobs.tasks.figures import accuracy, macro_f1
-from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
+from jobs.tasks.decision_settings import DecisionSettings, decision_problems
+from jobs.tasks.label_figures import ANSWERED, BY_REQUEST, COST, USUAL, JudgedLabels, named_metric
+from jobs.tasks.label_rates import rates_by_label, rates_sections
+from jobs.tasks.label_settings import (
+    LABEL,
+    in_turns,
+    in_windows,
+    label_numbers,
+    label_weights,
+    labels_without_training,
+    training_labels,
+)
+from jobs.tasks.label_thresholds import fit_thresholds, requirements_on, requirements_section, told_of
 from jobs.tasks.temperature import calibrated, calibration_error
-from serve.tasks.classification import TEMPERATURE, Classification, softmax
+from jobs.tasks.two_texts import TwoTextLearning
+from serve.tasks.classification import Classification
 from serve.tasks.protocol import Fitted, Outputs
+from serve.tasks.shared.probabilities import TEMPERATURE, softmax
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,19 +47,14 @@ if TYPE_CHECKING:
 
     from jobs.report.html import Html
 
-LABEL = "label"
 
-
-class ClassificationSettings(LabelNames):
+class ClassificationSettings(DecisionSettings):
     """What the labelled rows are for: classification, one label for a text or for a pair of texts."""
 
     kind: Literal["classification"] = "classification"
     """classification: one label for a text, or for two."""
     label: str = "label"
     """The column that holds the label."""
-    pair: str | None = None
-    """The column of a second text: the two are classified together (does the one follow from the other, do they answer each
-    other)."""
 
 
 class ClassificationLoss(Config):
@@ -128,36 +127,44 @@ class SoftLabelCriterion:
         return mixture(teachers_BKC, weights_K, temperature)
 
 
-class JudgedLabels:
-    """Labels against the truth."""
-
-    def __init__(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> None:
-        self.truth_N, self.predicted_N = truth_N, predicted_N
-        self.goodness_N = (truth_N == predicted_N).astype(np.float64)
-
-    def figure(self, metric: str, weights_N: np.ndarray | None = None) -> float:
-        """macro_f1 or accuracy."""
-        figure = {"macro_f1": macro_f1, "accuracy": accuracy}[metric]
-        return figure(self.truth_N, self.predicted_N, weights_N)
-
-
-class ClassificationLearning(Learning):
+class ClassificationLearning(TwoTextLearning):
     """The jobs half."""
 
     kind: ClassVar = "classification"
     Settings: ClassVar = ClassificationSettings
     Loss: ClassVar = ClassificationLoss
-    metrics: ClassVar = (Metric("macro_f1", highest=1.0), Metric("accuracy", short="acc", highest=1.0))
+    metrics: ClassVar = USUAL
+    by_request: ClassVar = BY_REQUEST
     soft_losses: ClassVar = ("forward_kl", "reverse_kl", "symmetric_kl", "skewed_kl", "jensen_shannon", "mse")
     calibrates: ClassVar = True
 
-    def fields(self, settings: Any, text: str) -> dict[str, str]:
-        """The text, and of pairs the second one."""
-        return {"text": text} | ({"pair": settings.pair} if settings.pair is not None else {})
+    def metrics_in(self, settings: Any) -> tuple[Metric, ...]:
+        """Those of every report; the cost where mistakes have one, and what is answered where texts may be out of scope."""
+        return (*USUAL, *([COST] if settings.costs else []), *(ANSWERED if settings.none is not None else []))
+
+    def metrics_of(self, spec: Any) -> tuple[Metric, ...]:
+        """The same of the task."""
+        return self.metrics_in(spec)
+
+    def metric(self, spec: Any, name: str | None) -> Metric:
+        """One of these, or of those that are measured where they are asked for."""
+        return super().metric(spec, name) if name in (None, *_names(self.metrics_of(spec))) else _asked(str(name), spec.labels)
+
+    def metric_in(self, settings: Any, name: str) -> Metric:
+        """The same, whatever labels there are."""
+        return super().metric_in(settings, name) if name in _names(self.metrics_in(settings)) else _asked(name, None)
+
+    def fitted_keys(self, settings: Any) -> tuple[str, ...]:
+        """Those that thresholds are fitted for."""
+        return (*(["require"] if settings.require else []), *(["none"] if settings.none is not None else []))
+
+    def stands_alone(self, settings: Any) -> str | None:
+        """Where it reads windows, too."""
+        return in_windows(settings) or super().stands_alone(settings)
 
     def paths(self, settings: Any) -> dict[str, str]:
         """The label's column, and the second text's."""
-        return {"task.label": settings.label} | ({"task.pair": settings.pair} if settings.pair is not None else {})
+        return {"task.label": settings.label} | super().paths(settings)
 
     def types(self, settings: Any) -> "dict[str, pa.DataType]":
         """The label is a string."""
@@ -179,33 +186,40 @@ class ClassificationLearning(Learning):
         return LABEL
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
-        """Labels that train lacks."""
-        return labels_without_training(statistics)
+        """Labels that train lacks, and labels that are held to something or cost something and are not there."""
+        labels = {label for own in statistics.values() for label in own} - _out_of_scope(settings)
+        named = decision_problems(settings, sorted(labels)) if labels else []
+        return [*labels_without_training(statistics, _out_of_scope(settings)), *named]
 
     def spec(self, settings: Any, statistics: Statistics) -> Classification:
         """The labels of the training split, in the order of their names."""
-        labels = training_labels(statistics, "task.label", "Give more rows.")
-        return Classification(labels=labels, pairs=settings.pair is not None)
+        labels = training_labels(statistics, "task.label", "Give more rows.", _out_of_scope(settings))
+        if problems := decision_problems(settings, labels):
+            raise BadInput(problems)
+        decided = {"require": settings.require, "costs": settings.costs, "none": settings.none}
+        read = {"long": settings.long, "pooling": settings.pooling}
+        return Classification(labels=labels, pairs=settings.pair is not None, **decided, **read)
 
     def truth(self, spec: Any, columns: Columns) -> np.ndarray:
         """The number of each label; MISSING without one."""
         numbers: dict[str | None, int] = {None: MISSING}
-        numbers |= {label: number for number, label in enumerate(spec.labels)}
+        numbers |= {label: number for number, label in enumerate(spec.sayings)}
         return np.array([numbers[label] for label in columns[LABEL]], dtype=np.int64)
 
     def known(self, truth: Truth) -> np.ndarray:
         """Those with a label."""
         return np.asarray(truth) != MISSING
 
+    def taught(self, spec: Any, truth: Truth) -> np.ndarray:
+        """Those that are in scope."""
+        return _in_scope(spec, truth)
+
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions:
         """Labels that look wrong to a linear model which has not seen them."""
-        from jobs.tasks.confident_learning import wrong_labels
+        from jobs.tasks.confident_learning import wrong_labels_of
 
         truth_N = self.truth(spec, columns)
-        places = np.flatnonzero(truth_N != MISSING).tolist()
-        items = [tuple(columns[name][place] for name in spec.fields) for place in places]
-        found = wrong_labels(items, truth_N[places], spec.labels, most)
-        return replace(found, rows=tuple(replace(row, place=places[row.place]) for row in found.rows))
+        return wrong_labels_of(spec, columns, np.where(_in_scope(spec, truth_N), truth_N, MISSING), most)
 
     def head(self, spec: Any) -> dict[str, Any]:
         """The labels, in their order."""
@@ -225,83 +239,127 @@ class ClassificationLearning(Learning):
         return SoftLabelCriterion(mix, weights_K)
 
     def judged(self, spec: Any, outputs: Outputs, truth: Truth) -> JudgedLabels:
-        """The most probable labels against the truth."""
-        return JudgedLabels(np.asarray(truth), _predicted(outputs))
+        """What is answered against the truth."""
+        logits_NC = spec.logits(outputs) if len(outputs) else np.zeros((0, len(spec.labels)))
+        return JudgedLabels(spec.labels, np.asarray(truth), _decided(spec, outputs), logits_NC, spec.cost_KK)
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
-        """Cross-entropy of each."""
+        """Cross-entropy of each that is in scope."""
         import torch
         from torch.nn import functional
 
-        if not len(outputs):
+        if not (scoped_N := _in_scope(spec, truth)).any():
             return np.zeros(0, dtype=np.float32)
-        logits_NC = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
-        return functional.cross_entropy(logits_NC, torch.from_numpy(np.asarray(truth)), reduction="none").numpy()
+        logits_NC = torch.from_numpy(np.asarray(outputs, dtype=np.float32)[scoped_N])
+        return functional.cross_entropy(logits_NC, torch.from_numpy(np.asarray(truth)[scoped_N]), reduction="none").numpy()
 
     def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
-        """Labels and losses: no logits."""
-        return _predicted(outputs), np.asarray(truth), self.losses(spec, outputs, truth)
+        """What is answered, and losses: no logits."""
+        answered_N = _decided(spec, spec.settled(outputs, {}) if len(outputs) else outputs)
+        return answered_N, np.asarray(truth), self.losses(spec, outputs, truth)
 
     def measured(self, spec: Any, parts: Sequence[Any]) -> dict[str, float]:
-        """macro_f1, accuracy and the mean cross-entropy."""
-        predicted_N, truth_N, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        judged = JudgedLabels(truth_N, predicted_N)
-        return {metric.name: judged.figure(metric.name) for metric in self.metrics_of(spec)} | {
-            "validation_loss": float(losses_N.mean())
-        }
+        """The figures of every report, before thresholds are fitted, and the mean cross-entropy. Others need logits."""
+        answered_N, truth_N, losses_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        judged = JudgedLabels(spec.labels, truth_N, answered_N, cost_KK=spec.cost_KK)
+        found = {metric.name: judged.figure(metric.name) for metric in self.metrics_of(spec)}
+        return found | {"validation_loss": float(losses_N.mean()) if len(losses_N) else 0.0}
 
     def fit(self, spec: Any, outputs: Outputs, truth: Truth) -> tuple[Fitted, dict[str, float]]:
-        """The temperature at which probabilities hold (Guo et al. 2017)."""
-        temperature, figures = calibrated(np.asarray(outputs), np.asarray(truth))
-        return {TEMPERATURE: temperature}, figures
+        """The temperature at which probabilities hold (Guo et al. 2017), then thresholds of labels."""
+        logits_NC, truth_N, scoped_N = np.asarray(outputs), np.asarray(truth), _in_scope(spec, truth)
+        temperature, figures = calibrated(logits_NC[scoped_N], truth_N[scoped_N])
+        if not spec.thresholds:
+            return {TEMPERATURE: temperature}, figures
+        thresholds, reached = fit_thresholds(spec, logits_NC / np.float32(temperature), truth_N)
+        return {TEMPERATURE: temperature, **thresholds}, figures | reached
+
+    def doubtful(self, spec: Any, figures: Mapping[str, float], named: str = "") -> list[str]:
+        """What validation did not show of what labels are held to."""
+        return told_of(spec, figures, named)
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
-        """How far confidence is from accuracy, with the temperature and without, and which labels are taken for which."""
+        """How far confidence is from accuracy, with the temperature and without, which labels are taken for which, what each
+        label comes to, and whether what it is held to is kept."""
         from sklearn.metrics import confusion_matrix
 
-        truth_N = np.asarray(truth)
+        truth_N, answered_N, names = np.asarray(truth), _decided(spec, settled), spec.sayings
+        scoped_N = _in_scope(spec, truth)
+        counts = JudgedLabels(spec.labels, truth_N, answered_N).counts()
+        held = {"requirements": requirements_on(spec, answered_N, truth_N)} if spec.require else {}
         return {
-            "calibration_error": calibration_error(softmax(np.asarray(settled)), truth_N),
-            "calibration_error_unscaled": calibration_error(softmax(np.asarray(raw)), truth_N),
-            "confusion": confusion_matrix(truth_N, _predicted(settled), labels=range(len(spec.labels))).tolist(),
+            "calibration_error": calibration_error(softmax(spec.logits(settled))[scoped_N], truth_N[scoped_N]),
+            "calibration_error_unscaled": calibration_error(softmax(np.asarray(raw))[scoped_N], truth_N[scoped_N]),
+            "confusion": confusion_matrix(truth_N, answered_N, labels=range(len(names))).tolist(),
+            "by_label": rates_by_label(names, *(count_K[: len(names)] for count_K in counts)),
+            **held,
         }
 
     def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
-        """Each label's items."""
+        """Each label's items, and those out of scope."""
         truth_N = np.asarray(truth)
-        named = sorted((spec.labels[number], number) for number in np.unique(truth_N).tolist())
+        named = sorted((spec.sayings[number], number) for number in np.unique(truth_N).tolist())
         return {f"label {label}": truth_N == number for label, number in named}
 
     def training_answers(self, spec: Any, truth: Truth) -> list[str]:
-        """The labels."""
-        return [spec.labels[number] for number in np.asarray(truth).tolist() if number != MISSING]
+        """The labels; where texts may be out of scope, that of every so many which `keep` does not keep."""
+        labels = [spec.labels[number] for number in np.asarray(truth)[_in_scope(spec, truth)].tolist()]
+        if spec.none is None:
+            return labels
+        left = np.floor(np.arange(len(labels) + 1) * (1 - spec.none.keep) + 1e-9)
+        return [
+            spec.none.label if after > before else label for label, before, after in zip(labels, left, left[1:], strict=False)
+        ]
 
     def expected(self, spec: Any, target: Any) -> str:
         """The label."""
-        return str(spec.labels[int(target)])
+        return str(spec.sayings[int(target)])
 
     def is_right(self, spec: Any, answer: Mapping[str, Any], target: Any) -> bool:
         """Whether the label is the one."""
-        return bool(answer["label"] == spec.labels[int(target)])
+        return bool(answer["label"] == spec.sayings[int(target)])
 
     def questions(self, spec: Any, truth: Truth, count: int) -> list[int]:
         """In turns from each label, by its name."""
-        places: dict[str, list[int]] = {}
-        for place, number in enumerate(np.asarray(truth).tolist()):
-            places.setdefault(spec.labels[number], []).append(place)
-        turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
-        return turns[:count]
+        return in_turns([spec.sayings[number] for number in np.asarray(truth).tolist()], count)
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
-        """Confusion matrices of the teacher and of the winner."""
-        return [blocks.confusion(report, winner)]
+        """Confusion matrices of the teacher and of the winner, their tables by label, and what labels are held to."""
+        return [
+            blocks.confusion(report, winner),
+            *rates_sections(report, winner, blocks),
+            requirements_section(report, blocks),
+        ]
 
 
 LEARNING = ClassificationLearning()
 
 
-def _predicted(outputs: Outputs) -> np.ndarray:
-    return np.asarray(outputs).argmax(-1) if len(outputs) else np.zeros(0, dtype=np.int64)
+def _decided(spec: Classification, outputs: Outputs) -> np.ndarray:
+    return spec.decided(outputs) if len(outputs) else np.zeros(0, dtype=np.int64)
+
+
+def _in_scope(spec: Classification, truth: Truth) -> np.ndarray:
+    """Which rows have one of the labels."""
+    truth_N = np.asarray(truth)
+    return (truth_N != MISSING) & (truth_N < len(spec.labels))
+
+
+def _out_of_scope(settings: ClassificationSettings) -> set[str]:
+    """What rows of no label are labelled as."""
+    return set() if settings.none is None else {settings.none.label}
+
+
+def _names(metrics: Sequence[Metric]) -> list[str]:
+    return [metric.name for metric in metrics]
+
+
+def _asked(name: str, labels: Sequence[str] | None) -> Metric:
+    """KeyError with the reason where there is none such."""
+    try:
+        return named_metric(name, labels)
+    except ValueError as error:
+        raise KeyError(str(error)) from None
 
 
 def _balanced(labels: Sequence[str], train_N: np.ndarray) -> "Tensor":

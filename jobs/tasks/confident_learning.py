@@ -8,11 +8,14 @@ the mean for the items that bear it, so that a model which is shy of a label nee
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from jobs.contracts.learning import Suspicion, Suspicions
+from jobs.contracts.learning import MISSING, Columns
+from jobs.contracts.suspicions import Suspicion, Suspicions
 from jobs.tasks.linear import FOLDS, affordable, out_of_fold
+from serve.tasks.shared.labels import LabelledTask
 
 HOW = (
     "A linear model that has not seen the row says otherwise than its label, and is as sure of that as it is on the mean of "
@@ -21,6 +24,14 @@ HOW = (
 )
 DIGITS = 6
 """Of a margin, so that sums in another order change no rank."""
+
+
+def wrong_labels_of(spec: LabelledTask, columns: Columns, truth_N: np.ndarray, most: int) -> Suspicions:
+    """Those of rows of EXAMPLES, by the place of each label among the task's; MISSING where a row has none."""
+    places = np.flatnonzero(truth_N != MISSING).tolist()
+    items = [tuple(columns[name][place] for name in spec.fields) for place in places]
+    found = wrong_labels(items, truth_N[places], spec.labels, most)
+    return replace(found, rows=tuple(replace(row, place=places[row.place]) for row in found.rows))
 
 
 def wrong_labels(items: Sequence[Sequence[str]], given_N: np.ndarray, labels: Sequence[str], most: int) -> Suspicions:

@@ -33,7 +33,7 @@ class Distilled(Wrapping):
         super().__init__(task)
         self.task, self.mix, self.steps = task, mix, 1
         weights_K = _shares(weights, len(teachers))
-        chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses[0]})
+        chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses_of(task.spec)[0]})
         self.compare = task.learning.soft_criterion(task.spec, chosen, weights_K)
         self.soft_K = [SoftLabels(teacher, task.train.keys, task.spec) for teacher in teachers]
 

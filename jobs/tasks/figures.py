@@ -44,7 +44,7 @@ def bootstrap(figure: Callable[[np.ndarray], float], texts: int, resamples: int)
     return np.array(drawn)
 
 
-def bootstrap_interval(drawn_R: np.ndarray, figure: float, highest: float = np.inf) -> list[float]:
+def bootstrap_interval(drawn_R: np.ndarray, figure: float, highest: float = np.inf, lowest: float = 0.0) -> list[float]:
     """The 95 % interval of a figure from its resamples, which are moved so that their mean is the figure itself.
 
     A resample lacks some of what is rare, so that F1 comes out lower in it than in the texts it was drawn from: the mean
@@ -52,4 +52,4 @@ def bootstrap_interval(drawn_R: np.ndarray, figure: float, highest: float = np.i
     spread: the interval says nothing of errors that the texts do not show.
     """
     low, high = np.percentile(drawn_R - drawn_R.mean(), PERCENTILES) + figure
-    return [float(np.clip(min(low, figure), 0.0, highest)), float(np.clip(max(high, figure), 0.0, highest))]
+    return [float(np.clip(min(low, figure), lowest, highest)), float(np.clip(max(high, figure), lowest, highest))]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.tasks.label_rates import rates_by_label
 from serve.tasks.shared.probabilities import sigmoid
 
 
@@ -36,16 +37,10 @@ class JudgedSets:
         return float({"macro_f1": _f1(right_C, both_C).mean(), "micro_f1": _f1(right_C.sum(), both_C.sum())}[metric])
 
 
-def rates_by_label(labels: Sequence[str], truth_NC: np.ndarray, given_NC: np.ndarray) -> list[dict[str, Any]]:
+def rates_of_sets(labels: Sequence[str], truth_NC: np.ndarray, given_NC: np.ndarray) -> list[dict[str, Any]]:
     """Precision, recall, F1 and support of each label."""
     judged = JudgedSets(truth_NC, given_NC)
-    right_C, true_C, said_C = (array.sum(0) for array in (judged.right_NC, judged.truth_NC, judged.given_NC))
-    rates = np.stack([right_C / np.maximum(said_C, 1), right_C / np.maximum(true_C, 1), _f1(right_C, true_C + said_C)], 1)
-    named = ("precision", "recall", "f1")
-    return [
-        {"label": label, **dict(zip(named, own, strict=True)), "support": int(support)}
-        for label, own, support in zip(labels, rates.tolist(), true_C, strict=True)
-    ]
+    return rates_by_label(labels, *(array.sum(0) for array in (judged.right_NC, judged.truth_NC, judged.given_NC)))
 
 
 def best_thresholds(logits_NC: np.ndarray, truth_NC: np.ndarray) -> list[float | None]:

@@ -1,24 +1,43 @@
 """What kinds that learn labels have in common: names for them, labels that train lacks, what each weighs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from jobs.contracts.learning import Statistics, TaskSettings
 from jobs.core.config import BadInput, Problem
 from jobs.data.clean import value_names
 from jobs.data.values import is_single, written_as
+from jobs.tasks.two_texts import TwoTextSettings
+from serve.tasks.shared.labels import Long, Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+LABEL = "label"
+"""The column of EXAMPLES of kinds whose targets are one label each."""
+
+
 class LabelNames(TaskSettings):
-    """Settings of a task whose labels may be renamed."""
+    """Settings of a task whose labels may be renamed, and whose texts may be long."""
 
     names: dict[str, str] = {}
     """What labels in that column are called from here on, e.g. {0: ham, 1: spam} or {true: spam, false: ham}."""
+    long: Long = "cut"
+    """What becomes of texts longer than `max_length` of the model. cut: their rest is not read, and what share of them that is
+    stands in each report. windows: all of a text is read, in windows that overlap by an eighth; each learns the text's
+    labels."""
+    pooling: Pooling = "mean"
+    """With `long: windows`, how those of a text are taken together: mean, each counted by its tokens, or max, the highest of
+    each label."""
+
+    @model_validator(mode="after")
+    def _pooled_where_there_are_windows(self) -> Self:
+        if self.long == "cut" and "pooling" in self.model_fields_set and self.pooling != "mean":
+            raise ValueError("pooling is of windows, and long texts are cut: write long: windows, or leave pooling out")
+        return self
 
     @field_validator("names", mode="before")
     @classmethod
@@ -31,13 +50,29 @@ class LabelNames(TaskSettings):
     _as_read = field_validator("names")(value_names)
 
 
+def in_windows(settings: LabelNames) -> str | None:
+    """Why such a task needs a model to itself, where it reads long texts in windows."""
+    return "it reads long texts in windows, and other heads would have to" if settings.long == "windows" else None
+
+
+class OneLabelSettings(TwoTextSettings, LabelNames):
+    """Settings of a task of one label for a text, or for two texts."""
+
+    @model_validator(mode="after")
+    def _whole_texts_of_pairs(self) -> Self:
+        if self.pair is not None and self.long == "windows":
+            raise ValueError("windows are of one text, and of several texts each would have a part: leave long out")
+        return self
+
+
 def labels_without_training(statistics: Statistics, none: Collection[str] = ()) -> list[Problem]:
-    """Labels of other splits that train lacks, where train is known; `none` are no labels."""
+    """Labels of other splits that train lacks, where train is known; `none` are no labels. Of rows whose split
+    is not known yet nothing is said."""
     train = set(statistics.get("train", {}))
     remedy = "Add such rows to train, or remove them."
     return [
         Problem(f"source.{split}", label, "this label is not in the training set", remedy)
-        for label, split in sorted((label, split) for split, own in statistics.items() for label in own)
+        for label, split in sorted((label, split) for split, own in statistics.items() if split for label in own)
         if "train" in statistics and label not in train and label not in none
     ]
 
@@ -61,6 +96,15 @@ def label_numbers(labels: Sequence[str]) -> dict[str, Any]:
     """What transformers' config says of labels, in their order."""
     numbered = dict(enumerate(labels))
     return {"id2label": numbered, "label2id": {label: number for number, label in numbered.items()}}
+
+
+def in_turns(labels: "Sequence[str] | Sequence[int]", count: int) -> list[int]:
+    """So many places, in turns from each label, in the order of these."""
+    places: dict[Any, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(label, []).append(place)
+    turns = [own[turn] for turn in range(count) for _, own in sorted(places.items()) if turn < len(own)]
+    return turns[:count]
 
 
 def label_weights(

@@ -42,7 +42,12 @@ class Labelling:
     @property
     def lists(self) -> tuple[str, ...]:
         """Those of them whose columns may hold lists."""
-        return learning_of(self.settings.kind).lists
+        return learning_of(self.settings.kind).lists_in(self.settings)
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Keys of `paths`, of which a row needs the columns of one group alone; empty where it needs all."""
+        return learning_of(self.settings.kind).groups(self.settings)
 
     @property
     def types(self) -> "dict[str, pa.DataType]":

@@ -3,7 +3,7 @@
     task: {kind: multi_label, labels: emotions}                        # a column of lists, in JSON Lines or Parquet
     task: {kind: multi_label, labels: emotions, separator: ";"}        # of texts such as "joy;love", in CSV
 
-Rows without any label are rows: nothing is to be said of their texts. B batch, C labels, K teachers, N items.
+Rows without any label are rows: nothing is to be said of their texts. C labels, K teachers, N items.
 """
 
 from collections import Counter
@@ -14,15 +14,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from jobs.contracts.learning import MISSING, Batch, Blocks, Columns, Learning, Statistics, Targets, Truth
+from jobs.contracts.learning import MISSING, Blocks, Columns, Learning, Statistics, Targets, Truth
 from jobs.core.config import Config, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name, value_names
 from jobs.data.values import is_single
-from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
-from jobs.tasks.label_settings import LabelNames, label_numbers, label_weights, labels_without_training, training_labels
-from serve.tasks.multi_label import NONE_OF_THEM, THRESHOLD, MultiLabel, given
+from jobs.tasks.label_rates import rates_sections
+from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_of_sets
+from jobs.tasks.label_settings import (
+    LabelNames,
+    in_windows,
+    label_numbers,
+    label_weights,
+    labels_without_training,
+    training_labels,
+)
+from jobs.tasks.yes_or_no import SOFT_DECISIONS, EachDecision, SigmoidCriterion, decision_losses
+from serve.tasks.multi_label import NONE_OF_THEM, MultiLabel, given
 from serve.tasks.protocol import Fitted, Outputs
+from serve.tasks.shared.labels import THRESHOLD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +43,8 @@ if TYPE_CHECKING:
     from jobs.report.html import Html
 
 LABELS = "labels"
-SEPARATORS = (";", "|", ",", "/", "\t")
-"""Signs that people put between labels."""
+SEPARATORS = (";", "|", ",", "/", "\t", "；", "，", "、")
+"""Signs that people put between labels; the last ones in Chinese."""
 
 
 class MultiLabelSettings(LabelNames):
@@ -59,48 +69,6 @@ class MultiLabelLoss(Config):
     _as_read = field_validator("class_weights")(value_names)
 
 
-class EachLabel:
-    """Binary cross-entropy a label, a mean over texts and labels, as the usual example script has it."""
-
-    splits = True
-
-    def __init__(self, label_smoothing: float = 0.0, weights_C: "Tensor | None" = None) -> None:
-        self.label_smoothing, self.weights_C = label_smoothing, weights_C
-
-    def loss(self, outputs: "Tensor", batch: Batch) -> "Tensor":
-        """Summed over labels and batch; rows without a target have none."""
-        from torch.nn import functional
-
-        from jobs.losses.answers import in_full
-
-        known_B = batch["labels"][:, 0] != MISSING
-        logits_BC = in_full(outputs)[known_B]
-        wanted_BC = batch["labels"][known_B].to(logits_BC.dtype)
-        wanted_BC = wanted_BC * (1 - self.label_smoothing) + self.label_smoothing / 2
-        weights_C = None if self.weights_C is None else self.weights_C.to(logits_BC.device)
-        return functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC, reduction="sum", pos_weight=weights_C)
-
-    def count(self, batch: Batch) -> float:
-        """A target a text and label."""
-        return float(batch["labels"].numel())
-
-
-class SigmoidCriterion:
-    """How far the student's yes and no of each label are from the teachers'."""
-
-    def __init__(self, loss: str, weights_K: "Tensor") -> None:
-        self.by_logits, self.weights_K = loss == "mse", weights_K
-
-    def loss(self, outputs: "Tensor", batch: Batch, temperature: "Tensor") -> "Tensor":
-        """Summed over labels and batch; the teachers' logits are BKC."""
-        from jobs.losses.answers import sigmoid_kl, sigmoid_mixture, sigmoid_mse
-
-        teachers_BKC, weights_K = batch["teacher"], self.weights_K.to(batch["teacher"].device)
-        if self.by_logits:
-            return sigmoid_mse(outputs, (teachers_BKC * weights_K[:, None]).sum(1))
-        return sigmoid_kl(outputs, sigmoid_mixture(teachers_BKC, weights_K, temperature), temperature)
-
-
 class MultiLabelLearning(Learning):
     """The jobs half."""
 
@@ -114,8 +82,12 @@ class MultiLabelLearning(Learning):
         Metric("exact_match", short="exact", highest=1.0),
         Metric("hamming_loss", mode="min", short="hamming", highest=1.0),
     )
-    soft_losses: ClassVar = ("sigmoid_kl", "mse")
+    soft_losses: ClassVar = SOFT_DECISIONS
     lists: ClassVar = ("task.labels",)
+
+    def stands_alone(self, settings: Any) -> str | None:
+        """Where it reads windows, too."""
+        return in_windows(settings) or super().stands_alone(settings)
 
     def paths(self, settings: Any) -> dict[str, str]:
         """The column of the labels."""
@@ -146,6 +118,10 @@ class MultiLabelLearning(Learning):
         none = sum(not own for own in rows)
         return dict(Counter(label for own in rows for label in own)) | ({NONE_OF_THEM: none} if none else {})
 
+    def stratum(self, settings: Any) -> str:
+        """The labels."""
+        return LABELS
+
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """A separator that is missing or another; labels that train lacks."""
         labels = {label for own in statistics.values() for label in own if label != NONE_OF_THEM}
@@ -158,7 +134,8 @@ class MultiLabelLearning(Learning):
     def spec(self, settings: Any, statistics: Statistics) -> MultiLabel:
         """The labels of the training split, in the order of their names."""
         remedy = "Give more rows, or take classification."
-        return MultiLabel(labels=training_labels(statistics, "task.labels", remedy, (NONE_OF_THEM,)))
+        labels = training_labels(statistics, "task.labels", remedy, (NONE_OF_THEM,))
+        return MultiLabel(labels=labels, long=settings.long, pooling=settings.pooling)
 
     def truth(self, spec: Any, columns: Columns) -> np.ndarray:
         """truth_NC: 1 for each label that a row has, 0 for the others; MISSING where nobody has said."""
@@ -170,6 +147,10 @@ class MultiLabelLearning(Learning):
             else:
                 truth_NC[row, [numbers[label] for label in own]] = 1
         return truth_NC
+
+    def missing(self, spec: Any) -> np.ndarray:
+        """MISSING for each label."""
+        return np.full(len(spec.labels), MISSING)
 
     def known(self, truth: Truth) -> np.ndarray:
         """Those of which somebody has said what labels they have."""
@@ -184,10 +165,10 @@ class MultiLabelLearning(Learning):
         several = config.problem_type == "multi_label_classification"
         return several and list((config.id2label or {}).values()) == list(spec.labels)
 
-    def criterion(self, spec: Any, settings: Any, truth: Truth) -> EachLabel:
+    def criterion(self, spec: Any, settings: Any, truth: Truth) -> EachDecision:
         """Binary cross-entropy; BadInput for a weight of a label that is not there."""
         balanced = partial(_balanced, np.asarray(truth))
-        return EachLabel(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
+        return EachDecision(settings.label_smoothing, label_weights(settings.class_weights, spec.labels, balanced))
 
     def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SigmoidCriterion:
         """KL of each label's yes and no (Hinton et al. 2015 with a sigmoid a label), or squared differences of the logits."""
@@ -199,14 +180,7 @@ class MultiLabelLearning(Learning):
 
     def losses(self, spec: Any, outputs: Outputs, truth: Truth) -> np.ndarray:
         """Binary cross-entropy of each text, a mean over labels."""
-        import torch
-        from torch.nn import functional
-
-        if not len(outputs):
-            return np.zeros(0, dtype=np.float32)
-        logits_NC = torch.from_numpy(np.asarray(outputs, dtype=np.float32))
-        wanted_NC = torch.from_numpy(np.asarray(truth)).float()
-        return functional.binary_cross_entropy_with_logits(logits_NC, wanted_NC, reduction="none").mean(-1).numpy()
+        return decision_losses(np.asarray(outputs), np.asarray(truth))
 
     def part(self, spec: Any, outputs: Outputs, truth: Truth) -> Any:
         """What is given, and losses: no logits."""
@@ -229,7 +203,7 @@ class MultiLabelLearning(Learning):
 
     def further(self, spec: Any, raw: Outputs, settled: Outputs, truth: Truth) -> dict[str, Any]:
         """Precision, recall, F1 and support by label."""
-        return {"by_label": rates_by_label(spec.labels, np.asarray(truth), self._given(spec, settled))}
+        return {"by_label": rates_of_sets(spec.labels, np.asarray(truth), self._given(spec, settled))}
 
     def slices(self, spec: Any, truth: Truth) -> dict[str, np.ndarray]:
         """Each label's items, and those without any."""
@@ -251,14 +225,7 @@ class MultiLabelLearning(Learning):
 
     def sections(self, report: Mapping[str, Any], winner: str | None, blocks: Blocks) -> "list[Html | None]":
         """The table by label of the yardstick and of the winner."""
-        shown = dict.fromkeys((report["rows"][0]["candidate"], winner or report["rows"][0]["candidate"]))
-        named = {row["candidate"]: row for row in report["rows"]}
-        header = ("label", "precision", "recall", "F1", "support")
-        return [
-            blocks.figures(f"By label: {name}", header, [_cells(one) for one in own])
-            for name in shown
-            if (own := named[name].get("by_label"))
-        ]
+        return rates_sections(report, winner, blocks)
 
     def _given(self, spec: Any, settled: Outputs) -> np.ndarray:
         return given(settled) if len(settled) else np.zeros((0, len(spec.labels)), dtype=bool)
@@ -268,10 +235,6 @@ class MultiLabelLearning(Learning):
 
 
 LEARNING = MultiLabelLearning()
-
-
-def _cells(rates: Mapping[str, Any]) -> tuple[str, ...]:
-    return (rates["label"], *(f"{rates[key]:.3f}" for key in ("precision", "recall", "f1")), f"{rates['support']:,}")
 
 
 def _parts(value: Any, separator: str | None) -> list[Any]:

@@ -5,7 +5,7 @@ settings = task_settings(recipe.steps["teacher"], recipe.steps)        # what pr
 
 from collections.abc import Mapping
 
-from jobs.contracts.learning import Learning, TaskSettings
+from jobs.contracts.learning import TaskSettings
 from jobs.core.metric import Metric
 from jobs.core.recipe import Step
 from jobs.tasks import learning_of
@@ -18,12 +18,6 @@ def task_settings(step: Step, steps: Mapping[str, Step]) -> TaskSettings | None:
         return own
     names = step.inputs.get("examples", ())
     return task_settings(steps[names[0]], steps) if names else None
-
-
-def task_learning(step: Step, steps: Mapping[str, Step]) -> Learning | None:
-    """How the task of a step is learned."""
-    settings = task_settings(step, steps)
-    return None if settings is None else learning_of(settings.kind)
 
 
 def task_metrics(step: Step, steps: Mapping[str, Step]) -> tuple[Metric, ...]:

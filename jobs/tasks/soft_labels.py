@@ -1,8 +1,9 @@
 """Soft labels: a teacher's outputs of many items, written in blocks by whoever makes them and read by mapping.
 
-    content, lost = packed(task, keys, outputs)                # one block, as bytes of an Arrow file
+    content, lost = packed(task, keys, outputs, items)         # one block, as bytes of an Arrow file
     soft = SoftLabels(predictions, keys, spec)
     soft[17]                                                   # what the teacher said of the 18th key
+    EarlierAnswers(predictions, task).find(items)              # what was said of the very same items, by place
 
 Outputs stand in the item's own units, so teacher and student may cut texts differently. They are kept in half precision unless
 that loses something. N items.
@@ -19,7 +20,7 @@ import pyarrow as pa
 from cluster.store.artifact import Artifact
 from jobs.core.config import BadInput, Problem
 from serve.tasks import task_of
-from serve.tasks.protocol import Output, Outputs, Task
+from serve.tasks.protocol import ITEM_BYTES, Item, Output, Outputs, Task
 
 DIRECTORY, SUFFIX = "soft/", ".arrow"
 TASK_DETAIL = "task"
@@ -27,16 +28,20 @@ TASK_DETAIL = "task"
 LOST_IN_HALF = 5e-3
 """Outputs are kept in single precision where half precision would move one further than this, by the task's own distance."""
 VALUES, SHAPE = "values", "shape"
+ITEM = "item"
+"""The column of `Item.key`: rows of one key in EXAMPLES may differ in case and white space, which a model reads."""
 
 
-def packed(task: Task, keys: Sequence[str], outputs: Outputs) -> tuple[bytes, float]:
-    """A block of outputs, and the most that one of them lost."""
+def packed(task: Task, keys: Sequence[str], outputs: Outputs, items: Sequence[Item] = ()) -> tuple[bytes, float]:
+    """A block of outputs, and the most that one of them lost. With the items it says what was asked, to be found again."""
     halves = task.stacked([_as(output, np.float16) for output in outputs])
     lost = float(task.distance(task.stacked([_as(half, np.float32) for half in halves]), outputs).max(initial=0.0))
     # What overflows may change no answer, and yet no loss can be taken of it.
     in_half = lost <= LOST_IN_HALF and _finite(halves) == _finite(outputs)
     kept, lost = (halves, lost) if in_half else (outputs, 0.0)
     columns: dict[str, Any] = {"key": pa.array(keys, pa.string())}
+    if items:
+        columns[ITEM] = pa.array([item.key for item in items], pa.binary(ITEM_BYTES))
     for name in _names(task):
         arrays = [output[name] if name else output for output in kept]
         flat = np.concatenate([np.ravel(array) for array in arrays]) if arrays else np.zeros(0, np.float32)
@@ -53,9 +58,7 @@ class SoftLabels(Sequence[Output]):
     """A teacher's outputs of the items with these keys, float32, in their order; the files stay where they are."""
 
     def __init__(self, predictions: Artifact, keys: Sequence[str], spec: Task) -> None:
-        paths = predictions.files(DIRECTORY, SUFFIX)
-        directory = predictions.local(paths)
-        self.tables = [pa.ipc.open_file(pa.memory_map(str(directory / path))).read_all() for path in paths]
+        self.tables = _tables(predictions)
         self.teacher, self.spec = _teacher(predictions, spec), spec
         places: dict[str, tuple[int, int]] = {}
         for number, table in enumerate(self.tables):
@@ -72,9 +75,44 @@ class SoftLabels(Sequence[Output]):
 
     def __getitem__(self, place: Any) -> Any:
         table, row = self.places[place]
-        found = {name: _row(self.columns[table][name], row) for name in self.columns[table]}
-        output: Output = found.get("", found)
-        return self.spec.aligned(output, self.teacher)
+        return self.spec.aligned(_output(self.columns[table], row), self.teacher)
+
+
+class EarlierAnswers:
+    """What a model said of items when it was last asked, float32, as it was kept; the files stay where they are."""
+
+    def __init__(self, predictions: Artifact, task: Task) -> None:
+        tables = [table for table in _tables(predictions) if ITEM in table.column_names]
+        self.columns = [{name: _column(table, name) for name in _names(task)} for table in tables]
+        halves = [_halves(table[ITEM].to_pylist()) for table in tables]
+        halves_N2 = np.concatenate([*halves, np.zeros((0, 2), np.uint64)])
+        order = np.argsort(halves_N2[:, 0], kind="stable")
+        self.high_N, self.low_N = halves_N2[order].T
+        self.table_N = np.repeat(np.arange(len(tables)), [len(one) for one in halves])[order]
+        self.row_N = np.concatenate([*map(np.arange, map(len, halves)), np.zeros(0, int)]).astype(int)[order]
+
+    def find(self, items: Sequence[Item]) -> dict[int, Output]:
+        """The outputs of those that were asked before, by their place among these."""
+        if not len(self.high_N) or not items:
+            return {}
+        high, low = _halves([item.key for item in items]).T
+        places = np.minimum(np.searchsorted(self.high_N, high), len(self.high_N) - 1)
+        # Two items that share half of their hash would be told apart here, and the second asked again.
+        known = (self.high_N[places] == high) & (self.low_N[places] == low)
+        return {
+            int(number): _output(self.columns[self.table_N[places[number]]], self.row_N[places[number]])
+            for number in np.flatnonzero(known)
+        }
+
+
+def _halves(keys: Sequence[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(keys), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+
+def _tables(predictions: Artifact) -> list[pa.Table]:
+    paths = predictions.files(DIRECTORY, SUFFIX)
+    directory = predictions.local(paths)
+    return [pa.ipc.open_file(pa.memory_map(str(directory / path))).read_all() for path in paths]
 
 
 def _teacher(predictions: Artifact, spec: Task) -> Task:
@@ -108,6 +146,11 @@ def _row(column: Column, row: int) -> np.ndarray:
     flat, starts, sizes, size_starts = column
     shape = sizes[size_starts[row] : size_starts[row + 1]]
     return flat[starts[row] : starts[row + 1]].astype(np.float32).reshape(shape)
+
+
+def _output(columns: Mapping[str, Column], row: int) -> Output:
+    found = {name: _row(column, row) for name, column in columns.items()}
+    return found.get("", found)
 
 
 def _names(task: Task) -> tuple[str, ...]:

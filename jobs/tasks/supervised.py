@@ -19,6 +19,7 @@ from jobs.architectures.adapter import merged
 from jobs.contracts.learning import Batch, targets_at
 from jobs.contracts.objective import Objective
 from jobs.tasks import cleaning_of, learning_of
+from jobs.tasks.telling import TEXTS_CUT
 from jobs.tasks.windows import Windows
 from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import Card, TrainingData, Variant, write_card
@@ -47,7 +48,8 @@ class Supervised(Objective):
         self.validation = Windows(examples, "validation", self.learning, spec, tokenizer, max_length)
         self.size, self.validation_size = len(self.train), len(self.validation.items)
         self.lengths: Sequence[int] | None = self.train.lengths
-        self.criterion = self.learning.criterion(spec, self.learning.Loss.model_validate(loss or {}), self.train.truth)
+        settings = self.learning.loss_of(spec).model_validate(loss or {})
+        self.criterion = self.learning.criterion(spec, settings, self.train.truth)
         self.splits = self.criterion.splits
         metrics = self.learning.metrics_of(spec)
         self.score, self.mode = metrics[0].name, str(metrics[0].mode)
@@ -108,7 +110,9 @@ class Supervised(Objective):
         training = training_data(answers, self.train.item_lengths) if answers else None
         fitted, figures = self._fitted(stock)
         rest = (self.tokenizer, self.spec, self.max_length, directory, self.inputs, fitted, training)
-        return figures | save_model(stock, *rest, self.cleaning)
+        # Of texts, not of tokens: where none is cut there is nothing to tell.
+        cut = {TEXTS_CUT: self.train.cut} if self.train.cut else {}
+        return figures | cut | save_model(stock, *rest, self.cleaning)
 
     def _fitted(self, model: PreTrainedModel) -> tuple[Fitted, dict[str, float]]:
         """What the task fits on the validation split, and figures of that."""

@@ -21,11 +21,14 @@ HALVINGS = 50
 
 def calibration_error(probabilities_NC: np.ndarray, truth_N: np.ndarray) -> float:
     """How far confidence is from accuracy, over bins of the confidence: ECE (Naeini et al. 2015; Guo et al. 2017)."""
-    confidence_N = probabilities_NC.max(axis=-1)
-    right_N = probabilities_NC.argmax(axis=-1) == truth_N
+    return confidence_error(probabilities_NC.max(axis=-1), probabilities_NC.argmax(axis=-1) == truth_N)
+
+
+def confidence_error(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
+    """The same of answers that need not be the most probable ones: how sure each was, and whether it was right."""
     bins_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins_N, weights=right_N - confidence_N)
-    return float(np.abs(gaps).sum() / max(1, len(truth_N)))
+    return float(np.abs(gaps).sum() / max(1, len(right_N)))
 
 
 def fit_temperature(logits_NC: np.ndarray, truth_N: np.ndarray) -> float:

@@ -22,6 +22,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import served
 from jobs.data.training_rows import read_examples
 from serve.tasks.protocol import Item, Task
+from serve.tasks.shared.cutting import cut_short
 
 FEEDS = {"input_ids": "ids", "token_type_ids": "type_ids"}
 """Of a window's tokens, what each of a model's inputs reads; the attention mask is 1 for all of them."""
@@ -43,7 +44,9 @@ class Windows:
         table = read_examples(examples, split)
         columns = table.to_pydict()
         truth = learning.truth(spec, columns)
-        kept = np.flatnonzero(np.ones(table.num_rows, dtype=bool) if unlabelled else learning.known(truth)).tolist()
+        known = learning.known(truth)
+        wanted = learning.taught(spec, truth) if split == "train" else known
+        kept = np.flatnonzero(wanted | ~known if unlabelled else wanted).tolist()
         self.learning, self.spec = learning, spec
         self.keys: list[str] = [columns["key"][row] for row in kept]
         self.truth: Truth = targets_at(truth, kept)
@@ -55,6 +58,8 @@ class Windows:
     def _read(self, tokenizer: Tokenizer) -> None:
         encoded = self.spec.encode(tokenizer, self.items) if self.items else []
         flat = [window for windows in encoded for window in windows]
+        self.cut = float(cut_short(self.spec, encoded).mean()) if encoded else 0.0
+        """The share of the items that are not read to their end."""
         self.feeds = {name: [getattr(window, read) for window in flat] for name, read in FEEDS.items()}
         self.lengths = [len(window) for window in flat]
         self.starts = np.concatenate([[0], np.cumsum([len(windows) for windows in encoded], dtype=np.int64)])

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from cluster.ray_private import serve_controller, serve_logs_directory
 from serve.deployment.chores import start_chore
+from serve.deployment.feedback_desk import HANDED_OVER_SECONDS, RemoteFeedback
 from serve.engines.engine import load_engine
 from serve.engines.published import open_model
 from serve.http.application import build_application
@@ -30,6 +31,7 @@ from serve.tasks.protocol import Item, Outputs
 from serve.watch.access_log import AccessLog
 from serve.watch.drift import DriftWindow, note_asked
 from serve.watch.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
+from serve.watch.questions import Questions
 
 CHORE_SECONDS = 1.0
 SLOW_CHORE_SECONDS = 10.0
@@ -68,6 +70,7 @@ class ModelServer(ModelReplica):
         described: Described,
         others: Mapping[str, tuple[Described, DeploymentHandle]],
         bulk: tuple[Described, DeploymentHandle] | None,
+        desk: DeploymentHandle | None,
     ) -> None:
         check_exposure(serve_controller().http_config.host, arguments.keys)
         super().__init__(arguments, described)
@@ -91,6 +94,11 @@ class ModelServer(ModelReplica):
             model = self.canary = Canary(model, beside[arguments.canary.model], arguments.canary)
         self.models = Models({arguments.default_name: model, **beside}, arguments.default_name)
         self.log = _access_log(arguments)
+        self.questions: Questions | None = None
+        self.feedback: RemoteFeedback | None = None
+        if arguments.feedback is not None and desk is not None:
+            self.questions = Questions(self.models, arguments.feedback)
+            self.feedback = RemoteFeedback(desk, arguments.feedback, self.questions)
         self.shadow: Shadow | None = None
         if arguments.shadow is not None:
             asked = self.models.get(arguments.shadow.model)
@@ -112,6 +120,8 @@ class ModelServer(ModelReplica):
             start_chore("The API keys", SLOW_CHORE_SECONDS, self.guard.reload, in_thread=True),
             start_chore("The number of replicas", SLOW_CHORE_SECONDS, self._count_replicas, in_thread=True),
         ]
+        if self.feedback is not None:
+            self._chores.append(start_chore("What was asked", HANDED_OVER_SECONDS, self.feedback.hand_over))
         if self.log is not None:
             self._chores.append(start_chore(f"The access log {self.log.file}", CHORE_SECONDS, self.log.flush))
 
@@ -120,9 +130,10 @@ class ModelServer(ModelReplica):
         """The ASGI application, once the model is loaded and warm."""
         example = example_of(self.model.engine)
         drift = self.drift_windows[self.arguments.default_name].report
-        application = build_application(self.models, example, drift, self.shadow.report if self.shadow else None)
+        shadow = self.shadow.report if self.shadow else None
+        application = build_application(self.models, example, drift, shadow, self.feedback)
         finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.drift_windows)]
-        finished += [one.note for one in (self.log, self.shadow) if one is not None]
+        finished += [one.note for one in (self.log, self.shadow, self.questions) if one is not None]
         return Gate(application, self.arguments.request_timeout_seconds, self.guard, finished)
 
     async def seen(self) -> tuple[str, Seen]:

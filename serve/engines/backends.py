@@ -49,12 +49,15 @@ class Backend(Protocol):
 class OnnxBackend:
     """An ONNX graph in an onnxruntime session; it never imports torch."""
 
-    def __init__(self, file: Path, outputs: Sequence[str], threads: int, device: Device) -> None:
+    def __init__(self, file: Path, outputs: Sequence[str], threads: int, device: Device, parts: Sequence[str] = ()) -> None:
+        """`parts` name what the graph gives in place of its only output, where it has that in parts."""
         self.session = open_session(file, threads, device)
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
-        # A graph from elsewhere may call its only output otherwise.
-        self.outputs = names[:1] if len(outputs) == 1 and outputs[0] not in names else list(outputs)
+        # A graph from elsewhere may have its only output whole, and call it otherwise.
+        self.parted = bool(parts) and set(parts) <= set(names)
+        whole = names[:1] if len(outputs) == 1 and outputs[0] not in names else list(outputs)
+        self.outputs = list(parts) if self.parted else whole
         self.embeds = HIDDEN in names
         if missing := sorted(set(self.outputs) - set(names)):
             raise EngineError(f"{file}: its graph gives {', '.join(names)}, and {missing[0]} is needed; export it with that.")
@@ -64,7 +67,8 @@ class OnnxBackend:
             )
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return [array.astype(np.float32, copy=False) for array in self.session.run(self.outputs, self._taken(feeds))]
+        found = [array.astype(np.float32, copy=False) for array in self.session.run(self.outputs, self._taken(feeds))]
+        return [np.concatenate(found, axis=-1)] if self.parted else found
 
     def hidden(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         return self.session.run([HIDDEN], self._taken(feeds))[0].astype(np.float32, copy=False)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve.http.docs import docs_page
 from serve.http.example import Example
 from serve.http.explaining import explain_route
+from serve.http.feedback_routes import feedback_routes
 from serve.http.routes import listing_route, model_routes
 from serve.http.schema import Health
 from serve.models.exchange import KEY
@@ -26,6 +27,7 @@ from serve.models.problems import Problem, Refusal, problem_response
 from serve.models.rollout.shadow import Disagreement
 from serve.page import page_routes
 from serve.watch.drift import Drift
+from serve.watch.feedback import Feedback
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -59,17 +61,22 @@ class HttpApplication:
 
 
 def build_application(
-    models: Models, example: Example, drift: Callable[[], Drift], shadow: Callable[[], Disagreement] | None = None
+    models: Models,
+    example: Example,
+    drift: Callable[[], Drift],
+    shadow: Callable[[], Disagreement] | None = None,
+    feedback: Feedback | None = None,
 ) -> HttpApplication:
     """The ASGI application.
 
     `drift` tells how far the default model's texts are from its training, `shadow` how often its shadow disagrees.
+    `feedback` keeps what people say is right.
     """
     default = models.get(None)
     application = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
     application.add_exception_handler(Refusal, _refuse)
     application.add_exception_handler(HTTPException, _refuse_route)
-    application.include_router(listing_route(models))
+    application.include_router(listing_route(models, feedback is not None))
     application.include_router(page_routes())
 
     @application.get("/healthz", summary="Whether the process is alive")
@@ -89,6 +96,9 @@ def build_application(
         @application.get("/v1/shadow", summary="How often the shadow disagrees with this replica's default model")
         async def shadowed() -> Disagreement:
             return shadow()
+
+    if feedback is not None:
+        application.include_router(feedback_routes(models, example, feedback))
 
     @application.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

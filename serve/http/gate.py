@@ -90,8 +90,13 @@ class Gate:
         return min(seconds, self.timeout)
 
 
+def sound_id(given: bytes) -> str:
+    """A request's id as it is known here, whatever a client has sent for one."""
+    return UNSOUND.sub("?", given.decode("latin-1"))[:ID_LENGTH]
+
+
 def _request_id(headers: dict[bytes, bytes]) -> str:
     """The client's own, fit to be written into logs. Serve gives one to a request without, and sends it back in the reply."""
     given = headers.get(ID_HEADER)
     # No secret, so no call to the system for it: the engine's thread would take the interpreter meanwhile.
-    return UNSOUND.sub("?", given.decode("latin-1"))[:ID_LENGTH] if given else f"{random.getrandbits(128):032x}"
+    return sound_id(given) if given else f"{random.getrandbits(128):032x}"

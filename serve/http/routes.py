@@ -1,6 +1,6 @@
 """The routes of models: POST /v1/predict, POST /v1/embeddings, GET /v1/models.
 
-application.include_router(listing_route(models))
+application.include_router(listing_route(models, feedback=True))
 HttpApplication(application, [model_routes(models, example)])
 """
 
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from serve.http.body import Reader
 from serve.http.example import Example
-from serve.http.schema import Embedded, ListedModel, Listing, TextsRequest, embeddings_form, predict_form, reply_form
+from serve.http.schema import Embedded, ListedModel, Listing, embeddings_form, predict_form, reply_form
 from serve.models.exchange import exchange_of
 from serve.models.model import Model, Models
 from serve.models.problems import PROBLEM_TYPE, Problem
@@ -75,19 +75,20 @@ def model_routes(models: Models, example: Example) -> APIRouter:
     return router
 
 
-def listing_route(models: Models) -> APIRouter:
-    """GET /v1/models."""
+def listing_route(models: Models, feedback: bool) -> APIRouter:
+    """GET /v1/models; `feedback`: whether it is taken where a kind of task has it."""
     router = APIRouter()
 
     @router.get("/v1/models", summary="The models that answer")
     async def listing() -> Listing:
-        return Listing(models=[_listed(model, name == models.default) for name, model in models.by_name.items()])
+        return Listing(models=[_listed(one, name == models.default, feedback) for name, one in models.by_name.items()])
 
     return router
 
 
-def _listed(model: Model, default: bool) -> ListedModel:
+def _listed(model: Model, default: bool, feedback: bool) -> ListedModel:
     task = model.task
+    feedback = feedback and task.right_example() is not None
     return ListedModel(
         **model.served.model_dump(),
         default=default,
@@ -96,7 +97,10 @@ def _listed(model: Model, default: bool) -> ListedModel:
         kind=task.kind,
         fields=task.fields,
         view=task.view,
+        views=task.views,
         explains=task.Whole is not None,
+        feedback=feedback,
+        choices=task.choices if feedback else (),
     )
 
 
@@ -105,7 +109,7 @@ def json_response(reply: BaseModel, headers: dict[str, str] | None = None) -> Re
     return Response(reply.model_dump_json(), media_type="application/json", headers=headers)
 
 
-def body_of(form: type[TextsRequest], example: dict[str, Any]) -> dict[str, Any]:
+def body_of(form: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """A request's body, as OpenAPI describes it."""
     schema = form.model_json_schema()
     # Its definitions would be looked for among those of the whole description.

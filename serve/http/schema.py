@@ -11,7 +11,7 @@ text or a list of texts, of several an object or a list of objects. Field names 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
@@ -38,7 +38,7 @@ from serve.tasks.protocol import Item, NoOptions, Task
 ONE_ITEM, MANY_ITEMS = "(one)", "(many)"
 LIMITS = f"1 to {MAX_CHARACTERS:,} characters, not all whitespace."
 
-R = TypeVar("R", bound="TextsRequest")
+R = TypeVar("R", bound=BaseModel)
 
 
 def _has_content(text: str) -> str:
@@ -89,8 +89,41 @@ class ListedModel(ServedModel):
     """The texts of an item, by name; of a single one `inputs` is the text itself."""
     view: str
     """How an answer is best shown."""
+    views: Mapping[str, str]
+    """How each of several answers is, by name; empty where there is one."""
     explains: bool
     """Whether POST /v1/explain takes it."""
+    feedback: bool
+    """Whether POST /v1/feedback takes what people say is right."""
+    choices: Sequence[str]
+    """What they may name as right; empty where it is no choice."""
+
+
+class FeedbackRequest(BaseModel):
+    """What a person says is the right answer to an item of an earlier request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    request_id: Annotated[str, Field(strict=True, min_length=1)]
+    """The X-Request-Id of the reply."""
+    index: Annotated[int, Field(strict=True, ge=0)] | None = None
+    """Which of the inputs is meant, from 0; may be left out where there was one."""
+    right: Any
+    """The right answer, in the words of the model's task: a label, a list of labels, a number. The last one counts."""
+
+
+class FeedbackReply(BaseModel):
+    """What was answered, and how good that was."""
+
+    model: ServedModel
+    """The model that had answered."""
+    answer: Any
+    """Its answer."""
+    right: dict[str, Any]
+    """What is kept as right."""
+    goodness: float
+    """Of the answer, in [0, 1]."""
+    replaced: bool
+    """Whether something else was said of it before, which no longer counts."""
 
 
 class Listing(BaseModel):

@@ -12,8 +12,9 @@ let asked = 0;
 
 class Problem extends Error {}
 
-async function call(path, body) {
+async function call(path, body, id) {
   const headers = { "content-type": "application/json" };
+  if (id) headers["x-request-id"] = id;
   if (find("key").value) headers.authorization = `Bearer ${find("key").value}`;
   let reply;
   try {
@@ -78,12 +79,17 @@ async function ask(event) {
     if (missing()) return;
     const given = Object.fromEntries(texts().map((field) => [field.name, field.value]));
     const inputs = texts().length > 1 ? given : find("text").value;
-    const found = { given, view: VIEWS[models[0].view], answers: [], explanation: null };
+    const found = { given, view: viewOf(models[0]), answers: [], explanation: null };
     // One after the other: side by side they would take each other's time.
-    for (const { name, view, default: standard } of models) {
+    for (const listed of models) {
+      const { name, default: standard, feedback, choices } = listed;
       const began = performance.now();
-      const { model, answers } = await call("v1/predict", { inputs, model: name });
-      found.answers.push({ model, name, standard, view: VIEWS[view], answer: answers[0], milliseconds: performance.now() - began });
+      const id = newId();
+      const { model, answers } = await call("v1/predict", { inputs, model: name }, id);
+      const milliseconds = performance.now() - began;
+      const shown = viewOf(listed);
+      const verdict = feedback && shown.correct ? { id, choices, state: "" } : null;
+      found.answers.push({ model, name, standard, view: shown, answer: answers[0], milliseconds, verdict });
       if (number === asked) show({ found });
     }
     if (models[0].explains) found.explanation = await call("v1/explain", { inputs });
@@ -95,6 +101,9 @@ async function ask(event) {
     if (number === asked) busy(false);
   }
 }
+
+// Of 128 random bits; crypto.randomUUID is there on pages of https alone.
+const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function busy(now) {
   find("send").textContent = now ? strings.asking : strings.ask;
@@ -123,8 +132,15 @@ const sentence = ({ name, view, answer }) => view.sentence(name, answer);
 const VIEWS = {
   labels: {
     short: ({ label }) => label,
-    sentence: (model, { label, probability }) => fill(strings.saidLabels, { model, label, probability: percent(probability) }),
-    more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    sentence: (model, { label, probability, in_scope }) =>
+      fill(in_scope === false ? strings.saidNone : strings.saidLabels, { model, label, probability: percent(probability) }),
+    more: ({ probabilities, in_scope }) => [
+      ...(in_scope === false ? [element("p", { class: "quiet" }, strings.notEnough)] : []),
+      element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar)),
+    ],
+    given: ({ label }) => label,
+    saying: (right) => right,
+    correct: oneOf,
     effect: "effectLabels",
     full: 2,
   },
@@ -132,6 +148,9 @@ const VIEWS = {
     short: ({ label, labels }) => label ?? named(labels),
     sentence: (model, { labels }) => fill(strings.saidList, { model, labels: named(labels) }),
     more: ({ probabilities }) => [element("ul", { class: "bars" }, ...probabilities.slice(0, LABELS_SHOWN).map(bar))],
+    given: ({ labels }) => labels,
+    saying: named,
+    correct: anyOf,
     effect: "effectLabels",
     full: 2,
   },
@@ -139,10 +158,31 @@ const VIEWS = {
     short: ({ value }) => decimal(value),
     sentence: (model, { value }) => fill(strings.saidNumber, { model, value: decimal(value) }),
     more: ({ text }) => (text ? [element("p", {}, text)] : []),
+    given: ({ value }) => value,
+    saying: decimal,
+    correct: aNumber,
     effect: "effectNumber",
     full: 0,
   },
 };
+
+// Several answers by name, each in its own view.
+function viewOfHeads(views) {
+  const each = Object.entries(views).map(([head, view]) => [head, VIEWS[view]]);
+  return {
+    sentence: (model, answer) =>
+      each.map(([head, view]) => view.sentence(fill(strings.headOf, { model, head }), answer[head])).join(" "),
+    parts: (answer) =>
+      each.map(([head, view]) => element("section", { class: "head", "aria-label": head }, element("h3", {}, head), ...parts(view, answer[head]))),
+    explained: ({ head, whole }) => {
+      const view = VIEWS[views[head]];
+      return { ...view, title: fill(strings.headAnswer, { head, answer: view.short(whole) }) };
+    },
+  };
+}
+
+const viewOf = ({ view, views }) => VIEWS[view] ?? viewOfHeads(views);
+const parts = (view, answer) => view.parts?.(answer) ?? [element("p", { class: "label" }, view.short(answer)), ...view.more(answer)];
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -151,17 +191,83 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function card({ name, model, standard, view, answer, milliseconds }) {
+function card({ name, model, standard, view, answer, milliseconds, verdict }) {
   const about = [model.variant, ...(standard ? [strings.standard] : [])].join(" · ");
   return element(
     "article",
     { class: "card", "aria-label": name },
     element("h2", {}, name),
     element("p", { class: "quiet" }, about),
-    element("p", { class: "label" }, view.short(answer)),
-    ...view.more(answer),
+    ...parts(view, answer),
     element("p", { class: "quiet" }, fill(strings.time, { time: milliseconds.toFixed(milliseconds < 10 ? 1 : 0) })),
+    ...(verdict ? [judge(name, view, answer, verdict)] : []),
   );
+}
+
+// Whether the answer is right, or what is. What is said of it stands in `verdict`, for cards are made anew.
+function judge(name, view, answer, verdict) {
+  const made = element("div", { class: "judge", role: "group", "aria-label": fill(strings.judge, { model: name }) });
+  const told = element("p", { class: "quiet", role: "status" });
+  const say = async (right) => {
+    try {
+      await call("v1/feedback", { request_id: verdict.id, right });
+      Object.assign(verdict, { state: "said", right });
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      Object.assign(verdict, { state: "failed", problem: error.message });
+    }
+    draw();
+  };
+  const draw = () => {
+    const thanks = verdict.state === "said" ? fill(strings.thanks, { answer: view.saying(verdict.right) }) : "";
+    told.textContent = verdict.state === "failed" ? verdict.problem : thanks;
+    const right = element("button", { type: "button" }, strings.isRight);
+    right.addEventListener("click", () => say(view.given(answer)));
+    const wrong = element("button", { type: "button", "aria-expanded": verdict.state === "wrong" }, strings.isWrong);
+    wrong.addEventListener("click", () => {
+      verdict.state = verdict.state === "wrong" ? "" : "wrong";
+      draw();
+      made.querySelector(verdict.state ? ".correction :is(select, input)" : "button + button").focus();
+    });
+    const row = element("div", { class: "row" }, right, wrong);
+    made.replaceChildren(row, ...(verdict.state === "wrong" ? [correction(view, answer, verdict, say)] : []), told);
+  };
+  draw();
+  return made;
+}
+
+function correction(view, answer, verdict, say) {
+  const [field, read] = view.correct(answer, verdict.choices);
+  const send = element("button", { type: "submit" }, strings.send);
+  const form = element("form", { class: "correction" }, field, send);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    say(read());
+  });
+  return form;
+}
+
+// What a person says instead: one of some names, any of them, or a number; each field with what it says.
+function oneOf(answer, choices) {
+  const options = choices.filter((choice) => choice !== answer.label).map((choice) => element("option", { value: choice }, choice));
+  const select = element("select", { "aria-label": strings.itIs }, ...options);
+  return [select, () => select.value];
+}
+
+function anyOf(answer, choices) {
+  const boxes = choices.map((choice) => {
+    const box = element("input", { type: "checkbox", value: choice });
+    box.checked = answer.labels.includes(choice);
+    return box;
+  });
+  const named = boxes.map((box) => element("label", {}, box, box.value));
+  const read = () => boxes.filter((box) => box.checked).map((box) => box.value);
+  return [element("fieldset", {}, element("legend", {}, strings.itIs), ...named), read];
+}
+
+function aNumber(answer) {
+  const field = element("input", { type: "number", step: "any", required: "", value: answer.value, "aria-label": strings.itIs });
+  return [field, () => field.valueAsNumber];
 }
 
 function bar({ label, probability }) {
@@ -178,15 +284,16 @@ function bar({ label, probability }) {
 
 function explain({ given, view, explanation }) {
   const { words } = explanation;
-  find("explanationTitle").textContent = fill(strings.explanation, { answer: view.short(explanation) });
-  const most = Math.max(view.full, ...words.map((word) => Math.abs(word.attribution))) || 1;
-  const parts = Object.entries(given).flatMap(([field, text]) => {
+  const { title, full, effect } = view.explained?.(explanation) ?? { ...view, title: view.short(explanation) };
+  find("explanationTitle").textContent = fill(strings.explanation, { answer: title });
+  const most = Math.max(full, ...words.map((word) => Math.abs(word.attribution))) || 1;
+  const fields = Object.entries(given).flatMap(([field, text]) => {
     const shown = coloured(text, words.filter((word) => (word.field ?? field) === field), most);
     return field ? [element("h3", {}, nameOf(field)), shown] : [shown];
   });
-  find("words").replaceChildren(...parts);
-  find("effect").textContent = strings[view.effect];
-  find("without").hidden = !words.some((word) => "probability_without" in word);
+  find("words").replaceChildren(...fields);
+  find("effect").textContent = strings[effect];
+  find("without").hidden = !words.some((word) => word.probability_without != null);
   const ranked = [...words].sort((a, b) => Math.abs(b.attribution) - Math.abs(a.attribution)).slice(0, ROWS_SHOWN);
   find("wordRows").replaceChildren(...ranked.map(row));
 }
@@ -215,7 +322,7 @@ function row(word) {
     {},
     element("th", { scope: "row" }, word.text),
     element("td", { class: "number" }, effect(word)),
-    ...("probability_without" in word ? [element("td", { class: "number" }, percent(word.probability_without))] : []),
+    ...(word.probability_without != null ? [element("td", { class: "number" }, percent(word.probability_without))] : []),
   );
 }
 

@@ -15,14 +15,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, View
-from serve.tasks.shared.labels import LabelledTask, label_evidence
+from serve.tasks.shared.labels import LOGITS, THRESHOLD, LabelledTask, label_evidence
 from serve.tasks.shared.probabilities import LabelProbability, log_odds, ranked, sigmoid
 
-THRESHOLD = "threshold "
-"""What the names of fitted thresholds begin with; the label follows."""
 NONE_OF_THEM = "no label"
 """How a text without any is told of."""
-LOGITS, MARGINS = 0, 1
+MARGINS = 1
+"""The row of a settled output that says by how much a label is above its threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,8 @@ class MultiLabel(LabelledTask):
 
     def confidence(self, outputs: Outputs) -> np.ndarray:
         """How sure the least sure of its decisions is, a label: given or not."""
+        if not len(outputs):
+            return np.zeros(0)
         probability_NC = self._probabilities(outputs)
         return np.asarray(np.where(given(outputs), probability_NC, 1 - probability_NC).min(axis=-1, initial=1.0))
 
@@ -129,7 +130,7 @@ class MultiLabel(LabelledTask):
     def evidence(self, outputs: Outputs, items: Sequence[Item], target: BaseModel) -> Explained:
         """By how much the label's log-odds fall where a part is left out."""
         logits_NC = np.asarray(outputs)[:, LOGITS]
-        column = self.explained_column(target, logits_NC[0])
+        column = self.explained_column(target, int(logits_NC[0].argmax()))
         probability_N = sigmoid(logits_NC[:, column])
         whole = {
             "label": self.labels[column],
@@ -137,6 +138,23 @@ class MultiLabel(LabelledTask):
             "given": bool(given(outputs)[0, column]),
         }
         return Explained(whole, label_evidence(probability_N))
+
+    def right_example(self) -> list[str]:
+        """A label; others, or none, may be right."""
+        return [self.labels[0]]
+
+    def right(self, said: Any) -> dict[str, Any]:
+        """The labels, each once, in the order of the task."""
+        if not isinstance(said, list):
+            raise ValueError(f"Give a list of labels, which may be empty; there are {', '.join(self.labels)}")
+        named = {self.known_label(label) for label in said}
+        return {"labels": [label for label in self.labels if label in named]}
+
+    def goodness(self, answer: Mapping[str, Any], right: Mapping[str, Any]) -> float:
+        """F1 of its labels; of none where none is right, 1."""
+        both = len(set(answer["labels"]) & set(right["labels"]))
+        count = len(answer["labels"]) + len(right["labels"])
+        return 2 * both / count if count else 1.0
 
     def columns(self, wide: bool) -> dict[str, type]:
         """The labels; with `wide` each one's probability."""

@@ -32,10 +32,13 @@ Outputs = Sequence[Any] | np.ndarray
 """One output an item; a single array where the kind is dense."""
 Fitted = Mapping[str, float]
 """What was fitted for one variant of one model, by name."""
-View = Literal["labels", "list", "number"]
+ITEM_BYTES = 16
+"""Of an item's key."""
+View = Literal["labels", "list", "number", "heads"]
 """How a page shows an answer. labels: `label` and `probabilities` ({label, probability}). list: `labels`, any number of them,
 and `probabilities`. number: `value`, and `text` where an item's part is meant. An explanation's `Whole` has a `label` or
-`value`."""
+`value`. heads: several answers by name, each in its own view (`Task.views`); the `Whole` has the name as `head`, and that
+answer's own as `whole`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Item:
     @property
     def key(self) -> bytes:
         """A hash that no other item shares: each text stands behind its length, so that none runs into the next."""
-        hashed = blake2b(digest_size=16)
+        hashed = blake2b(digest_size=ITEM_BYTES)
         for value in (*self.values, self.options):
             content = value.encode("utf-8", "surrogatepass")
             hashed.update(len(content).to_bytes(8, "big"))
@@ -136,6 +139,23 @@ class Task(BaseModel):
     def fields(self) -> tuple[str, ...]:
         """The names of an item's texts, in their order."""
         return ("text",)
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers an output is, where it is an array of the shape (width,) and just what the graph gave for the text:
+        then other tasks may have columns beside these in one model. None where it is not."""
+        return None
+
+    @property
+    def graph_parts(self) -> tuple[tuple[str, int], ...]:
+        """Where an exported graph gives its only output in parts, one after another in its last axis: the name of each, and
+        how many columns it has. Empty where the graph gives what transformers' model gives."""
+        return ()
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """How the page shows each of several answers, by name; empty where there is one."""
+        return {}
 
     def named(self, item: Item) -> dict[str, str]:
         """An item's texts by name."""
@@ -254,8 +274,27 @@ class Task(BaseModel):
         """What each part does for the answer, from settled outputs of these items: the whole one, then without each part."""
         raise NotImplementedError
 
+    def right_example(self) -> Any:
+        """What a person may say is right, in JSON, for the service's documentation; None where the kind takes nothing of the
+        sort: then the next three are not asked."""
+        return None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What a right answer may name, in order; none where it names nothing, such as a number."""
+        return ()
+
+    def right(self, said: Any) -> dict[str, Any]:
+        """What somebody says is right, in JSON, as the target columns of a row for `prepare`, by the names that they have by
+        default in the kind's settings: {"label": "spam"}. ValueError: why it cannot be right, to that person."""
+        raise NotImplementedError
+
+    def goodness(self, answer: Mapping[str, Any], right: Mapping[str, Any]) -> float:
+        """How good an answer that came over HTTP is where this is `right`, in [0, 1]: 1 only where nothing is wrong."""
+        raise NotImplementedError
+
     def columns(self, wide: bool) -> dict[str, type]:
-        """The columns that answers have in a file, with their types; with `wide` all that can be said."""
+        """The columns that answers have in a file, with their types, the answer itself first; with `wide` all there is."""
         raise NotImplementedError
 
     def cells(self, answer: Any, wide: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import logging
 from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
@@ -21,11 +22,12 @@ from serve.models.local import LocalModel
 from serve.models.rollout.cascade import CascadeCounts
 from serve.models.rollout.shadow import ShadowCounts
 from serve.watch.drift import DriftWindow
+from serve.watch.feedback import Score
 
 LOGGER = logging.getLogger("ray.serve")
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 BATCH_TEXTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
-ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift", "/v1/shadow"})
+ROUTES = frozenset({"/v1/predict", "/v1/embeddings", "/v1/explain", "/v1/models", "/v1/drift", "/v1/shadow", "/v1/feedback"})
 """Paths that have a series of their own; others are counted together, or anyone could make series without end."""
 
 
@@ -129,6 +131,24 @@ class SecondMetrics:
             if more := count - self._before.get(became, 0):
                 self._texts.inc(more, {"model": self.model, "became": became})
         self._before = now
+
+
+class FeedbackMetrics:
+    """How good the newest answers of each version are, by what people said of them."""
+
+    def __init__(self) -> None:
+        names: Any = ("model", "version", "variant")
+        self._counts = Gauge("raystill_feedbacks", "Answers that the score is of.", names)
+        self._right = Gauge("raystill_feedback_right", "Mean goodness, and its interval.", (*names, "what"))
+
+    def show(self, scores: Sequence[Score]) -> None:
+        """Make them visible."""
+        for score in scores:
+            model = score.model
+            tags = {"model": tag(model.name), "version": tag(model.fingerprint[:12]), "variant": tag(model.variant)}
+            self._counts.set(score.feedbacks, tags)
+            for what, value in (("mean", score.right), ("low", score.low), ("high", score.high)):
+                self._right.set(value, {**tags, "what": what})
 
 
 def tag(value: str) -> str:

@@ -267,6 +267,20 @@ def test_a_directory_that_a_run_has_just_made_stays_and_an_old_empty_one_goes(tm
     assert [item.uri for item in find_garbage(str(tmp_path), 1, WEEK, datetime.now(UTC))[0]] == [str(old)]
 
 
+def test_rows_that_were_cleaned_before_stay_with_what_was_made_of_them(tmp_path: Path) -> None:
+    storage, details = str(tmp_path), {"cleaned": "spam/rows-aaaaaaaaaaaaaaaa"}
+    put(storage, "rows", "a", ["a"], created=LONG_AGO, details=details)
+    blocks = [tmp_path / ".rows" / "spam" / f"rows-{letter * 16}" / "00" / "block.parquet" for letter in "ab"]
+    for block in blocks:
+        write_bytes(str(block), b"rows")
+        os.utime(block, (0, 0))
+        os.utime(block.parents[1], (0, 0))
+    garbage, _ = find_garbage(storage, 1, WEEK, NOW)
+    assert [(item.uri, item.reason) for item in garbage] == [(str(blocks[1].parents[1]), "cleaned rows of no kept step")]
+    record_run(storage, "spam", {}, 1.0, {})
+    assert {item.uri for item in find_garbage(storage, 1, WEEK, NOW)[0]} > {str(block.parents[1]) for block in blocks}
+
+
 TARGET = b'{"uri": "/a", "fingerprint": "", "variant": "", "moved": "2030-01-01T00:00:00Z"}'
 ALIAS = b'{"name": "spam/production", "history": [%s]}' % TARGET
 RUN = b'{"recipe": "spam", "name": "a", "ended": "2030-01-01T00:00:00", "seconds": 1, "artifacts": {}}'

@@ -44,7 +44,8 @@ def recipe(data: Path, **changes: dict[str, Any]) -> Recipe:
                     "temperature": {"loguniform": [1, 8]}, "tune": {"trials": 2}},
         "small": {"stage": "compress", "inputs": {**examples, "model": "student", "teacher": "soft"}},
     }  # fmt: skip
-    return parse_recipe({"name": "tiny", "steps": {name: step | changes.get(name, {}) for name, step in steps.items()}})
+    names = dict.fromkeys((*steps, *changes))
+    return parse_recipe({"name": "tiny", "steps": {name: steps.get(name, {}) | changes.get(name, {}) for name in names}})
 
 
 def finish(data: Path, chosen: Recipe, name: str, content: str = "") -> Artifact:
@@ -112,6 +113,32 @@ def test_a_parent_with_other_content_runs_its_children(data: Path) -> None:
     finish(data, changed, "teacher", "better weights")
     reasons = waiting(data, changed)
     assert reasons == {"soft": "new parent teacher", "student": "new parent soft", "small": "new parent soft, student"}
+
+
+def test_what_is_made_once_stays_whatever_its_parents_become(data: Path) -> None:
+    kept = {"teacher": {"once": True}}
+    first = finish_all(data, recipe(data, **kept))
+    (data / "rows.csv").write_text("text,label\nhello,ham\n中奖了,spam\nand a new one,ham\n")
+    assert waiting(data, recipe(data)).keys() == {"rows", "teacher", "soft", "student", "small"}
+    teacher = places(data, recipe(data, **kept))["teacher"]
+    assert teacher.artifact == first["teacher"] and teacher.reason.startswith("made once, on ")
+    assert waiting(data, recipe(data, **kept)).keys() == {"rows", "soft", "student", "small"}
+    finish(data, recipe(data, **kept), "rows", "more rows")
+    soft = places(data, recipe(data, **kept))["soft"]
+    assert soft.uri is not None and soft.uri != first["soft"].uri and soft.reason == "new parent rows"
+    # Another config is another step, and what is made anew once is kept from then on.
+    other = {"teacher": {"once": True, "epochs": 5}}
+    assert waiting(data, recipe(data, **other))["teacher"] == "epochs 3.0 → 5.0; new parent rows"
+    anew = finish(data, recipe(data, teacher={"once": False}), "teacher", "learned more rows")
+    assert places(data, recipe(data, **kept))["teacher"].artifact == anew
+
+
+def test_once_is_for_what_a_step_makes_and_not_for_what_it_does(data: Path) -> None:
+    with pytest.raises(BadInput, match=r"steps.teacher.once = 'yes': it is true or false"):
+        recipe(data, teacher={"once": "yes"})
+    for stage, inputs in (("select", {"report": "judged"}), ("deploy", {"winner": "won"})):
+        with pytest.raises(BadInput, match=rf"steps.last.once = True: {stage} acts on what its inputs are now"):
+            recipe(data, last={"stage": stage, "inputs": inputs, "once": True})
 
 
 def test_a_parent_that_is_made_again_with_the_same_content_stops_the_chain(data: Path) -> None:

@@ -31,6 +31,7 @@ from jobs.search.setup import tune_config
 from jobs.search.trial_results import kept_of
 from jobs.select import SelectConfig, run, shortfalls
 from jobs.tasks import learning_of
+from jobs.tasks.figures import bootstrap_interval
 from serve.engines.engine import Engine
 from serve.tasks import task_of
 from serve.tasks.protocol import Item
@@ -121,6 +122,21 @@ def test_no_error_at_all_keeps_all_there_is() -> None:
 def test_the_score_that_keeps_a_share_keeps_it(mode: Any) -> None:
     metric = Metric("error", mode=mode)
     assert metric.kept(metric.keeping(0.8, 0.5), 0.5) == pytest.approx(0.8)
+    assert metric.kept(metric.keeping(1.25, 0.5), 0.5) == pytest.approx(1.25)
+
+
+def test_fewer_errors_keep_more_down_to_none_at_all() -> None:
+    error = Metric("error", mode="min")
+    kept = [error.kept(score, reference=0.5) for score in (2.0, 0.51, 0.5, 0.49, 0.25, 0.0)]
+    assert kept == pytest.approx([0.25, 0.5 / 0.51, 1.0, 1.02, 1.5, 2.0])
+
+
+def test_a_figure_below_zero_keeps_nothing_and_has_its_interval() -> None:
+    correlation = Metric("correlation", highest=1.0, lowest=-1.0)
+    assert (correlation.kept(-0.1, 0.5), correlation.kept(0.5, -0.1), correlation.kept(-0.1, -0.1)) == (0.0, 0.0, 1.0)
+    low, high = bootstrap_interval(np.linspace(-0.4, 0.2, 99), -0.1, correlation.highest, correlation.lowest)
+    assert -0.4 < low < -0.1 < high < 0.2
+    assert bootstrap_interval(np.linspace(-2, 0, 99), -0.95, correlation.highest, correlation.lowest)[0] == -1
 
 
 def test_the_front_has_the_smallest_errors() -> None:

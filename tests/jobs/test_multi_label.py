@@ -24,8 +24,9 @@ from torch.nn import functional
 from jobs.contracts.learning import MISSING
 from jobs.core.config import BadInput
 from jobs.losses.answers import sigmoid_kl, sigmoid_mixture
-from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_by_label
-from jobs.tasks.multi_label import LEARNING, EachLabel, MultiLabelSettings, SigmoidCriterion
+from jobs.tasks.label_sets import JudgedSets, best_thresholds, rates_of_sets
+from jobs.tasks.multi_label import LEARNING, MultiLabelSettings
+from jobs.tasks.yes_or_no import EachDecision, SigmoidCriterion
 from serve.tasks.multi_label import NONE_OF_THEM, MultiLabel
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import sigmoid
@@ -63,7 +64,7 @@ def test_figures_are_those_of_scikit_learn_on_a_thousand_random_cases() -> None:
             assert judged.figure(name, weights) == pytest.approx(value, abs=1e-12), (seed, name)
         named = [str(label) for label in range(truth_NC.shape[1])]
         precision, recall, f1, support = metrics.precision_recall_fscore_support(truth_NC, given_NC, zero_division=0.0)
-        for label, own in enumerate(rates_by_label(named, truth_NC, given_NC)):
+        for label, own in enumerate(rates_of_sets(named, truth_NC, given_NC)):
             assert (own["precision"], own["recall"], own["f1"], own["support"]) == pytest.approx(
                 (precision[label], recall[label], f1[label], support[label]), abs=1e-12
             )
@@ -142,6 +143,10 @@ def test_labels_come_as_lists_and_as_texts() -> None:
     )
     assert targets(["joy; love", ";", "joy;joy", 3], separator=";")[0] == [["joy", "love"], [], ["joy"], ["3"]]
     assert targets([[0, 1.0], "0"], names={0: "joy", 1: "love"})[0] == [["joy", "love"], ["joy"]]
+    assert targets(["物流、 价格", "、", "价格、价格", "客服 delivery"], separator="、")[0] == [
+        ["价格", "物流"], [], ["价格"], ["客服 delivery"],
+    ]  # fmt: skip
+    assert targets([["质量", 5]], names={"质量": "quality", 5: "好评"})[0] == [["quality", "好评"]]
     assert targets([NONE_OF_THEM])[0] == [[]]
     made, wrong = targets([["joy"], [["joy"]]])
     assert made == [["joy"], []] and "['joy']" in wrong[1]
@@ -152,6 +157,8 @@ def test_labels_come_as_lists_and_as_texts() -> None:
     [
         ({}, ["joy;love", "joy", "love;anger", "anger"], "separator: ';'"),
         ({"separator": ","}, ["joy|love", "love|joy", "joy|anger", "anger"], "separator: '|'"),
+        ({}, ["物流、价格", "价格", "物流、质量", "质量"], "separator: '、'"),
+        ({"separator": ";"}, ["物流；价格", "价格；物流", "价格；质量", "质量"], "separator: '；'"),
         ({"separator": ";"}, ["joy;love", "either/or", "joy", "love"], None),
         ({}, ["joy", "love"], None),
     ],
@@ -198,15 +205,15 @@ def test_the_loss_is_that_of_the_usual_script() -> None:
     logits_BC, wanted_BC = torch.randn((5, 3), generator=draw), torch.randint(0, 2, (5, 3), generator=draw)
     batch = {"labels": wanted_BC}
     usual = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC.float())
-    torch.testing.assert_close(EachLabel().loss(logits_BC, batch) / EachLabel().count(batch), usual)
+    torch.testing.assert_close(EachDecision().loss(logits_BC, batch) / EachDecision().count(batch), usual)
     smooth = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC * 0.8 + 0.1)
-    torch.testing.assert_close(EachLabel(0.2).loss(logits_BC, batch) / 15, smooth)
+    torch.testing.assert_close(EachDecision(0.2).loss(logits_BC, batch) / 15, smooth)
     weights_C = torch.tensor([1.0, 2.0, 5.0])
     weighed = functional.binary_cross_entropy_with_logits(logits_BC, wanted_BC.float(), pos_weight=weights_C)
-    torch.testing.assert_close(EachLabel(0.0, weights_C).loss(logits_BC, batch) / 15, weighed)
+    torch.testing.assert_close(EachDecision(0.0, weights_C).loss(logits_BC, batch) / 15, weighed)
     wanted_BC[2] = MISSING
-    parts = [EachLabel().loss(logits_BC[[row]], {"labels": wanted_BC[[row]]}) for row in (0, 1, 3, 4)]
-    torch.testing.assert_close(EachLabel().loss(logits_BC, {"labels": wanted_BC}), torch.stack(parts).sum())
+    parts = [EachDecision().loss(logits_BC[[row]], {"labels": wanted_BC[[row]]}) for row in (0, 1, 3, 4)]
+    torch.testing.assert_close(EachDecision().loss(logits_BC, {"labels": wanted_BC}), torch.stack(parts).sum())
 
 
 def test_weights_of_labels() -> None:

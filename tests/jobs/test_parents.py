@@ -50,6 +50,12 @@ def problems(**changes: dict[str, Any]) -> list[Problem]:
     return parent_problems(made, made.steps)
 
 
+def test_figures_by_request_are_compared_by_and_costs_are_watched() -> None:
+    assert not problems(judged={"metric": "recall a"}) and not problems(judged={"metric": "log_loss"})
+    costs = {"kind": "classification", "costs": {"a": {"b": 2}}}
+    assert not problems(rows={"task": costs}, teacher={"monitor": "cost"}, judged={"metric": "cost"})
+
+
 def test_no_default_contradicts_a_parent() -> None:
     """A base of 64 positions: everything that comes of it takes its length from it, and nobody has to say so."""
     made = recipe()
@@ -219,6 +225,15 @@ def test_a_road_of_language_models_is_right() -> None:
             "on its rows",
         ),
         ({"rows": {"split": {}}}, "judged.split", "rows has no such split"),
+        ({"judged": {"metric": "top_0"}}, "judged.metric", "at least one label"),
+        ({"judged": {"metric": "f-1"}}, "judged.metric", "no such figure"),
+        ({"judged": {"metric": "cost"}}, "judged.metric", "no such figure"),
+        ({"teacher": {"monitor": "auc"}}, "teacher.monitor", "no such figure"),
+        (
+            {"rows": {"task": {"require": {"a": {"recall": 0.9}}}, "split": {"test": 0.1, "validation": 0}}},
+            "rows.task.require",
+            "fitted on the validation split",
+        ),
         ({"judged": {"inputs": {"candidates": ["base"]}}}, "judged.inputs.candidates", "base has learned masked"),
         ({"served": {"cascade": True}}, "served.cascade", "judged fits no threshold"),
         ({"served": {"inputs": {"winner": "judged"}}}, "served.inputs.winner", "selects no winner"),

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cluster.connection.connect import Cluster
 from cluster.store import storage
@@ -57,7 +59,26 @@ def test_parts_are_cut_by_rows_and_by_characters(tmp_path: Path, monkeypatch: py
     writer.close()
     writer.add(frame_of([]))
     writer.close()
-    assert [len(part) for part in writer.written] == [12, 2, 1]
+    assert [len(part) for part in writer.written] == [10, 3, 1, 1]
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=60), st.lists(st.integers(1, 20), min_size=1))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_parts_of_the_same_rows_are_the_same_in_however_many_frames_these_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: list[int], cuts: list[int]
+) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 7)
+    monkeypatch.setattr(parts, "PART_CHARACTERS", 200)
+    texts = [f"{number} ".ljust(length, "x") for number, length in enumerate(lengths)]
+    found = []
+    for name, sizes in (("whole", [len(texts)]), ("cut", cuts * len(texts))):
+        writer, done = PartWriter(str(tmp_path / name), 0, [], ["text"]), 0
+        for size in sizes:
+            writer.add(frame_of(texts[done : done + size]))
+            done += size
+        writer.close()
+        found.append([read_part(part) for part in writer.written])
+    assert len(found[0]) == len(found[1]) and all(one.equals(other) for one, other in zip(*found, strict=True))
 
 
 def test_a_tokenizer_learns_from_an_even_sample_of_the_training_texts(ray_driver: Cluster, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.clean import Clean
 from jobs.data.filters import Filters
+from jobs.data.left_out import LeftOut
 from jobs.data.pieces import Row
-from jobs.data.rows import Items, LeftOut, Reading
+from jobs.data.rows import Items, Reading
 from jobs.data.splits import Split
 from jobs.prepare import PrepareConfig, run
 from tests.jobs.articles import CHINESE, ENGLISH, page

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ from jobs.data.dedup import index_of, kept_rows
 from jobs.data.pieces import Row
 from jobs.data.rows import Items, Reading
 from jobs.data.splits import Split, group_key, split_of
-from jobs.data.stratified import cut_points, divide_strata, held_rows, places_by_stratum
+from jobs.data.stratified import cut_points, divide_strata, held_rows, places_by_values
 from jobs.data.training_rows import read_examples
 from jobs.prepare import PREPARE_RULES, PrepareConfig
 from jobs.running.execute import execute
@@ -162,13 +163,56 @@ def test_no_order_and_no_block_decides(data: st.DataObject, labels: list[str | N
     assert mixed.sort_index().equals(whole)
 
 
+SETS = st.lists(st.one_of(st.none(), st.sets(st.sampled_from(("价格", "送货", "price", "delivery", "quality")))), max_size=150)
+
+
+@given(data=st.data(), sets=SETS, shares=BOTH_SHARES)
+@settings(max_examples=60, deadline=None)
+def test_rows_of_several_labels_are_divided_by_their_rarest(
+    data: st.DataObject, sets: list[set[str] | None], shares: tuple[float, float]
+) -> None:
+    split = Split(stratify=True, test=shares[0], validation=shares[1])
+    keys = [text_key(f"文本 {number}") for number in range(len(sets))]
+    labels = pd.Series([None if own is None else sorted(own) for own in sets], dtype=object)
+    frame = pd.DataFrame({"key": keys, "label": labels, "split": pd.Series(["train"] * len(sets), dtype="str")})
+    whole = stratified([frame], split)
+    known = [own for own in sets if own is not None]
+    counts = Counter(label for own in known for label in own)
+    rarest = [None if own is None else min(own, key=lambda one: (counts[one], one), default="") for own in sets]
+    held = held_rows(Counter(one for one in rarest if one is not None), split)
+    assert {stratum: _counts(whole, [one == stratum for one in rarest]) for stratum in held} == held
+    assert set(whole["split"][[own is None for own in sets]]) <= {"train"}
+    order = data.draw(st.permutations(range(len(sets))))
+    cut = data.draw(st.integers(0, len(sets)))
+    assert stratified([frame.iloc[order[:cut]], frame.iloc[order[cut:]]], split).sort_index().equals(whole)
+
+
+def _counts(frame: pd.DataFrame, chosen: list[bool]) -> tuple[int, int]:
+    own = frame["split"][chosen].tolist()
+    return own.count("test"), own.count("validation")
+
+
+def test_every_label_comes_near_its_share() -> None:
+    """Rare labels by chance alone might be held out or left out whole; frequent ones come near their share by themselves."""
+    draw = random.Random(0)
+    rates = {"common": 0.6, "常见": 0.4, "seldom": 0.1, "少见": 0.03, "rare": 0.005}
+    sets = [sorted(label for label, rate in rates.items() if draw.random() < rate) for _ in range(4000)]
+    frame = pd.DataFrame({"key": [text_key(str(number)) for number in range(4000)], "label": sets, "split": "train"})
+    whole = stratified([frame], Split(stratify=True, test=0.1, validation=0.2))
+    for label in rates:
+        having = [label in own for own in sets]
+        test, validation = _counts(whole, having)
+        assert abs(test - 0.1 * sum(having)) <= 1 + 0.015 * sum(having), label
+        assert abs(validation - 0.2 * sum(having)) <= 1 + 0.015 * sum(having), label
+
+
 def stratified(blocks: list[pd.DataFrame], split: Split) -> pd.DataFrame:
     """What becomes of blocks of rows."""
-    strata: dict[str, list[np.ndarray]] = {}
+    places: dict[tuple[str, ...], list[np.ndarray]] = {}
     for block in blocks:
-        for row in places_by_stratum(block, "label").to_pylist():
-            strata.setdefault(row["stratum"], []).append(np.frombuffer(row["places"], dtype=np.uint64))
-    cuts = cut_points({name: np.concatenate(places) for name, places in strata.items()}, split)
+        for row in places_by_values(block, "label").to_pylist():
+            places.setdefault(tuple(row["values"]), []).append(np.frombuffer(row["places"], dtype=np.uint64))
+    cuts = cut_points({values: np.concatenate(own) for values, own in places.items()}, split)
     return pd.concat([divide_strata(block, "label", cuts) for block in blocks])
 
 
@@ -192,6 +236,9 @@ def test_steps_that_divide_by_group_and_by_label(ray_driver: Cluster, tmp_path: 
         for number in range(2000)
     ]
     rows[7]["customer"] = rows[9]["customer"] = None
+    for row in rows:
+        number = int(row["text"].split()[1])
+        row["topics"] = [topic for topic, every in (("价格", 2), ("delivery", 50), ("少见", 125)) if number % every == 0]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (tmp_path / "more.txt").write_text("\n".join(f"unlabelled {number}" for number in range(30)))
     source: Any = {"train": str(tmp_path / "rows.jsonl"), "unlabelled": str(tmp_path / "more.txt")}
@@ -200,6 +247,7 @@ def test_steps_that_divide_by_group_and_by_label(ray_driver: Cluster, tmp_path: 
         "groups": {**shared, "source": str(tmp_path / "rows.jsonl"), "split": {"group": "customer", "test": 0.2}},
         "labels": {**shared, "source": source, "split": {"stratify": True, "validation": 0.15}},
     }
+    steps["topics"] = {**steps["labels"], "task": {"kind": "multi_label", "labels": "topics"}}
     made = parse_recipe({"name": "tiny", "steps": steps})
     storage = str(tmp_path / "runs")
     groups, labels = execute(made, "groups", storage), execute(made, "labels", storage)
@@ -217,3 +265,11 @@ def test_steps_that_divide_by_group_and_by_label(ray_driver: Cluster, tmp_path: 
         trained, validated = counts["train"].count(label), counts["validation"].count(label)
         assert abs(validated - 0.15 * (trained + validated)) < 1 and trained
     assert len({row["key"] for part in found.values() for row in part}) == sum(map(len, found.values()))
+
+    topics = by_split(execute(made, "topics", storage))
+    held = {name: Counter(topic for row in part for topic in row["labels"] or ()) for name, part in topics.items()}
+    assert {name: held["validation"][name] + held["train"][name] for name in ("价格", "delivery", "少见")} == {
+        "价格": 500, "delivery": 20, "少见": 8,
+    }  # fmt: skip
+    assert held["validation"]["少见"] == 1 and abs(held["validation"]["delivery"] - 3) <= 1
+    assert abs(sum(row["labels"] == [] for row in topics["validation"]) - 0.15 * 496) < 1

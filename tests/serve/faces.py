@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from serve.http.application import build_application
 from serve.http.auth import Guard
 from serve.http.example import example_of
 from serve.http.gate import Gate
+from serve.models.exchange import Exchange
 from serve.models.local import LocalModel
 from serve.models.model import Model, Models, ServedModel
-from serve.settings import ModelSettings
+from serve.settings import FeedbackSettings, ModelSettings
 from serve.watch.drift import DriftWindow, note_asked
+from serve.watch.feedback import FeedbackBook, Question
+from serve.watch.questions import Questions
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 
@@ -41,12 +44,33 @@ def face_of(
     engine_of: LocalModel,
     keys: str | None = None,
     drift_windows: Mapping[str, DriftWindow] | None = None,
+    feedback: FeedbackSettings | None = None,
 ) -> Gate:
     """The ASGI application of the models; the first one is the default, whose engine is `engine_of`'s."""
     default, card = next(iter(models)), engine_of.engine.card
     drift_windows = drift_windows or {name: DriftWindow(model.task, card.training) for name, model in models.items()}
-    application = build_application(Models(models, default), example_of(engine_of.engine), drift_windows[default].report)
-    return Gate(application, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), [partial(note_asked, drift_windows)])
+    named = Models(models, default)
+    finished: list[Callable[[Exchange], None]] = [partial(note_asked, drift_windows)]
+    kept = None
+    if feedback is not None:
+        questions = Questions(named, feedback)
+        kept = FeedbackHere(feedback, questions)
+        finished.append(questions.note)
+    application = build_application(named, example_of(engine_of.engine), drift_windows[default].report, feedback=kept)
+    return Gate(application, REQUEST_TIMEOUT_SECONDS, Guard(keys, lambda: 1), finished)
+
+
+class FeedbackHere(FeedbackBook):
+    """The book in the process that is asked."""
+
+    def __init__(self, settings: FeedbackSettings, questions: Questions) -> None:
+        super().__init__(settings)
+        self._questions_here = questions
+
+    async def find(self, request_id: str) -> Question | None:
+        """As FeedbackBook.find, of what was asked until now."""
+        await self.note(self._questions_here.take())
+        return await super().find(request_id)
 
 
 async def asked(application: Gate, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
@@ -74,9 +98,11 @@ async def asked(application: Gate, path: str, body: Any = None, **headers: str) 
 
 
 @contextlib.contextmanager
-def serving(models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None) -> Iterator[str]:
+def serving(
+    models: Mapping[str, Model], engine_of: LocalModel, keys: str | None = None, feedback: FeedbackSettings | None = None
+) -> Iterator[str]:
     """The URL of the models; the first one is the default, whose engine is `engine_of`'s."""
-    application = face_of(models, engine_of, keys)
+    application = face_of(models, engine_of, keys, feedback=feedback)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))

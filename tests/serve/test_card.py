@@ -49,10 +49,13 @@ def test_a_card_of_before_says_what_it_said(tmp_path: Path) -> None:
     assert card.training is not None and card.training.labels == {"ham": 1.0}
     write_card(tmp_path, card)
     assert read_card(tmp_path) == card
-    assert json.loads((tmp_path / CARD).read_text())["task"] == {
+    written_again = json.loads((tmp_path / CARD).read_text())["task"]
+    assert written_again == Classification(labels=LABELS).model_dump(mode="json")
+    assert {key: written_again[key] for key in ("kind", "labels", "pairs", "long")} == {
         "kind": "classification",
         "labels": list(LABELS),
         "pairs": False,
+        "long": "cut",
     }
 
 

@@ -1,5 +1,6 @@
 """The page in real Chromium: what it shows, by keyboard alone, on a phone, in both languages, in the dark."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,18 +9,29 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+from transformers import BertConfig, BertForSequenceClassification
 
+from jobs.tasks import learning_of
 from serve import tasks
 from serve.engines.card import read_card, write_card
 from serve.keys import add as add_key
 from serve.page import PAGE_DIRECTORY
+from serve.settings import FeedbackSettings
+from serve.tasks.classification import Classification
 from serve.tasks.multi_label import MultiLabel
+from serve.tasks.ordinal import Ordinal
+from serve.tasks.protocol import Task
+from serve.tasks.regression import Regression
+from serve.tasks.several import Head, Several
+from serve.tasks.shared.decisions import NoneOfThese
 from tests.serve.faces import local_model, serving
-from tests.serve.tiny_model import LABELS, publish_tiny
+from tests.serve.tiny_model import LABELS, export_onnx, publish_tiny
 from tests.serve.windowed import publish_windowed
 
 MISSING = (
@@ -248,6 +260,165 @@ def test_an_answer_of_several_labels_is_shown_as_a_list(browser: webdriver.Chrom
         assert "none says: no label." in str(browser.find_element(By.ID, "status").get_property("textContent"))
         browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
         assert shown(browser, ".card .label") == ["、".join(said["labels"]), "没有标签"]
+
+
+def test_a_person_says_what_is_right_by_keyboard_and_it_is_kept(
+    browser: webdriver.Chrome, model_directory: Path, tmp_path: Path
+) -> None:
+    publish_tiny(tmp_path / "several")
+    card = read_card(tmp_path / "several")
+    write_card(tmp_path / "several", card.model_copy(update={"task": MultiLabel(labels=LABELS)}))
+    models = {
+        "one": local_model(model_directory, "one", "onnx"),
+        "several": local_model(tmp_path / "several", "several", "onnx"),
+    }
+    with serving(models, models["one"], feedback=FeedbackSettings(place=str(tmp_path / "said"))) as url:
+        browser.get(f"{url}/")
+        ask(browser, "Win a prize now")
+        (given,) = requests.post(f"{url}/v1/predict", json={"inputs": "Win a prize now"}, timeout=30).json()["answers"]
+        first, second = browser.find_elements(By.CLASS_NAME, "judge")
+        assert first.accessible_name == "Whether the answer of one is right"
+        first.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+        _told(browser, first, f"Thank you. Kept as right: {given['label']}.")
+        assert kept(tmp_path) == {"one": {"label": given["label"]}}
+        first.find_elements(By.TAG_NAME, "button")[1].send_keys(Keys.SPACE)
+        choice = browser.switch_to.active_element
+        assert (choice.tag_name, choice.accessible_name) == ("select", "It should be")
+        others = [label for label in LABELS if label != given["label"]]
+        assert [option.text for option in choice.find_elements(By.TAG_NAME, "option")] == others
+        choice.send_keys(Keys.ARROW_DOWN, Keys.TAB)
+        browser.switch_to.active_element.send_keys(Keys.ENTER)
+        _told(browser, first, f"Thank you. Kept as right: {others[1]}.")
+        assert kept(tmp_path) == {"one": {"label": others[1]}}
+        second.find_elements(By.TAG_NAME, "button")[1].click()
+        for box in second.find_elements(By.CSS_SELECTOR, "input:checked"):
+            box.send_keys(Keys.SPACE)
+        for label in ("其他", "ham"):
+            second.find_element(By.CSS_SELECTOR, f"input[value='{label}']").send_keys(Keys.SPACE)
+        assert shown(browser, ".correction legend") == ["It should be"]
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        second.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+        _told(browser, second, "Thank you. Kept as right: ham, 其他.")
+        assert kept(tmp_path)["several"] == {"labels": ["ham", "其他"]}
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        again = browser.find_elements(By.CLASS_NAME, "judge")
+        assert [one.find_element(By.TAG_NAME, "p").text for one in again][1] == "谢谢！已记录正确的回答：ham、其他。"
+
+
+def _told(browser: webdriver.Chrome, judge: WebElement, text: str) -> None:
+    WebDriverWait(browser, 30).until(lambda _: judge.find_element(By.TAG_NAME, "p").text == text)
+
+
+def kept(place: Path) -> dict[str, dict[str, Any]]:
+    """What is kept as right, by model."""
+    lines = [line for file in (place / "said" / "rows").iterdir() for line in file.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    assert {row.pop("text") for row in rows} == {"Win a prize now"}
+    found = {row.pop("feedback")["model"]["name"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def test_where_nothing_is_taken_nothing_is_asked(browser: webdriver.Chrome) -> None:
+    ask(browser, "Win a prize now")
+    assert not browser.find_elements(By.CLASS_NAME, "judge")
+
+
+def test_a_number_is_shown_in_its_units_with_what_moves_it(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    publish_with_outputs(tmp_path / "numbers", Regression(mean=1200.0, deviation=300.0, least=0.0))
+    model = local_model(tmp_path / "numbers", "price", "onnx")
+    with serving({"price": model}, model) as url:
+        browser.get(f"{url}/")
+        asked = "Bring the keys to the station"
+        ask(browser, asked)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": asked}, timeout=30).json()["answers"]
+        (value,) = shown(browser, ".card .label")
+        assert float(value.replace(",", "")) == pytest.approx(said["value"], abs=1) and said["value"] > 100
+        assert f"price says {value}." in str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{value}” rests on"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert f"price 的回答是 {value}。" in str(browser.find_element(By.ID, "status").get_property("textContent"))
+
+
+def test_labels_with_an_order_are_shown_with_their_probabilities(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    grades = ("差", "中等", "好")
+    publish_with_outputs(tmp_path / "grades", Ordinal(labels=grades))
+    model = local_model(tmp_path / "grades", "点评", "onnx")
+    with serving({"点评": model}, model) as url:
+        browser.get(f"{url}/")
+        asked = "质量太差，用了一天就坏了。"
+        ask(browser, asked)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": asked}, timeout=30).json()["answers"]
+        assert shown(browser, ".card .label") == [said["label"]]
+        assert shown(browser, ".card .bars .name") == [one["label"] for one in said["probabilities"]]
+        assert sorted(shown(browser, ".card .bars .name")) == sorted(grades)
+        assert shown(browser, "#words .word")[:2] == ["质", "量"], "characters of Chinese each"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert f"点评 的回答是 {said['label']}，概率" in str(browser.find_element(By.ID, "status").get_property("textContent"))
+
+
+def publish_with_outputs(directory: Path, task: Task) -> None:
+    """The tiny model with a head of as many outputs as this task has, whose card is of it."""
+    publish_tiny(directory)
+    config = BertConfig.from_pretrained(directory)
+    for key, value in learning_of(task.kind).head(task).items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(directory)
+    shutil.rmtree(directory / "onnx")
+    export_onnx(model, directory / "onnx" / "model.onnx")
+    write_card(directory, read_card(directory).model_copy(update={"task": task}))
+
+
+def test_several_answers_are_shown_each_in_its_own_view(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    topic, tags = Classification(labels=LABELS), MultiLabel(labels=("cheap", "fast"))
+    publish_tiny(tmp_path / "heads", task=Several(heads=(Head(name="话题", task=topic), Head(name="tags", task=tags))))
+    model = local_model(tmp_path / "heads", "heads", "onnx")
+    with serving({"heads": model}, model) as url:
+        browser.get(f"{url}/")
+        ask(browser, TEXT)
+        (said,) = requests.post(f"{url}/v1/predict", json={"inputs": TEXT}, timeout=30).json()["answers"]
+        assert list(said) == ["话题", "tags"]
+        assert shown(browser, ".card .head h3") == ["话题", "tags"]
+        assert shown(browser, ".card .label") == [said["话题"]["label"], ", ".join(said["tags"]["labels"]) or "no label"]
+        first, second = browser.find_elements(By.CSS_SELECTOR, ".card .head")
+        for part, answer in ((first, said["话题"]), (second, said["tags"])):
+            names = [bar.text for bar in part.find_elements(By.CLASS_NAME, "name")]
+            assert names == [one["label"] for one in answer["probabilities"]]
+        explained = requests.post(f"{url}/v1/explain", json={"inputs": TEXT}, timeout=30).json()
+        title = f"What the answer “话题: {explained['whole']['label']}” rests on"
+        assert explained["head"] == "话题" and browser.find_element(By.ID, "explanationTitle").text == title
+        assert shown(browser, "#words .word") == [word["text"] for word in explained["words"]]
+        status = str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert f"heads (话题) says {said['话题']['label']}" in status and "heads (tags) says: " in status
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert "“话题：" in browser.find_element(By.ID, "explanationTitle").text
+        assert "heads（话题） 的回答是" in str(browser.find_element(By.ID, "status").get_property("textContent"))
+
+
+def test_an_answer_that_is_none_of_the_labels_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    publish_tiny(tmp_path / "scoped")
+    card = read_card(tmp_path / "scoped")
+    fitted = {"onnx": {"threshold none of these": 0.0}, "torch": {"threshold none of these": 1.0}}
+    variants = {name: one.model_copy(update={"fitted": fitted[name]}) for name, one in card.variants.items()}
+    scoped = Classification(labels=LABELS, none=NoneOfThese())
+    write_card(tmp_path / "scoped", card.model_copy(update={"task": scoped, "variants": variants}))
+    models = {name: local_model(tmp_path / "scoped", name, kind) for name, kind in {"all": "onnx", "none": "torch"}.items()}
+    with serving(models, models["all"]) as url:
+        browser.get(f"{url}/")
+        ask(browser, "Win a prize now")
+        asked = {"inputs": "Win a prize now", "model": "none"}
+        (said,) = requests.post(f"{url}/v1/predict", json=asked, timeout=30).json()["answers"]
+        assert (said["label"], said["in_scope"]) == ("none of these", False)
+        likeliest = said["probabilities"][0]["label"]
+        assert shown(browser, ".card .label") == [likeliest, "none of these"]
+        assert [line for line in shown(browser, ".card .quiet") if "enough" in line] == ["No label is probable enough:"]
+        told = str(browser.find_element(By.ID, "status").get_property("textContent"))
+        assert f"all says {likeliest}" in told and "none says none of these; the most probable label has" in told
+        assert browser.find_element(By.ID, "explanationTitle").text == f"What the answer “{likeliest}” rests on"
+        browser.find_element(By.CSS_SELECTOR, "[data-language=zh]").click()
+        assert "没有一个标签足够可能：" in shown(browser, ".card .quiet")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1000])

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from serve.engines.card import Card, Variant, write_card
 from serve.tasks.classification import Classification
-from serve.tasks.protocol import Item
+from serve.tasks.protocol import Item, Task
 
 LABELS = ("ham", "spam", "其他")
 MAX_LENGTH = 24
@@ -32,11 +32,13 @@ TEXTS = [
 PAIRS = [(TEXTS[0], TEXTS[2]), (TEXTS[2], TEXTS[0]), (TEXTS[3], TEXTS[5]), ("a", "a"), (TEXTS[2], TEXTS[4]), (TEXTS[4], "joy")]
 
 
-def publish_tiny(directory: Path, seed: int = 0, pairs: bool = False) -> None:
+def publish_tiny(directory: Path, seed: int = 0, pairs: bool = False, task: Task | None = None) -> None:
     """A published model: two layers of 32 units with random weights of this seed, as safetensors and as ONNX.
 
-    For pairs of texts it reads which token is of which text.
+    For pairs of texts it reads which token is of which text. Another `task` is of several heads; its ONNX graph
+    gives them as one output, as a stock exporter would have it.
     """
+    columns = [f"{name} {number}" for name, width in (task.graph_parts if task else ()) for number in range(width)]
     tokenizer = train_tokenizer()
     tokenizer.save_pretrained(directory)
     torch.manual_seed(seed)
@@ -47,7 +49,7 @@ def publish_tiny(directory: Path, seed: int = 0, pairs: bool = False) -> None:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=MAX_LENGTH,
-        id2label=dict(enumerate(LABELS)),
+        id2label=dict(enumerate(columns or LABELS)),
         pad_token_id=tokenizer.pad_token_id,
         # Wide enough that answers differ between texts.
         initializer_range=0.5,
@@ -62,7 +64,7 @@ def publish_tiny(directory: Path, seed: int = 0, pairs: bool = False) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     inputs = "input_ids", "attention_mask", "token_type_ids"
     card = Card(
-        task=Classification(labels=LABELS, pairs=pairs),
+        task=task or Classification(labels=LABELS, pairs=pairs),
         max_length=MAX_LENGTH,
         inputs=inputs if pairs else inputs[:2],
         variants=variants,

@@ -1,17 +1,33 @@
-"""Two long texts, cut before a tokenizer cuts them.
+"""Long texts: which are cut, and two of them cut before a tokenizer cuts them.
 
     tokenizer.encode_batch_fast([cut_pair(tokenizer, pair)])      # the same tokens
+    cut_short(task, task.encode(tokenizer, items))                # which items are not read to their end
 
 A tokenizer makes an encoding of each stretch that it cuts of the one text with each that it cuts of the other: of two texts
 at HTTP's limit that are seconds, and of the 128 that an explanation asks for, minutes.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 MOST_CHARACTERS = 4
 """Texts of fewer characters for each token that is kept are left as they are: little of them is cut."""
+
+
+class CutsTexts(Protocol):
+    """A task, as far as it says how it reads."""
+
+    @property
+    def windows(self) -> bool:
+        """Whether the rest of a text goes into further windows."""
+
+
+def cut_short(task: CutsTexts, encoded: Sequence[Sequence[Encoding]]) -> np.ndarray:
+    """Which items, by their windows, have tokens that no window has."""
+    return np.array([not task.windows and any(window.overflowing for window in windows) for windows in encoded], dtype=bool)
 
 
 def cut_pair(tokenizer: Tokenizer, pair: tuple[str, ...]) -> tuple[str, ...]:

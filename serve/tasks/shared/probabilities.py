@@ -1,11 +1,13 @@
 """From logits to probabilities, and the labels that they belong to. N rows, C classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 LEAST_PROBABILITY = 1e-9
+TEMPERATURE = "temperature"
+"""The name of what is fitted for a variant whose logits are divided before they become probabilities (Guo et al. 2017)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,13 @@ def log_odds(probabilities: np.ndarray) -> np.ndarray:
     """log(p / (1 - p)), finite at 0 and at 1 too."""
     bounded = probabilities.clip(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     return np.asarray(np.log(bounded / (1 - bounded)))
+
+
+def wrong_temperature(fitted: Mapping[str, float]) -> str | None:
+    """Why this is not what is fitted for a model with a temperature and nothing else; None where it is."""
+    if unknown := sorted(set(fitted) - {TEMPERATURE}):
+        return f"{unknown[0]} is none of what is fitted for it: {TEMPERATURE}"
+    return None if fitted.get(TEMPERATURE, 1.0) > 0 else f"its temperature is {fitted[TEMPERATURE]:g}, which is not above 0"
 
 
 def ranked(probabilities: Sequence[float], labels: Sequence[str], most: int | None) -> tuple[LabelProbability, ...]:

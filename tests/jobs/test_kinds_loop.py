@@ -1,0 +1,71 @@
+"""What BENCH=kinds compares is comparable: its loop takes the very steps that a recipe's training takes; its intervals hold.
+
+pytest tests/jobs/test_kinds_loop.py
+"""
+
+import ast
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.data.training_rows import read_examples
+from jobs.training.loop import fit
+from jobs.training.settings import Training
+from tests.benchmarks import kinds_loop
+from tests.benchmarks.kinds_loop import Given, Script
+from tests.benchmarks.kinds_scores import MEASURES, apart
+from tests.benchmarks.peers import Clock
+from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, supervised, tiny_classifier, tiny_tokenizer
+
+
+def test_without_dropout_both_sides_end_with_the_same_weights(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    model = tiny_classifier("bert", len(LABELS), len(tokenizer))
+    examples = publish_examples(tmp_path, {"train": MESSAGES}, LABELS)
+    objective, training = (
+        supervised(examples, tokenizer),
+        Training(batch_size=8, epochs=2, seed=3, keep="last", precision="fp32"),
+    )
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    columns = read_examples(examples, "train").to_pydict()
+    given = Given(
+        kind="classification", names=LABELS, bounds=None, rate=training.optimizer.learning_rate, bf16=False, threads=1, seed=3,
+        order=[batch.tolist() for epoch in range(2) for batch in objective.epoch(epoch, 8, 3)], max_length=MAX_LENGTH,
+        warmup=training.schedule.warmup, weight_decay=training.optimizer.weight_decay, clip_norm=training.clip_norm,
+    )  # fmt: skip
+    (tmp_path / "loop.json").write_text(json.dumps(asdict(given)))
+    (tmp_path / "rows.json").write_text(json.dumps({"train": {"texts": [columns["text"]], "target": columns["label"]}}))
+    script = Script(tmp_path)
+    before = {name: weight.clone() for name, weight in script.model.state_dict().items()}
+    script.train()
+    fit(model, objective, training, Clock())
+    ours, theirs = model.state_dict(), script.model.state_dict()
+    moved = sum(float((theirs[name] - weight).abs().sum()) for name, weight in before.items())
+    apart_by = sum(float((theirs[name] - weight).abs().sum()) for name, weight in ours.items())
+    # Adam makes whole steps of gradients that are all but 0: single weights may differ by rounding. Where one side has no
+    # weight decay, the means are apart by 3.7e-3.
+    assert moved > 1 and apart_by < 1e-4 * moved, (apart_by, moved)
+
+
+def test_the_loop_is_no_part_of_what_it_is_compared_with() -> None:
+    tree = ast.parse(Path(kinds_loop.__file__).read_text())
+    named = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    named += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert "transformers" in named and not [name for name in named if name.split(".")[0] in ("jobs", "serve", "cluster")]
+
+
+@pytest.mark.parametrize("better", [1, -1])
+def test_points_have_the_sign_of_the_better_side(better: int) -> None:
+    """Where less is better too; the interval holds 0 where both sides are equally often right."""
+    draw = np.random.default_rng(0)
+    truth = draw.normal(size=300)
+    near, far = truth + draw.normal(size=300), truth + 2 * draw.normal(size=300)
+    measure = MEASURES["regression"]
+    points, (low, high) = apart(measure, truth, [(near, far) if better > 0 else (far, near)] * 2)
+    assert np.sign(points) == np.sign(low) == np.sign(high) == better and low < points < high
+    points, (low, high) = apart(measure, truth, [(near, truth + draw.normal(size=300))])
+    assert low < 0 < high and low < points < high
