@@ -13,7 +13,7 @@ from pydantic import Field
 from jobs.core.config import Config
 from jobs.judging.slices import falls
 
-REQUIRED = "requirements"
+REQUIREMENT_ROWS = "requirements"
 """What a row of a report calls what its labels are held to."""
 MAXIMUM_LOSS = 0.02
 """The share of the score of what is in production that a winner may lose, where a recipe does not say."""
@@ -68,7 +68,7 @@ def _held(row: dict[str, Any], gate: Requirements) -> list[str]:
     found = []
     for key, held in row.items() if gate.requirements_hold else ():
         head, _, name = key.rpartition(".")
-        for one in held if name == REQUIRED else ():
+        for one in held if name == REQUIREMENT_ROWS else ():
             low, high = one["interval"]
             if one["rows"] and high < one["least"]:
                 of = f"{one['label']!r}{f' of {head}' if head else ''}"
