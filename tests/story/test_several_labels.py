@@ -1,7 +1,4 @@
-"""Several labels for a text, the whole road at the smallest size: CSV, teacher, student, int8, service, files, report.
-
-Texts are in English, in Chinese, or in both; so are labels.
-"""
+"""Several labels for a text, the whole road at the smallest size: CSV, teacher, student, int8, service, files, report."""
 
 import csv
 import json
@@ -21,16 +18,11 @@ from tests.story.running import run_job
 from tests.story.tiny_world import write_base, write_recipe
 
 SAYS = {
-    "delivery": ("it came two days late", "快递小哥送得很及时", "the courier was quick"),
-    "price": ("far too expensive", "比实体店便宜多了", "the discount was gone"),
-    "质量": ("布料太薄", "well made and heavy", "扣子掉了一颗"),
+    "delivery": ("it came two days late", "the parcel was left outside", "the courier was quick"),
+    "price": ("far too expensive", "a bargain for this money", "the discount was gone"),
+    "quality": ("the cloth is thin", "well made and heavy", "a button fell off"),
 }
-CHINESE = tuple(say for said in SAYS.values() for say in said if not say.isascii())
-FILLER = ("as I said", "by the way", "老实说", "my sister asked me", "顺便说一句")
-
-
-ENOUGH = 40
-"""Of 80 texts, those of which all labels are right: of one set of labels there are 18 at most."""
+FILLER = ("as I said", "by the way", "to be honest", "my sister asked me", "for the record")
 
 
 @dataclass(frozen=True)
@@ -50,10 +42,7 @@ def remarks(count: int, seed: int) -> list[tuple[str, list[str]]]:
     draw, made = random.Random(seed), []
     for number in range(count):
         topics = sorted(draw.sample(list(SAYS), draw.choice((0, 1, 1, 2, 3))))
-        parts = [draw.choice(SAYS[topic]) for topic in topics] + [
-            draw.choice(FILLER),
-            draw.choice((f"order {number}", f"订单{number}")),
-        ]
+        parts = [draw.choice(SAYS[topic]) for topic in topics] + [draw.choice(FILLER), f"order {number}"]
         draw.shuffle(parts)
         made.append((", ".join(parts), topics))
     return made
@@ -61,7 +50,7 @@ def remarks(count: int, seed: int) -> list[tuple[str, list[str]]]:
 
 def write_rows(file: Path, rows: Sequence[tuple[str, list[str]]]) -> str:
     """As CSV, the labels parted by a semicolon."""
-    with open(file, "w", newline="", encoding="utf-8") as stream:
+    with open(file, "w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["body", "topics"])
         writer.writerows([text, ";".join(topics)] for text, topics in rows)
@@ -75,7 +64,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
     source = {name: write_rows(directory / f"{name}.csv", own) for name, own in rows.items()}
     write_base(directory / "base", [text for text, _ in rows["train"]])
     examples = {"examples": "rows"}
-    training = {"max_length": 64, "batch_size": 16, "epochs": 20, "optimizer": {"learning_rate": 1e-3}}
+    training = {"max_length": 48, "batch_size": 16, "epochs": 20, "optimizer": {"learning_rate": 1e-3}}
     training |= {"model": str(directory / "base")}
     task = {"kind": "multi_label", "labels": "topics", "separator": ";"}
     steps = {
@@ -83,7 +72,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
         "teacher": {"stage": "finetune", "inputs": examples, **training},
         "soft": {"stage": "predict", "inputs": {**examples, "model": "teacher"}},
         "student": {"stage": "distill", "inputs": {**examples, "teacher": "soft"}, **training},
-        "small": {"stage": "compress", "inputs": {**examples, "model": "student", "teacher": "soft"}, "max_length": 64}
+        "small": {"stage": "compress", "inputs": {**examples, "model": "student", "teacher": "soft"}, "max_length": 48}
         | {"prune": {"feed_forward": 0.25}, "heal": {"optimizer": {"learning_rate": 1e-3}, "evaluations": 1}},
         "judged": {"stage": "evaluate", "inputs": {**examples, "teacher": "teacher", "candidates": "small"}}
         | {"latency_texts": 20, "resamples": 100, "cascade": 0.99},
@@ -132,12 +121,12 @@ def test_it_answers_over_http(story: Story) -> None:
     assert reply.status_code == 200, reply.text
     answers = reply.json()["answers"]
     right = [sorted(answer["labels"]) == topics for answer, (_, topics) in zip(answers, asked, strict=True)]
-    assert sum(right) > ENOUGH and {len(answer["labels"]) for answer in answers} == {0, 1, 2, 3}
+    assert sum(right) > 60 and {len(answer["labels"]) for answer in answers} == {0, 1, 2, 3}
     assert {len(answer["probabilities"]) for answer in answers} == {2}
     root = story.url.removesuffix("predict")
     (listed,) = requests.get(f"{root}models", timeout=60).json()["models"]
     assert (listed["kind"], listed["view"], listed["explains"]) == ("multi_label", "list", True)
-    text = next(text for text, topics in asked if topics == ["price"] and not any(say in text for say in CHINESE))
+    text = next(text for text, topics in asked if topics == ["price"])
     explained = requests.post(f"{root}explain", json={"inputs": text, "label": "price"}, timeout=60)
     assert explained.status_code == 200, explained.text
     words = explained.json()["words"]
@@ -158,7 +147,7 @@ def test_files_are_answered(story: Story, serving_cluster: Cluster) -> None:
     (part,) = output.glob("part-*.jsonl")
     answered = [json.loads(line) for line in part.read_text().splitlines()]
     right = [sorted(row["predicted"]) == [one for one in row["topics"].split(";") if one] for row in answered]
-    assert len(right) == 80 and sum(right) > ENOUGH
+    assert len(right) == 80 and sum(right) > 65
     assert all(0 <= row[f"probability_{label}"] <= 1 for row in answered for label in SAYS)
 
 
