@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.kinds_road import SEEDS, THREADS, Run
-from tests.benchmarks.kinds_scores import apart
+from tests.benchmarks.kinds_scores import apart, apart_by_seed
 from tests.benchmarks.peers import printed
 
 POINTS = 0.5
@@ -26,10 +26,13 @@ def against_loop(run: Run) -> Iterator[dict[str, Any]]:
         seconds.append([round(teacher.manifest.seconds, 1), round(looped["seconds"], 1)])
     truth, measure = run.truth(), run.measure
     points, (low, high) = apart(measure, truth, pairs)
+    each, over_seeds = apart_by_seed(measure, truth, pairs)
     detail = {
         "recipe_better_by": round(points, 2),
         "interval": [round(low, 2), round(high, 2)],
         "holds_0": low <= 0 <= high,
+        "by_seed": [round(one, 2) for one in each],
+        "interval_over_seeds": [round(bound, 2) for bound in over_seeds],
         measure.name: {
             side: [round(measure.of(truth, pair[place]), 4) for pair in pairs] for place, side in enumerate(("recipe", "loop"))
         },

@@ -16,7 +16,7 @@ from jobs.training.loop import fit
 from jobs.training.settings import Training
 from tests.benchmarks import kinds_loop
 from tests.benchmarks.kinds_loop import Given, Script
-from tests.benchmarks.kinds_scores import MEASURES, apart
+from tests.benchmarks.kinds_scores import MEASURES, apart, apart_by_seed
 from tests.benchmarks.peers import Clock
 from tests.jobs.tiny import LABELS, MAX_LENGTH, MESSAGES, publish_examples, supervised, tiny_classifier, tiny_tokenizer
 
@@ -67,5 +67,7 @@ def test_points_have_the_sign_of_the_better_side(better: int) -> None:
     measure = MEASURES["regression"]
     points, (low, high) = apart(measure, truth, [(near, far) if better > 0 else (far, near)] * 2)
     assert np.sign(points) == np.sign(low) == np.sign(high) == better and low < points < high
+    each, (least, most) = apart_by_seed(measure, truth, [(near, far), (near, near), (far, near)])
+    assert each[0] == -each[2] != 0 and each[1] == 0 and least == pytest.approx(-most) and most > each[0] * better
     points, (low, high) = apart(measure, truth, [(near, truth + draw.normal(size=300))])
     assert low < 0 < high and low < points < high
