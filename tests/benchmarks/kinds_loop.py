@@ -112,7 +112,10 @@ class Script:
 
     def _logits(self, split: str, rows: Sequence[int]) -> Tensor:
         texts = [[column[row] for row in rows] for column in self.rows[split]["texts"]]
-        encoded = self.tokenizer(*texts, truncation=True, max_length=self.given.max_length, padding=True, return_tensors="pt")
+        # As BERT's own tokenizer does of pairs, in whichever form this one was saved.
+        typed = len(texts) > 1 and getattr(self.model.config, "type_vocab_size", 0) > 1
+        cut = {"truncation": True, "max_length": self.given.max_length, "padding": True, "return_tensors": "pt"}
+        encoded = self.tokenizer(*texts, **cut, return_token_type_ids=typed)
         logits: Tensor = self.model(**encoded).logits
         return logits
 
