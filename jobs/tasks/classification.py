@@ -7,7 +7,6 @@
 Of rows that a task with `none` calls out of scope the number is C. B batch, C classes, K teachers, N items.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,24 +23,21 @@ from jobs.tasks.decision_settings import DecisionSettings, decision_problems
 from jobs.tasks.label_figures import ANSWERED, BY_REQUEST, COST, USUAL, JudgedLabels, named_metric
 from jobs.tasks.label_rates import rates_by_label, rates_sections
 from jobs.tasks.label_settings import (
-    LABEL,
     in_turns,
-    in_windows,
     label_numbers,
     label_weights,
     labels_without_training,
     training_labels,
 )
 from jobs.tasks.label_thresholds import fit_thresholds, requirements_on, requirements_section, told_of
+from jobs.tasks.one_label import LABEL, OneLabelLearning
 from jobs.tasks.temperature import calibrated, calibration_error
-from jobs.tasks.two_texts import TwoTextLearning
 from serve.tasks.classification import Classification
 from serve.tasks.protocol import Fitted, Outputs
 from serve.tasks.shared.probabilities import TEMPERATURE, softmax
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
     from torch import Tensor
     from transformers import PreTrainedConfig
 
@@ -127,7 +123,7 @@ class SoftLabelCriterion:
         return mixture(teachers_BKC, weights_K, temperature)
 
 
-class ClassificationLearning(TwoTextLearning):
+class ClassificationLearning(OneLabelLearning):
     """The jobs half."""
 
     kind: ClassVar = "classification"
@@ -158,32 +154,10 @@ class ClassificationLearning(TwoTextLearning):
         """Those that thresholds are fitted for."""
         return (*(["require"] if settings.require else []), *(["none"] if settings.none is not None else []))
 
-    def stands_alone(self, settings: Any) -> str | None:
-        """Where it reads windows, too."""
-        return in_windows(settings) or super().stands_alone(settings)
-
-    def paths(self, settings: Any) -> dict[str, str]:
-        """The label's column, and the second text's."""
-        return {"task.label": settings.label} | super().paths(settings)
-
-    def types(self, settings: Any) -> "dict[str, pa.DataType]":
-        """The label is a string."""
-        import pyarrow as pa
-
-        return {LABEL: pa.string()}
-
     def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
         """The label by its name from here on; an empty one is none."""
         names = (settings.names.get(name, name) for name in map(value_name, frame[settings.label]))
         return Targets({LABEL: [name or None for name in names]})
-
-    def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
-        """How often each label is there."""
-        return dict(Counter(label for label in columns[LABEL] if label is not None))
-
-    def stratum(self, settings: Any) -> str:
-        """The label."""
-        return LABEL
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """Labels that train lacks, and labels that are held to something or cost something and are not there."""
@@ -205,10 +179,6 @@ class ClassificationLearning(TwoTextLearning):
         numbers: dict[str | None, int] = {None: MISSING}
         numbers |= {label: number for number, label in enumerate(spec.sayings)}
         return np.array([numbers[label] for label in columns[LABEL]], dtype=np.int64)
-
-    def known(self, truth: Truth) -> np.ndarray:
-        """Those with a label."""
-        return np.asarray(truth) != MISSING
 
     def taught(self, spec: Any, truth: Truth) -> np.ndarray:
         """Those that are in scope."""

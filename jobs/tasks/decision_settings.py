@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from jobs.core.config import Problem, nearest
 from jobs.data.clean import value_names
-from jobs.tasks.label_settings import OneLabelSettings
+from jobs.tasks.one_label import OneLabelSettings
 from serve.tasks.shared.decisions import NoneOfThese, Requirement, check_costs
 
 

@@ -9,15 +9,10 @@ from jobs.contracts.learning import Statistics, TaskSettings
 from jobs.core.config import BadInput, Problem
 from jobs.data.clean import value_names
 from jobs.data.values import is_single, written_as
-from jobs.tasks.two_texts import TwoTextSettings
 from serve.tasks.shared.labels import Long, Pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-LABEL = "label"
-"""The column of EXAMPLES of kinds whose targets are one label each."""
 
 
 class LabelNames(TaskSettings):
@@ -53,16 +48,6 @@ class LabelNames(TaskSettings):
 def in_windows(settings: LabelNames) -> str | None:
     """Why such a task needs a model to itself, where it reads long texts in windows."""
     return "it reads long texts in windows, and other heads would have to" if settings.long == "windows" else None
-
-
-class OneLabelSettings(TwoTextSettings, LabelNames):
-    """Settings of a task of one label for a text, or for two texts."""
-
-    @model_validator(mode="after")
-    def _whole_texts_of_pairs(self) -> Self:
-        if self.pair is not None and self.long == "windows":
-            raise ValueError("windows are of one text, and of several texts each would have a part: leave long out")
-        return self
 
 
 def labels_without_training(statistics: Statistics, none: Collection[str] = ()) -> list[Problem]:

@@ -19,11 +19,11 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.metric import Metric
 from jobs.data.clean import value_name
 from jobs.data.values import is_single, written_as
-from jobs.tasks.label_settings import LABEL, OneLabelSettings, in_turns, in_windows, label_numbers, labels_without_training
+from jobs.tasks.label_settings import in_turns, label_numbers, labels_without_training
 from jobs.tasks.number_targets import number_of
+from jobs.tasks.one_label import LABEL, OneLabelLearning, OneLabelSettings
 from jobs.tasks.rank_figures import JudgedRanks
 from jobs.tasks.temperature import confidence_error, fit_temperature
-from jobs.tasks.two_texts import TwoTextLearning
 from jobs.tasks.yes_or_no import SOFT_DECISIONS, EachDecision, SigmoidCriterion, decision_losses
 from serve.tasks.ordinal import Ordinal
 from serve.tasks.protocol import Fitted, Item, Outputs
@@ -31,7 +31,6 @@ from serve.tasks.shared.probabilities import TEMPERATURE
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
     from tokenizers import Encoding
     from torch import Tensor
     from transformers import PreTrainedConfig
@@ -68,7 +67,7 @@ class OrdinalSettings(OneLabelSettings):
         return order
 
 
-class OrdinalLearning(TwoTextLearning):
+class OrdinalLearning(OneLabelLearning):
     """The jobs half."""
 
     kind: ClassVar = "ordinal"
@@ -82,20 +81,6 @@ class OrdinalLearning(TwoTextLearning):
     soft_losses: ClassVar = SOFT_DECISIONS
     calibrates: ClassVar = True
 
-    def stands_alone(self, settings: Any) -> str | None:
-        """Where it reads windows, too."""
-        return in_windows(settings) or super().stands_alone(settings)
-
-    def paths(self, settings: Any) -> dict[str, str]:
-        """The label's column, and the second text's."""
-        return {"task.label": settings.label} | super().paths(settings)
-
-    def types(self, settings: Any) -> "dict[str, pa.DataType]":
-        """The label is a string."""
-        import pyarrow as pa
-
-        return {LABEL: pa.string()}
-
     def targets(self, settings: Any, frame: "pd.DataFrame") -> Targets:
         """The label by its name from here on; an empty one is none, and one without a place in the order is wrong."""
         made = Targets({LABEL: []})
@@ -106,14 +91,6 @@ class OrdinalLearning(TwoTextLearning):
             if reason is not None:
                 made.wrong[place] = reason
         return made
-
-    def statistics(self, settings: Any, columns: Columns) -> dict[str, float]:
-        """How often each label is there."""
-        return dict(Counter(label for label in columns[LABEL] if label is not None))
-
-    def stratum(self, settings: Any) -> str:
-        """The label."""
-        return LABEL
 
     def check(self, settings: Any, statistics: Statistics) -> list[Problem]:
         """Labels that train lacks, where nothing else says which there are."""
@@ -135,10 +112,6 @@ class OrdinalLearning(TwoTextLearning):
         places: dict[str | None, int] = {None: MISSING}
         places |= {label: place for place, label in enumerate(spec.labels)}
         return np.array([places[label] for label in columns[LABEL]], dtype=np.int64)
-
-    def known(self, truth: Truth) -> np.ndarray:
-        """Those with a label."""
-        return np.asarray(truth) != MISSING
 
     def suspicious(self, spec: Any, columns: Columns, most: int) -> Suspicions:
         """Labels that look wrong to a linear model which has not seen them."""
