@@ -225,15 +225,6 @@ class Items:
         keep = [place not in made.faults for place in range(len(rows))]
         return pd.DataFrame(columns)[keep].reset_index(drop=True), made.faults
 
-    def as_frame(self, table: "pa.Table") -> "pd.DataFrame":
-        """What `frame` made, of a table that has its columns."""
-        import pandas as pd
-
-        kinds = self.reading.labelling.types if self.reading.labelling is not None else {}
-        columns = {name: table[name].to_pylist() for name in table.column_names}
-        made = {name: _typed(values, kinds[name]) if name in kinds else _strings(values) for name, values in columns.items()}
-        return pd.DataFrame(made)
-
     def _sift(self, name: str, texts: list[str], faults: dict[int, Fault], sieves: Sequence[Sieve]) -> None:
         """Put the texts of rows without a fault through sieves, in place."""
         for sieve in sieves:
