@@ -21,7 +21,7 @@ from jobs.tasks.number_figures import JudgedNumbers, errors_by_range
 from jobs.tasks.number_targets import number_of
 from jobs.tasks.two_texts import TwoTextLearning, TwoTextSettings
 from serve.tasks.protocol import Item, Outputs
-from serve.tasks.regression import Regression
+from serve.tasks.regression import Regression, check_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +55,7 @@ class RegressionSettings(TwoTextSettings):
 
     @model_validator(mode="after")
     def _bounds_apart(self) -> Self:
-        if self.least is not None and self.greatest is not None and self.least >= self.greatest:
-            raise ValueError(f"least is {self.least:g}, which is not below greatest, {self.greatest:g}")
+        check_bounds(self.least, self.greatest)
         return self
 
 

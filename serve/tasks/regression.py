@@ -67,8 +67,7 @@ class Regression(TwoTextTask):
 
     @model_validator(mode="after")
     def _bounds_apart(self) -> Self:
-        if self.least is not None and self.greatest is not None and self.least >= self.greatest:
-            raise ValueError(f"least is {self.least:g}, which is not below greatest, {self.greatest:g}")
+        check_bounds(self.least, self.greatest)
         return self
 
     @property
@@ -189,3 +188,9 @@ class Regression(TwoTextTask):
 
 
 TASK = Regression
+
+
+def check_bounds(least: float | None, greatest: float | None) -> None:
+    """ValueError where both are given and leave no number between them."""
+    if least is not None and greatest is not None and least >= greatest:
+        raise ValueError(f"least is {least:g}, which is not below greatest, {greatest:g}")
