@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -299,39 +301,63 @@ def test_the_teacher_answers_where_the_small_model_is_unsure(
 def test_a_client_that_asks_again_does_not_notice_a_killed_replica(server: Server, key: str, model_directory: Path) -> None:
     answers = load_engine(model_directory).answers(texts_as_items(TEXTS))
     right = {text: answer.label for text, answer in zip(TEXTS, answers, strict=True)}
-    until = time.monotonic() + 6
-    with ThreadPoolExecutor(4) as pool:
-        clients = [pool.submit(_labels, server, key, until) for _ in range(4)]
-        time.sleep(2)
-        processes = psutil.Process(server.process.pid).children(recursive=True)
-        replicas = [one for one in processes if re.match(r"ray::ServeReplica:guarded:model(?!-)", " ".join(one.cmdline()))]
-        assert len(replicas) == 2, [one.cmdline() for one in processes]
-        replicas[0].kill()
-        given = [label for client in clients for label in client.result()]
-    assert len(given) > 100
-    assert [(text, label) for text, label in given if label != right[text]] == []
+    before = _wait(lambda: running if len(running := _replicas(server)) == 2 else None)
+    given, stopped = [list[tuple[str, str]]() for _ in range(4)], threading.Event()
+    with ThreadPoolExecutor(len(given)) as pool:
+        clients = [pool.submit(_collect, server, key, labels, stopped) for labels in given]
+        try:
+            _wait(lambda: all(len(labels) > len(TEXTS) for labels in given) or any(client.done() for client in clients))
+            before[0].kill()
+            before[0].wait()
+            _wait(lambda: len(_replicas(server)) == 2 or any(client.done() for client in clients))
+            asked = [len(labels) for labels in given]
+            _wait(lambda: all(len(own) > count for own, count in zip(given, asked, strict=True)))
+        finally:
+            stopped.set()
+        for client in clients:
+            client.result()
+    assert [(text, label) for labels in given for text, label in labels if label != right[text]] == []
 
 
-def _labels(server: Server, key: str, until: float) -> list[tuple[str, str]]:
-    """Texts and the labels that they were given, until a moment."""
-    given = []
-    while time.monotonic() < until:
+def _replicas(server: Server) -> list[psutil.Process]:
+    """Those of the default model that run."""
+    found = []
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if re.match(r"ray::ServeReplica:guarded:model(?!-)", " ".join(process.cmdline())):
+                found.append(process)
+    return found
+
+
+def _wait(told: Callable[[], Any], seconds: float = 120) -> Any:
+    """What is told, as soon as it is anything."""
+    deadline = time.monotonic() + seconds
+    while not (found := told()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def _collect(server: Server, key: str, given: list[tuple[str, str]], stopped: threading.Event) -> None:
+    """Add texts and the labels that they were given, until it is stopped."""
+    while not stopped.is_set():
         for text in TEXTS:
             reply = _ask_again(server, key, {"inputs": text})
             assert reply.status_code == 200, reply.text
             given.append((text, reply.json()["answers"][0]["label"]))
-    return given
 
 
 def _ask_again(server: Server, key: str, body: Any) -> requests.Response:
-    """The reply, after as many connections that break and 503 as six seconds hold."""
-    for pause in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
+    """The reply, after as many connections that break and 503 as a minute holds."""
+    deadline, pause = time.monotonic() + 60, 0.1
+    while True:
         try:
             reply = ask(server, key, PREDICT, body)
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-            pass
+            if time.monotonic() > deadline:
+                raise
         else:
-            if reply.status_code != 503:
+            if reply.status_code != 503 or time.monotonic() > deadline:
                 return reply
         time.sleep(pause)
-    return ask(server, key, PREDICT, body)
+        pause = min(2 * pause, 2)
