@@ -20,7 +20,7 @@ from jobs.contracts.objective import Wrapping
 from jobs.core.config import BadInput, Problem
 from jobs.losses.settings import Mix, annealed
 from jobs.tasks.soft_labels import SoftLabels
-from jobs.tasks.supervised import Supervised
+from jobs.tasks.supervised import TaskObjective
 from jobs.tasks.windows import stacked_targets
 
 
@@ -28,7 +28,7 @@ class Distilled(Wrapping):
     """loss = alpha · loss of the answers + (1 − alpha) · the task's own (Hinton et al. 2015)."""
 
     def __init__(
-        self, task: Supervised, teachers: Sequence[Artifact], mix: Mix, weights: Sequence[float] | None = None
+        self, task: TaskObjective, teachers: Sequence[Artifact], mix: Mix, weights: Sequence[float] | None = None
     ) -> None:
         super().__init__(task)
         self.task, self.mix, self.steps = task, mix, 1

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cluster.store.artifact import Artifact
 from jobs.architectures.adapter import merged
 from jobs.contracts.learning import Batch, targets_at
-from jobs.contracts.objective import Objective
+from jobs.contracts.objective import Learner
 from jobs.tasks import cleaning_of, learning_of
 from jobs.tasks.telling import TEXTS_CUT
-from jobs.tasks.windows import Windows
+from jobs.tasks.windows import ReadItems, Windows, reader
 from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import Card, TrainingData, Variant, write_card
 from serve.tasks.protocol import Fitted, Output, Outputs, Task
@@ -29,23 +29,23 @@ from serve.watch.drift import training_data
 EVALUATION_BATCH = 64
 
 
-class Supervised(Objective):
-    """A task's own loss over windows; judged by its own figures over items."""
+class TaskObjective(Learner):
+    """A task's own loss over windows; judged by its own figures over items. How the model is published, others say."""
 
     def __init__(
         self,
         examples: Artifact,
-        tokenizer: PreTrainedTokenizerBase,
         spec: Task,
-        max_length: int,
+        read: ReadItems,
+        pad: int,
         inputs: Sequence[str],
         loss: Mapping[str, Any] | None = None,
         unlabelled: bool = False,
     ) -> None:
         self.learning, self.spec, self.cleaning = learning_of(spec.kind), spec, cleaning_of(examples)
-        self.tokenizer, self.max_length, self.inputs = tokenizer, max_length, tuple(inputs)
-        self.train = Windows(examples, "train", self.learning, spec, tokenizer, max_length, unlabelled)
-        self.validation = Windows(examples, "validation", self.learning, spec, tokenizer, max_length)
+        self.inputs = tuple(inputs)
+        self.train = Windows(examples, "train", self.learning, spec, read, pad, unlabelled)
+        self.validation = Windows(examples, "validation", self.learning, spec, read, pad)
         self.size, self.validation_size = len(self.train), len(self.validation.items)
         self.lengths: Sequence[int] | None = self.train.lengths
         settings = self.learning.loss_of(spec).model_validate(loss or {})
@@ -101,6 +101,24 @@ class Supervised(Objective):
             joined.append(spec.combine(own, said[place : place + len(own)], validation.items[item]))
             place += len(own)
         return order, spec.stacked(joined)
+
+
+class Supervised(TaskObjective):
+    """The same for a transformer and its tokenizer."""
+
+    def __init__(
+        self,
+        examples: Artifact,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: Task,
+        max_length: int,
+        inputs: Sequence[str],
+        loss: Mapping[str, Any] | None = None,
+        unlabelled: bool = False,
+    ) -> None:
+        read = reader(tokenizer, spec, max_length)
+        super().__init__(examples, spec, read, int(tokenizer.pad_token_id), inputs, loss, unlabelled)
+        self.tokenizer, self.max_length = tokenizer, max_length
 
     def save(self, model: nn.Module, directory: Path) -> dict[str, float]:
         """Write weights, config, tokenizer and card."""

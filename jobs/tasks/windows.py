@@ -1,18 +1,19 @@
 """The rows of a split as a model reads them: items, their targets, and the windows that their texts are cut into.
 
-    train = Windows(examples, "train", learning, spec, tokenizer, max_length=128)
+    train = Windows(examples, "train", learning, spec, reader(tokenizer, spec, max_length=128), tokenizer.pad_token_id)
     train.batch(np.array([0, 1]), inputs)              # token tensors and targets of these windows
 
 What a model is trained on are windows; what it is judged on are items. Tokens are those that the serving engine makes.
 W windows, T tokens.
 """
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +25,30 @@ from jobs.data.training_rows import read_examples
 from serve.tasks.protocol import Item, Task
 from serve.tasks.shared.cutting import cut_short
 
+
+class ReadWindow(Protocol):
+    """What is read of a text at once: an Encoding, or what a model that is no transformer reads in its place."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Rows of the model's table."""
+        ...
+
+    @property
+    def type_ids(self) -> list[int]:
+        """Which text each is of."""
+        ...
+
+    @property
+    def overflowing(self) -> Any:
+        """True where the text was cut."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+ReadItems = Callable[[Sequence[Item]], Sequence[Sequence[ReadWindow]]]
+"""The windows of each item."""
 FEEDS = {"input_ids": "ids", "token_type_ids": "type_ids"}
 """Of a window's tokens, what each of a model's inputs reads; the attention mask is 1 for all of them."""
 
@@ -37,8 +62,8 @@ class Windows:
         split: str,
         learning: Learning,
         spec: Task,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
+        read: ReadItems,
+        pad: int,
         unlabelled: bool = False,
     ) -> None:
         table = read_examples(examples, split)
@@ -47,18 +72,16 @@ class Windows:
         known = learning.known(truth)
         wanted = learning.taught(spec, truth) if split == "train" else known
         kept = np.flatnonzero(wanted | ~known if unlabelled else wanted).tolist()
-        self.learning, self.spec = learning, spec
+        self.learning, self.spec, self.pad = learning, spec, pad
         self.keys: list[str] = [columns["key"][row] for row in kept]
         self.truth: Truth = targets_at(truth, kept)
         texts = [columns[name] for name in spec.fields]
         self.items = [Item(tuple(column[row] for column in texts)) for row in kept]
-        self.pad = int(tokenizer.pad_token_id)
-        self._read(engine_tokenizer(tokenizer, spec, max_length))
+        self._take(read(self.items) if self.items else [])
 
-    def _read(self, tokenizer: Tokenizer) -> None:
-        encoded = self.spec.encode(tokenizer, self.items) if self.items else []
+    def _take(self, encoded: Sequence[Sequence[ReadWindow]]) -> None:
         flat = [window for windows in encoded for window in windows]
-        self.cut = float(cut_short(self.spec, encoded).mean()) if encoded else 0.0
+        self.cut = float(cut_short(self.spec, cast(Any, encoded)).mean()) if encoded else 0.0
         """The share of the items that are not read to their end."""
         self.feeds = {name: [getattr(window, read) for window in flat] for name, read in FEEDS.items()}
         self.lengths = [len(window) for window in flat]
@@ -67,8 +90,8 @@ class Windows:
         self.owners = np.repeat(np.arange(len(self.items)), np.diff(self.starts))
         """The item of each window."""
         # Windows are joined again only where that takes more than the one there is; they are many times as large as ids.
-        self.encodings: list[list[Encoding]] | None = encoded if not self.spec.dense or self.spec.windows else None
-        cut = zip(self.truth, self.items, encoded, strict=True)
+        self.encodings: Any = encoded if not self.spec.dense or self.spec.windows else None
+        cut = zip(self.truth, self.items, cast(Any, encoded), strict=True)
         self.targets = [target for each in cut for target in self.learning.window_targets(self.spec, *each)]
 
     def __len__(self) -> int:
@@ -96,6 +119,11 @@ class Windows:
     def windows_of(self, items: np.ndarray) -> np.ndarray:
         """The windows of these items."""
         return np.concatenate([np.arange(self.starts[item], self.starts[item + 1]) for item in items] or [np.zeros(0, int)])
+
+
+def reader(tokenizer: PreTrainedTokenizerBase, spec: Task, max_length: int) -> ReadItems:
+    """How the engine will cut items for a transformer."""
+    return cast(ReadItems, partial(spec.encode, engine_tokenizer(tokenizer, spec, max_length)))
 
 
 def engine_tokenizer(tokenizer: PreTrainedTokenizerBase, spec: Task, max_length: int) -> Tokenizer:
