@@ -57,12 +57,13 @@ class Table:
         if self.scale_FG is None:
             return found.astype(np.float32, copy=False)
         if self.halves:
-            found = np.stack([found & 15, found >> 4], axis=2).reshape(len(found), -1)
+            found = np.stack([found & 15, found >> 4], axis=2).reshape(len(found), 2 * found.shape[1])
         whole_KD = found.astype(np.float32)
         if self.halves:
             whole_KD -= ZERO_OF_4_BITS
         scale_KG = self.scale_FG[places_K].astype(np.float32)
         if scale_KG.shape[1] == 1:
             return np.multiply(whole_KD, scale_KG, out=whole_KD)
-        parts_KGS = whole_KD.reshape(len(found), scale_KG.shape[1], -1)
+        groups = scale_KG.shape[1]
+        parts_KGS = whole_KD.reshape(len(found), groups, whole_KD.shape[1] // groups)
         return (parts_KGS * scale_KG[:, :, None]).reshape(whole_KD.shape)
