@@ -3,18 +3,20 @@ r"""distill: a student MODEL learns from the labels and from the soft labels of 
     ray job submit --working-dir . -- python -m jobs.distill jobs/recipes/spam.yaml --step student temperature=4
 
 The student is a base of one's own (`inputs.init`, `model:`), or a part of one (`student: {every: 2, feed_forward: 0.5}`). With
-`match` the teacher itself (`inputs.teacher_model`) shows its inner states too.
+`match` the teacher itself (`inputs.teacher_model`) shows its inner states too. A static student (`student: {kind: static}`)
+has a vector a token, made by any of the three.
 """
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
 from cluster.store.artifact import Kind
 from jobs.architectures.models import length_of, padding_told
-from jobs.architectures.settings import Student, StudentInitialisation
+from jobs.architectures.settings import StaticStudent, Student, StudentInitialisation
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
@@ -24,6 +26,7 @@ from jobs.tasks import spec_of
 from jobs.tasks.heads import inputs_of, load_head
 from jobs.tasks.resolved import task_metrics
 from jobs.tasks.telling import told_of_model
+from jobs.training.static_settings import STATIC_RULES, check_static, encoder_of, with_static_defaults
 from jobs.training.task_config import TASK_RULES, TaskConfig, adapted, base_model, base_origin, check, sources
 from jobs.training.task_config import shape as shape_of_base
 
@@ -47,6 +50,11 @@ class DistillConfig(Mix, TaskConfig):
     """Inner states that are to be like the teacher's, under names of your own: {last: {what: hidden, student: -1, teacher: -1,
     loss: mse, weight: 1.0}}. what: hidden, embedding, attention, query_key, value_relation."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_static_students_train(cls, given: Any) -> Any:
+        return with_static_defaults(given)
+
     @model_validator(mode="after")
     def _goes_together(self) -> "DistillConfig":
         if self.teacher_weights is not None and min(self.teacher_weights, default=0.0) <= 0:
@@ -62,6 +70,8 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     from jobs.tasks.supervised import Supervised
     from jobs.training.student_initialisation import initialise_student
 
+    if isinstance(config.student, StaticStudent):
+        return _static(config, config.student, inputs)
     examples = inputs.one("examples")
     spec = spec_of(examples)
     model, tokenizer = base_model(config, inputs, spec)
@@ -74,6 +84,16 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     if not config.match:
         return adapted(config, model), learner
     return _matched(config, inputs, model, tokenizer, learner)
+
+
+def _static(config: DistillConfig, student: StaticStudent, inputs: Inputs) -> tuple["nn.Module", "Learner"]:
+    from jobs.compression.static_student import static_student
+    from jobs.judging.calibration import calibrate_variants
+    from jobs.tasks.distilled import Distilled
+
+    encoder, examples = encoder_of(config.model, inputs), inputs.one("examples")
+    model, task = static_student(student, examples, encoder, config.max_length, config.seed, calibrate_variants)
+    return model, Distilled(task, inputs["teacher"], config, config.teacher_weights)
 
 
 def _prune(
@@ -126,13 +146,29 @@ def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Pr
     return model, tokenizer
 
 
+def write_shape(config: DistillConfig, inputs: Inputs, directory: Path) -> bool:
+    """A static student with random vectors, as it would be published; False of any other."""
+    from jobs.compression.static_student import static_student
+
+    if not isinstance(config.student, StaticStudent):
+        return False
+    student, encoder = config.student.model_copy(update={"weights": "random"}), encoder_of(config.model, inputs)
+    model, task = static_student(student, inputs.one("examples"), encoder, config.max_length, config.seed, lambda *_: {})
+    task.save(model, directory)
+    return True
+
+
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
     from jobs.training.ray_train import train
 
-    base = base_origin(config, inputs)
-    _check_inputs(config, inputs, context, length_of(base, config.max_length))
-    padding = padding_told(base)
+    if isinstance(config.student, StaticStudent):
+        check_static(config.student, config.model, inputs, context.resources)
+        padding = dict[str, str]()
+    else:
+        base = base_origin(config, inputs)
+        _check_inputs(config, inputs, context, length_of(base, config.max_length))
+        padding = padding_told(base)
     outcome = train(build, config, inputs, context)
     told = padding | told_of_model(spec_of(inputs.one("examples")), outcome.metrics)
     return replace(outcome, details={**outcome.details, **told})
@@ -176,11 +212,12 @@ DISTILL_RULES = (
     ),
     Rule(
         "inputs.teacher_model",
-        ("match",),
-        lambda config, _: bool(config.match),
+        ("match", "student"),
+        lambda config, _: bool(config.match) or isinstance(config.student, StaticStudent),
         "nothing is to match, so the teacher itself would not be used",
         "Leave it out, or add match.",
     ),
+    *STATIC_RULES,
 )
 """What keys need to do something."""
 
@@ -192,7 +229,7 @@ STAGE = Stage(
     inputs={
         "examples": Input(Kind.EXAMPLES, "rows from prepare; those without a label teach too"),
         "teacher": Input(Kind.PREDICTIONS, "a teacher's soft labels from predict, or several teachers'", many=True),
-        "teacher_model": Input(Kind.MODEL, "the teacher itself, where match looks into it", optional=True),
+        "teacher_model": Input(Kind.MODEL, "the teacher itself, for match and for a static student's vectors", optional=True),
         "init": Input(Kind.MODEL, "the student's base, where model does not name one", optional=True),
     },
     output=Kind.MODEL,
@@ -203,6 +240,7 @@ STAGE = Stage(
         (*CHANGEABLE, "dropout", "temperature", "temperature_end", "alpha", "alpha_end", "skew"),
         shaped_by=("model", "student"),
         shape=shape,
+        write_shape=write_shape,
     ),
     completion=Completion(headline=("steps_per_second",)),
 )

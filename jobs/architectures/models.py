@@ -18,7 +18,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.data.samples import find_sample
 from jobs.data.sources import model_directory
 from serve.cleaning.cleaning import Cleaning
-from serve.engines.card import CARD, Card, Language, read_card
+from serve.engines.card import BAG_FILE, CARD, Card, Language, read_card
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -87,6 +87,9 @@ def base_in(origin: str | Artifact, directory: str) -> Base:
     from transformers import AutoConfig, AutoTokenizer
 
     named = origin.manifest.step if isinstance(origin, Artifact) else origin
+    if (Path(directory) / BAG_FILE).is_file():
+        reason = "it is a bag of features, no transformer: nothing can be trained on in it, taken out of it or looked into"
+        raise BadInput([Problem("model", named, reason, "Name a transformer.")])
     config, tokenizer = AutoConfig.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     learned = _learned(origin, directory, config)
     return Base(named, learned, config, tokenizer, give_padding(tokenizer, config, named))

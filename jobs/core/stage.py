@@ -197,6 +197,9 @@ class Searchable:
     """The keys that make the model's shape, where `shape` can build it."""
     shape: "Callable[[Any, Inputs], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None" = None
     """The model that a config would train, with random weights, and its tokenizer."""
+    write_shape: "Callable[[Any, Inputs, Path], bool] | None" = None
+    """Where a config would train no transformer: writes such a MODEL, with random weights and in all its forms, into a
+    directory, and says that it did."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs.architectures.language_models import ANSWERING_OBJECTIVES, PAIR_OBJECTIVES
+from jobs.architectures.settings import StaticStudent
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
-from jobs.running.sizing import model_shape, named_shape
+from jobs.running.students import bag_problems, inner_state_problems, layer_problems, static_problems
 from jobs.tasks.checks import (
     calibration_problems,
     judged_problems,
@@ -42,7 +43,7 @@ def parent_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for name in names:
         step = recipe.steps[name]
-        for problem in (*_of_stage(recipe, step), *length_problems(recipe, step)):
+        for problem in (*_of_stage(recipe, step), *bag_problems(recipe, step), *length_problems(recipe, step)):
             told = Problem(f"steps.{name}.{problem.path}", problem.value, problem.reason, problem.remedy)
             found.setdefault(str(told), told)
     return [*found.values(), *nesting_problems(recipe, names)]
@@ -211,48 +212,23 @@ def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     yield from _one_origin(step, config, ("model",))
-    yield from _layers(recipe, step, config)
+    yield from layer_problems(recipe, step, config)
     yield from loss_problems(recipe, step, config)
 
 
-def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
-    """Layers that are named and not there."""
-    chosen = getattr(config, "student", None)
-    if config.freeze.layers == 0 and (chosen is None or chosen.layers is None):
-        return
-    names = step.inputs.get("init", ())
-    shape = named_shape(config.model) if config.model else model_shape(recipe, recipe.steps[names[0]]) if names else None
-    if shape is None:
-        return
-    count = shape.layers
-    if chosen is not None and chosen.layers is not None:
-        if chosen.layers[-1] >= count:
-            reason = f"the base has {count} layers, 0 to {count - 1}"
-            yield Problem("student.layers", list(chosen.layers), reason, "Name layers that are there.")
-        count = len(chosen.layers)
-    elif chosen is not None and chosen.every is not None:
-        count = -(-count // chosen.every)
-    if config.freeze.layers > count:
-        yield Problem("freeze.layers", config.freeze.layers, f"the model has only {count} layers", "Lower it.")
-
-
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
-    yield from _one_origin(step, config, ("model",))
-    yield from _layers(recipe, step, config)
+    if isinstance(config.student, StaticStudent):
+        yield from static_problems(step, config.student, config)
+    else:
+        yield from _one_origin(step, config, ("model",))
+        yield from layer_problems(recipe, step, config)
+        yield from inner_state_problems(step, config)
     yield from soft_loss_problems(recipe, step, config, "loss")
-    teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
+    teachers = step.inputs["teacher"]
     yield from _soft_labels(recipe, step)
     if config.teacher_weights is not None and len(config.teacher_weights) != len(teachers):
         reason = f"{len(config.teacher_weights)} weights for {len(teachers)} teachers in inputs.teacher"
         yield Problem("teacher_weights", list(config.teacher_weights), reason, "Give one for each, in their order.")
-    if config.match and not inside:
-        yield Problem("inputs.teacher_model", None, "match looks into the teacher", "Name the teacher's step.")
-    if inside and not config.match:
-        reason = "nothing is to match, so the teacher itself would not be used"
-        yield Problem("inputs.teacher_model", inside[0], reason, "Leave it out, or add match.")
-    if config.match and step.resources.parallel == "tensor" and step.resources.workers > 1:
-        reason = "workers that compute each matrix together have parts of the states that match looks at"
-        yield Problem("resources.parallel", "tensor", reason, "Use ddp or fsdp.")
 
 
 def _soft_labels(recipe: Recipe, step: Step) -> Iterator[Problem]:

@@ -246,6 +246,8 @@ def _shape_of_student(shape: ModelShape | None, student: Mapping[str, Any] | Non
     """What training/student_initialisation.py and prune make of it."""
     if shape is None or not student:
         return shape
+    if student.get("kind") is not None:
+        return None  # It is no transformer, and takes next to nothing.
 
     def kept(depth: int) -> int:
         if student["layers"] is not None:

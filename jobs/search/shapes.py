@@ -150,6 +150,8 @@ def _build(
 
     assert step.stage.searchable is not None and (shape := step.stage.searchable.shape) is not None
     config: Any = step.configure(values)
+    if (write := step.stage.searchable.write_shape) is not None and write(config, inputs, place):
+        return _written(place, budget)
     model, tokenizer = shape(config, inputs)
     examples = inputs.one("examples")
     length, spec = length_of(base_origin(config, inputs), config.max_length), spec_of(examples)
@@ -166,6 +168,18 @@ def _build(
     write_card(place, card := card.model_copy(update={"variants": variants, "default": "timed"}))
     size = sum(path.stat().st_size for path in variant_files(place, card))
     return TimedShape(load_engine(place, threads=budget.threads, max_batch=1), card.parameters, size)
+
+
+def _written(place: Path, budget: Budget) -> TimedShape:
+    """A shape that is no transformer, in the precision that is nearest to what would be deployed."""
+    from serve.engines.card import read_card, variant_files
+    from serve.engines.engine import load_engine
+
+    card = read_card(place)
+    wanted = {"none": card.default, "int4": "int4"}.get(budget.quantize, "int8")
+    name = wanted if wanted in card.variants else card.default
+    size = sum(path.stat().st_size for path in variant_files(place, card, name))
+    return TimedShape(load_engine(place, name, threads=budget.threads, max_batch=1), card.parameters, size)
 
 
 def _feeds(tokenizer: "PreTrainedTokenizerBase", card: "Card", items: Sequence["Item"]) -> "Iterator[Feeds]":
