@@ -41,7 +41,8 @@ FILES = {
 }
 """The variants: the file of each, and its precision."""
 COLUMNS_OF_A_SCALE = 32
-"""Columns of 4 bits that have a scale together, where the dimension has whole groups of them."""
+"""Columns of whole numbers that have a scale together, where the dimension has such groups: the first principal components
+are far larger than the last."""
 COMPARED_ITEMS = 256
 OUTPUT_TOLERANCE = 1e-5
 """By how much fp32's outputs may be other than those in torch, beside their size."""
@@ -167,7 +168,7 @@ def write_tables(model: StaticModel, features: StaticFeatures, directory: Path) 
     (directory / BAG_FILE).write_text(bag.model_dump_json(indent=1) + "\n", encoding="utf-8")
     dense = _dense(model)
     for file, precision in FILES.values():
-        group = COLUMNS_OF_A_SCALE if precision == "int4" and widths[0] % COLUMNS_OF_A_SCALE == 0 else None
+        group = COLUMNS_OF_A_SCALE if widths[0] % COLUMNS_OF_A_SCALE == 0 else None
         save_file({**packed(vectors_VD, precision, group), **dense}, directory / file)
     return int(vectors_VD.size + sum(array.size for array in dense.values()))
 
