@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,7 +46,9 @@ class GramChoice:
                 found[sort].update(set(grams))
         shared = {sort: {gram: count for gram, count in counts.items() if count > 1} for sort, counts in found.items()}
         if not any(shared.values()):
-            reason = f"no word and no characters in a row are in two of its {len(texts)} training texts: there is nothing to count"
+            reason = (
+                f"no word and no characters in a row are in two of its {len(texts)} training texts: there is nothing to count"
+            )
             raise BadInput([Problem("inputs.examples", None, reason, "Give prepare more rows.")])
         counts_F = np.array([count for counts in shared.values() for count in counts.values()], dtype=np.float64)
         idf_F = (np.log((1 + len(texts)) / (1 + counts_F)) + 1).astype(np.float32)
@@ -69,7 +71,9 @@ class GramChoice:
         rows = slopes_RK.shape[0] // len(self)
         steepness_F = np.sqrt((slopes_RK[: rows * len(self)] ** 2).sum(1).reshape(rows, -1).max(0))
         named = [gram for grams in self.listed.values() for gram in grams]
-        written_F = np.array([len(json.dumps(gram, ensure_ascii=False).encode("utf-8", "surrogatepass")) + 2 for gram in named])
+        written_F = np.array(
+            [len(json.dumps(gram, ensure_ascii=False).encode("utf-8", "surrogatepass")) + 2 for gram in named]
+        )
         order_F = np.argsort(-steepness_F, kind="stable")
         room_F = np.cumsum(written_F[order_F] + IDF_BYTES + FLOAT_BYTES * rows * slopes_NK.shape[1])
         kept = order_F[: int(np.searchsorted(room_F, bytes_at_most, side="right"))]
@@ -86,6 +90,11 @@ class GramChoice:
             listed[sort] = [gram for gram, stay in zip(grams, own, strict=True) if stay]
             start += len(grams)
         return GramChoice(self.features, listed, self.idf_F[stays])
+
+
+def as_json(listed: Any) -> bytes:
+    """Grams as grams.json has them."""
+    return json.dumps(listed, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def as_matrix(reader: BagReader, items: Sequence[Item]) -> tuple["sparse.csr_matrix", list[int], float]:

@@ -5,9 +5,9 @@
 
     minimise   loss(X W + b)  +  |W|² / (2 · strength)
 
-With cross-entropy that is scikit-learn's LogisticRegression(C=strength) of three labels and more; of two, which it tells by one
-column and this by two that stand against each other, by C = strength / 2. With halved squared errors it is Ridge of
-alpha 1 / strength. K outputs, N items, R rows of the table.
+With cross-entropy that is scikit-learn's LogisticRegression(C=strength) of three labels and more. Of two that has one column,
+and here are two that stand against each other: the same as its C=2 · strength. With squared errors it is Ridge of
+alpha 1 / (2 · strength). K outputs, N items, R rows of the table.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from scipy import sparse
     from torch import Tensor
 
-STEPS = 200
-SLOPE = 1e-5
-"""It is done where no slope of the mean loss is steeper."""
+MOST_STEPS, FEWEST_STEPS, WORK = 200, 20, 4_000_000_000
+"""Steps to a solution: as many as so many products of an item's feature with a weight allow, which take some ten seconds."""
+SLOPE, GAIN = 1e-6, 1e-7
+"""It is done where no slope of the mean loss is steeper, or a step makes it by this share less."""
 MEMORY_NUMBERS = 20_000_000
 """Of what L-BFGS remembers, at most so many numbers (Liu & Nocedal 1989)."""
 
@@ -30,9 +31,10 @@ class LinearProblem:
     """What is minimised. One that was solved is the start of the next solution."""
 
     def __init__(self, matrix_NR: "sparse.csr_matrix", loss: Callable[["Tensor"], "Tensor"], outputs: int) -> None:
-        """`loss`: the sum over all items of outputs_NK, float64."""
+        """`loss`: the sum over all items of outputs_NK, float32 as the matrix is."""
         # Both ways, since products with a matrix that lies the other way take longer.
         self.matrix_NR, self.turned_RN = matrix_NR, matrix_NR.T.tocsr()
+        self.steps = int(np.clip(WORK // max(1, matrix_NR.nnz * outputs), FEWEST_STEPS, MOST_STEPS))
         self.loss, self.outputs = loss, outputs
         self.start = np.zeros((matrix_NR.shape[1] + 1) * outputs)
 
@@ -45,7 +47,7 @@ class LinearProblem:
         from scipy.optimize import minimize
 
         remembered = int(np.clip(MEMORY_NUMBERS // (2 * len(self.start)), 3, 10))
-        options = {"maxiter": STEPS, "maxfun": 2 * STEPS, "maxcor": remembered, "gtol": SLOPE, "ftol": 1e-10}
+        options = {"maxiter": self.steps, "maxcor": remembered, "gtol": SLOPE, "ftol": GAIN}
         found = minimize(self._objective, self.start, args=(strength,), jac=True, method="L-BFGS-B", options=options)
         self.start = found.x
         flat = found.x.reshape(-1, self.outputs)
@@ -67,16 +69,16 @@ class LinearProblem:
         """The mean over items, and its slope along each number."""
         weights_RK, bias_K = flat.reshape(-1, self.outputs)[:-1], flat[-self.outputs :]
         items = self.matrix_NR.shape[0]
-        loss, slopes_NK = self._valued(self.matrix_NR @ weights_RK + bias_K)
-        value = loss + float((weights_RK**2).sum()) / (2 * strength)
+        loss, slopes_NK = self._valued(self.matrix_NR @ weights_RK.astype(np.float32) + bias_K)
+        value = loss + float(np.vdot(weights_RK, weights_RK)) / (2 * strength)
         slopes_RK = self.turned_RN @ slopes_NK + weights_RK / strength
-        return value / items, np.concatenate([slopes_RK.ravel(), slopes_NK.sum(0)]) / items
+        return value / items, np.concatenate([slopes_RK.ravel(), slopes_NK.sum(0, dtype=np.float64)]) / items
 
     def _valued(self, outputs_NK: np.ndarray) -> tuple[float, np.ndarray]:
         import torch
 
-        outputs = torch.from_numpy(np.ascontiguousarray(outputs_NK)).requires_grad_()
+        outputs = torch.from_numpy(np.ascontiguousarray(outputs_NK, dtype=np.float32)).requires_grad_()
         loss = self.loss(outputs)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert outputs.grad is not None
         return float(loss.detach()), outputs.grad.numpy()
