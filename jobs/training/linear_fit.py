@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_STEPS, FEWEST_STEPS, WORK = 200, 20, 4_000_000_000
 """Steps to a solution: as many as so many products of an item's feature with a weight allow, which take some ten seconds."""
 SLOPE, GAIN = 1e-6, 1e-7
-"""It is done where no slope of the mean loss is steeper, or a step makes it by this share less."""
+"""It is done where no slope of the mean loss is steeper, or a step makes it by no more than this less."""
 MEMORY_NUMBERS = 20_000_000
 """Of what L-BFGS remembers, at most so many numbers (Liu & Nocedal 1989)."""
 
@@ -44,14 +44,27 @@ class LinearProblem:
 
     def solve(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
         """weights_RK and bias_K, float64."""
-        from scipy.optimize import minimize
+        import torch
 
-        remembered = int(np.clip(MEMORY_NUMBERS // (2 * len(self.start)), 3, 10))
-        options = {"maxiter": self.steps, "maxcor": remembered, "gtol": SLOPE, "ftol": GAIN}
-        found = minimize(self._objective, self.start, args=(strength,), jac=True, method="L-BFGS-B", options=options)
-        self.start = found.x
-        flat = found.x.reshape(-1, self.outputs)
-        return flat[:-1], flat[-1]
+        flat = torch.from_numpy(self.start.copy()).requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [flat],
+            max_iter=self.steps,
+            history_size=int(np.clip(MEMORY_NUMBERS // (2 * len(self.start)), 3, 10)),
+            tolerance_grad=SLOPE,
+            tolerance_change=GAIN,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> "Tensor":
+            value, slopes = self._objective(flat.detach().numpy(), strength)
+            flat.grad = torch.from_numpy(slopes)
+            return torch.tensor(value, dtype=torch.float64)
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # it takes tensors, and says floats
+        self.start = flat.detach().numpy()
+        found = self.start.reshape(-1, self.outputs)
+        return found[:-1], found[-1]
 
     def constant(self) -> np.ndarray:
         """bias_K of the best model that knows no feature."""
