@@ -93,6 +93,8 @@ class StaticStudent(Config):
     """Share of the tokens that each training step does not see."""
 
 
+BAG_STUDENTS = (LinearStudent, StaticStudent)
+"""Students that are bags of features, and no transformers."""
 PART = "part"
 
 

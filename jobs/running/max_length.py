@@ -11,8 +11,8 @@ from jobs.architectures.models import card_in, unreadable
 from jobs.architectures.positions import LENGTH, Reach, longest_of_config
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
+from jobs.running.bags import makes_bag
 from jobs.running.sizing import named_config, named_shape
-from jobs.running.students import is_bag
 from serve.engines.card import EngineError
 
 
@@ -20,7 +20,7 @@ def length_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
     """Keys of a step that ask for longer texts than a model that it is given can read, by paths below the step."""
     if step.stage.name in ("pretrain", "predict") and "tokens" in step.inputs:
         yield from _rows_too_long(recipe, step)
-    if is_bag(step):
+    if makes_bag(step):
         return  # It has no positions: texts may be as long as one likes.
     for length in _lengths(step):
         for name in step.inputs.get("teacher_model", ()):  # It reads the same texts as its student.

@@ -15,9 +15,10 @@ from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
+from jobs.running.bags import bag_problems, learns_bag
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
-from jobs.running.students import bag_problems, inner_state_problems, layer_problems, static_problems
+from jobs.running.students import inner_state_problems, layer_problems, static_problems
 from jobs.tasks.checks import (
     calibration_problems,
     judged_problems,
@@ -219,7 +220,7 @@ def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     if isinstance(config.student, StaticStudent):
         yield from static_problems(step, config.student, config)
-    else:
+    elif not learns_bag(config):
         yield from _one_origin(step, config, ("model",))
         yield from layer_problems(recipe, step, config)
         yield from inner_state_problems(step, config)

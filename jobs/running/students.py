@@ -1,7 +1,6 @@
-"""Bags of features in a recipe: steps whose models are no transformers, and what nothing can be done with in them.
+"""What is trained, as a recipe says it: layers of a base, a student that looks into its teacher, one that has no layers.
 
-is_bag(recipe.steps["static"])             # whether its model is one
-problems = bag_problems(recipe, step)      # what the step would do with another's, by paths below the step
+problems = static_problems(step, config.student, config)       # by paths below the step
 """
 
 from collections.abc import Iterator
@@ -12,30 +11,6 @@ from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.running.sizing import model_shape, named_shape
 from jobs.training.static_settings import encoder_problems, spreading_problems
-
-BAG_KINDS = ("linear", "static")
-"""The kinds of students that are none."""
-TRANSFORMER_INPUTS = {
-    "pretrain": {"init": "it has no layers to train on"},
-    "finetune": {"init": "it has no layers to train on"},
-    "distill": {"init": "it has no layers to train on", "teacher_model": "it has no inner states to look into"},
-    "compress": {"model": "it has nothing to prune, and its tables are there in all precisions already"},
-}
-"""Inputs that take transformers alone, each with why a bag is of no use there."""
-
-
-def is_bag(step: Step) -> bool:
-    """Whether what a step makes is a bag of features, as far as the recipe says it."""
-    return step.stage.name == "distill" and getattr(getattr(step.config, "student", None), "kind", None) in BAG_KINDS
-
-
-def bag_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
-    """Bags where a transformer is needed."""
-    for key, reason in TRANSFORMER_INPUTS.get(step.stage.name, {}).items():
-        for name in step.inputs.get(key, ()):
-            if is_bag(recipe.steps[name]):
-                told = f"the model of {name} is a bag of features, no transformer: {reason}"
-                yield Problem(f"inputs.{key}", name, told, "Name a transformer's step.")
 
 
 def static_problems(step: Step, student: StaticStudent, config: Any) -> Iterator[Problem]:
