@@ -21,6 +21,7 @@ from jobs.architectures.settings import StaticStudent
 from jobs.compression.vocabulary import reduced_tokenizer
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import served
+from jobs.training.gram_choice import READ_CHARACTERS
 from serve.engines.bag_reading import Cutter, GramCutter, GramFeatures, TokenCutter, TokenFeatures
 from serve.engines.card import GRAMS_FILE, TOKENIZER_FILE
 from serve.engines.grams import GramSettings
@@ -28,10 +29,8 @@ from serve.engines.grams import GramSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WORDS, CHARACTERS = (1, 1), (3, 5)
+STATIC_WORDS, STATIC_CHARACTERS = (1, 1), (3, 5)
 """How many words and characters in a row are features."""
-READ_CHARACTERS = 10_000
-"""Of a text whose features are words or grams so much is read."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def features_of(
     """The features that the settings ask for; BadInput where these texts have none. `tokenizer`: the encoder's, where there
     is one; `max_length`: in tokens."""
     if settings.features == "grams":
-        described = GramFeatures(words=WORDS, characters=CHARACTERS, hashed=settings.rows)
+        described = GramFeatures(words=STATIC_WORDS, characters=STATIC_CHARACTERS, hashed=settings.rows)
         cutter = GramCutter(described, None, READ_CHARACTERS)
         _check_any(any(map(str.strip, texts)), "character that is no space")
         return StaticFeatures(described, cutter, READ_CHARACTERS, None, None)
@@ -70,8 +69,8 @@ def features_of(
 
 
 def _words(tokenizer: "PreTrainedTokenizerBase | None", texts: Sequence[str]) -> StaticFeatures:
-    described = GramFeatures(words=WORDS, characters=None)
-    cut = GramSettings(words=WORDS, characters=None).cut
+    described = GramFeatures(words=STATIC_WORDS, characters=None)
+    cut = GramSettings(words=STATIC_WORDS, characters=None).cut
     counts = Counter(word for text in texts for word in cut(text[:READ_CHARACTERS])["words"])
     _check_any(bool(counts), "word")
     words = [word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
@@ -93,8 +92,7 @@ def _tokens(
     if settings.vocabulary == "used":
         reduced, places = reduced_tokenizer(tokenizer, texts)
         smaller, numbers = _served(reduced), sorted(places, key=lambda number: places[number])
-    plain = [one for text in texts[:64] for one in smaller.encode(text, add_special_tokens=False).ids]
-    _check_any(bool(plain) or any(smaller.encode(text, add_special_tokens=False).ids for text in texts), "token")
+    _check_any(any(smaller.encode(text, add_special_tokens=False).ids for text in texts), "token")
     before, after = _frame(whole)
     sequences = [[*before, number, *after] for number in numbers]
     content = smaller.to_str()

@@ -32,9 +32,9 @@ from serve.watch.drift import training_data
 
 Calibrate = Callable[[Path, Iterable[str], Sequence[Item], Truth], dict[str, float]]
 """Fits what the task fits for each variant, and enters it in the card."""
-DEFAULT = "numpy"
-FILES = {
-    DEFAULT: ("bag.safetensors", "fp32"),
+DEFAULT_TABLE = "numpy"
+TABLE_FILES = {
+    DEFAULT_TABLE: ("bag.safetensors", "fp32"),
     "fp16": ("bag.fp16.safetensors", "fp16"),
     "int8": ("bag.int8.safetensors", "int8"),
     "int4": ("bag.int4.safetensors", "int4"),
@@ -102,16 +102,16 @@ class StaticTask(TaskObjective):
             inputs=(),
             variants={
                 name: Variant(backend="numpy", file=file, precision=precision, hidden_states=True)
-                for name, (file, precision) in FILES.items()
+                for name, (file, precision) in TABLE_FILES.items()
             },
-            default=DEFAULT,
+            default=DEFAULT_TABLE,
             parameters=dense,
             training=training_data(answers, lengths) if answers else None,
         )
         write_card(directory, card)
         figures = self._compared(model, directory)
-        fitted = self.calibrate(directory, FILES, self.validation.items, self.validation.truth)
-        figures |= {name.removeprefix(f"{DEFAULT}_"): value for name, value in fitted.items()}
+        fitted = self.calibrate(directory, TABLE_FILES, self.validation.items, self.validation.truth)
+        figures |= {name.removeprefix(f"{DEFAULT_TABLE}_"): value for name, value in fitted.items()}
         cut = {TEXTS_CUT: self.train.cut} if self.train.cut else {}
         return figures | cut | {"parameters": float(dense), "features": float(len(model.vectors))}
 
@@ -126,10 +126,10 @@ class StaticTask(TaskObjective):
             ]
         outputs_NK = np.concatenate(said)
         found = {}
-        for name in FILES:
+        for name in TABLE_FILES:
             engine_NK = np.asarray(load_engine(directory, name).outputs(items), dtype=np.float32)
             found[f"{name}_difference"] = float(np.abs(engine_NK - outputs_NK).max())
-        difference, size = found.pop(f"{DEFAULT}_difference"), float(np.abs(outputs_NK).max())
+        difference, size = found.pop(f"{DEFAULT_TABLE}_difference"), float(np.abs(outputs_NK).max())
         if difference > OUTPUT_TOLERANCE * max(1.0, size):
             raise StaticExportError(
                 f"the engine's outputs are up to {difference:.2g} other than those of the model that was trained"
@@ -167,7 +167,7 @@ def write_tables(model: StaticModel, features: StaticFeatures, directory: Path) 
     bag = Bag(kind="static", features=features.described, weighting=weighting, widths=widths, activation=activation)
     (directory / BAG_FILE).write_text(bag.model_dump_json(indent=1) + "\n", encoding="utf-8")
     dense = _dense(model)
-    for file, precision in FILES.values():
+    for file, precision in TABLE_FILES.values():
         group = COLUMNS_OF_A_SCALE if widths[0] % COLUMNS_OF_A_SCALE == 0 else None
         save_file({**packed(vectors_VD, precision, group), **dense}, directory / file)
     return int(vectors_VD.size + sum(array.size for array in dense.values()))

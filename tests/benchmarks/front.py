@@ -50,7 +50,7 @@ def publish_static(directory: Path) -> tuple[str, ...]:
     from jobs.architectures.settings import StaticStudent
     from jobs.architectures.static_model import StaticModel, StaticShape
     from jobs.compression.static_features import features_of
-    from jobs.compression.static_task import DEFAULT, FILES, write_tables
+    from jobs.compression.static_task import DEFAULT_TABLE, TABLE_FILES, write_tables
     from jobs.training.static_vectors import chance
 
     settings = StaticStudent(kind="static", dimension=DIMENSION)
@@ -61,9 +61,9 @@ def publish_static(directory: Path) -> tuple[str, ...]:
     parameters = write_tables(model, features, directory)
     variants = {
         name: Variant(backend="numpy", file=file, precision=precision, hidden_states=True)
-        for name, (file, precision) in FILES.items()
+        for name, (file, precision) in TABLE_FILES.items()
     }
-    card = Card(task=TASK, max_length=MAX_LENGTH, inputs=(), variants=variants, default=DEFAULT, parameters=parameters)
+    card = Card(task=TASK, max_length=MAX_LENGTH, inputs=(), variants=variants, default=DEFAULT_TABLE, parameters=parameters)
     write_card(directory, card)
     return tuple(variants)
 

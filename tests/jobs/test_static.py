@@ -21,11 +21,13 @@ from jobs.architectures.settings import StaticStudent
 from jobs.architectures.static_model import StaticModel, StaticShape
 from jobs.compression.static_features import features_of
 from jobs.compression.static_student import outputs_of
-from jobs.compression.static_task import FILES, StaticExportError, StaticTask
+from jobs.compression.static_task import TABLE_FILES, StaticExportError, StaticTask
 from jobs.core.config import BadInput
 from jobs.core.idle import idle_problems
+from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Inputs, Resources
 from jobs.distill import DISTILL_RULES, DistillConfig, build
+from jobs.search.shapes import time_shapes
 from jobs.tasks import learning_of
 from jobs.tasks.distilled import Distilled
 from jobs.training.loop import fit
@@ -108,9 +110,9 @@ def test_every_variant_answers_as_the_trained_model(trained: tuple[Path, StaticM
         batch = windows.batch(np.arange(len(windows.items)), task.inputs)
         logits_NK = task.forward(model, batch).numpy()
     card = read_card(directory)
-    assert set(card.variants) == set(FILES) and card.default == "numpy" and card.is_bag
+    assert set(card.variants) == set(TABLE_FILES) and card.default == "numpy" and card.is_bag
     allowed = {"numpy": 1e-5, "fp16": 1e-2, "int8": 0.1, "int4": 1.5}
-    for name in FILES:
+    for name in TABLE_FILES:
         engine = load_engine(directory, name)
         outputs_NK = np.asarray(engine.outputs(items))
         assert np.isfinite(outputs_NK).all()
@@ -381,3 +383,21 @@ def test_what_is_published_needs_no_torch(trained: tuple[Path, StaticModel, Stat
     directory, _, _ = trained
     kinds = {json.loads((directory / "bag.json").read_text())["kind"]}
     assert kinds == {"static"} and {path.suffix for path in directory.iterdir()} == {".json", ".safetensors"}
+
+
+def test_shapes_are_timed_before_anything_trains(examples: Artifact, teacher: Artifact, soft: Artifact) -> None:
+    """Of each dimension a model with vectors of chance, in the precision that would be deployed."""
+    student = {"kind": "static", "dimension": {"grid": [16, 32]}, "hidden": 8}
+    rows = {"stage": "prepare", "source": "unused.csv", "task": {"kind": "classification", "label": "label"}}
+    steps: dict[str, Any] = {
+        "rows": rows,
+        "teacher": {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6"},
+        "soft": {"stage": "predict", "inputs": {"model": "teacher", "examples": "rows"}},
+        "static": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft", "teacher_model": "teacher"}}
+        | {"student": student, "tune": {"scheduler": "none", "budget": {"maximum_p95_ms": 1e6, "texts": 20}}},
+    }
+    step = parse_recipe({"name": "tiny", "steps": steps}).steps["static"]
+    timed = time_shapes(step, given_to(examples, soft, teacher))
+    assert [row["values"] for row in timed] == [{"student.dimension": 16}, {"student.dimension": 32}]
+    assert all(row["fits"] and 0 < row["p50_ms"] <= row["p95_ms"] for row in timed)
+    assert timed[0]["parameters"] < timed[1]["parameters"] and timed[0]["bytes"] < timed[1]["bytes"]
