@@ -15,9 +15,9 @@ NO_FLOOR = "what its model gives is not one row of numbers for each text, and th
 
 def has_floor(kind: str) -> bool:
     """Whether tasks of this kind have one: a linear model where an output is a row of numbers, else the kind's own."""
-    task = task_type(kind)
-    linear = task.width is not Task.width or task.graph_parts is not Task.graph_parts
-    return linear or type(learning_of(kind)).floor is not Learning.floor
+    task, learning = task_type(kind), type(learning_of(kind))
+    rows = task.width is not Task.width or task.graph_parts is not Task.graph_parts
+    return (rows and learning.forward is Learning.forward) or learning.floor is not Learning.floor
 
 
 def row_width(task: Task) -> int | None:

@@ -4,7 +4,9 @@ pytest tests/jobs/test_linear_models.py
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,11 @@ from jobs.core.config import BadInput
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.clean import text_key
 from jobs.distill import DistillConfig
+from jobs.floor import FloorConfig
+from jobs.floor import run as floor
 from jobs.losses.settings import Mix
 from jobs.tasks import learning_of
+from jobs.tasks.floors import has_floor
 from jobs.training.bag_rows import BagRows
 from jobs.training.gram_choice import GramChoice, as_matrix
 from jobs.training.linear_fit import LinearProblem
@@ -36,12 +41,14 @@ from serve.engines.base import Engine
 from serve.engines.card import read_card, variant_files
 from serve.engines.engine import load_engine
 from serve.engines.grams import WORD
+from serve.tasks import task_type
 from serve.tasks.classification import Classification
 from serve.tasks.multi_label import MultiLabel
 from serve.tasks.ordinal import Ordinal
 from serve.tasks.protocol import Item, Task
 from serve.tasks.regression import Regression
 from serve.tasks.several import Head, Several
+from tests.jobs.stars import installed
 from tests.jobs.tiny import publish_directory, publish_predictions
 
 COLOURS, THINGS = ("red", "green", "blue"), ("door", "boat", "lamp", "stone", "house", "river")
@@ -305,7 +312,6 @@ def test_a_solution_is_a_start_of_the_next_and_none_is_worse(tmp_path: Path) -> 
     problem.solve(1.0)
     warm, cold = problem.solve(4.0), again.solve(4.0)
     np.testing.assert_allclose(warm[0], cold[0], atol=2e-2)
-    assert learning_of("classification").kind == "classification"
 
 
 @pytest.mark.parametrize(
@@ -320,3 +326,39 @@ def test_a_solution_is_a_start_of_the_next_and_none_is_worse(tmp_path: Path) -> 
 def test_keys_that_a_linear_student_does_not_have_are_refused(student: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         DistillConfig.model_validate({"student": student})
+
+
+# Kinds
+
+
+@pytest.fixture
+def stars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A kind whose outputs are no rows of numbers is installed."""
+    with installed(tmp_path_factory.mktemp("installed")):
+        yield
+
+
+def test_a_kind_without_a_row_of_numbers_has_no_floor_but_its_own(
+    stars: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert has_floor("classification") and has_floor("several") and not has_floor("stars")
+    task = task_type("stars")()
+    examples = publish(tmp_path, task, {"train": {name: ["a b", "c d"] for name in task.fields}})
+    context = Context(str(tmp_path), "tiny", "floor", str(tmp_path / "floor"), "one")
+    with pytest.raises(BadInput, match="for stars: what its model gives is not one row of numbers.*Leave the step out"):
+        floor(FloorConfig(), Inputs(examples=[examples]), context)
+
+    def own(self: Any, spec: Task, given: Artifact, directory: Path) -> dict[str, float]:
+        (directory / "nearest.json").write_text(json.dumps({"fields": spec.fields, "step": given.manifest.step}))
+        return {"mae": 1.5}
+
+    monkeypatch.setattr(type(learning_of("stars")), "floor", own)
+    assert has_floor("stars")
+    outcome = floor(FloorConfig(), Inputs(examples=[examples]), context)
+    assert outcome.metrics == {"mae": 1.5} and outcome.files.keys() == {"nearest.json"}
+    assert json.loads(Path(context.output, "nearest.json").read_text())["step"] == "made"
+
+
+def test_help_lists_the_keys() -> None:
+    told = subprocess.run([sys.executable, "-m", "jobs.floor", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "strength" in told and "megabytes" in told and "cheapest model" in told
