@@ -1,0 +1,117 @@
+"""What the teacher and the best candidate are worth above the floor, the cheapest model of the kind: figures and a sentence.
+
+    told = against_floor(candidates, floor, metric, rows=931)
+    told["verdict"]      # "the teacher is 4.1 points above a linear model (interval 2.8 to 5.4)"
+
+The differences are paired: all answer the same rows, and their resamples are the same ones (jobs/judging/against.py).
+
+- The teacher is above the floor where the whole 95 % interval of teacher - floor is above 0.
+- The floor does as well where that interval is below 0, or where the lower end of the share of the teacher's score that it
+  keeps is at least 1 - MARGIN, over rows enough to show an error that one answer in 1 / MARGIN has.
+- Else these rows cannot tell the two apart.
+
+The best of the others is taken by its score on these very rows, which flatters it a little: it is named only where it says
+something else than the teacher.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from jobs.core.metric import Metric
+from jobs.judging.against import compared
+from jobs.tasks.figures import PERCENTILES
+
+if TYPE_CHECKING:
+    from jobs.judging.quality import Candidate
+
+FloorOutcome = Literal["teacher above", "floor as good", "cannot be told apart"]
+MARGIN = 0.02
+"""The share of the teacher's score that a floor may lack, and does as well all the same."""
+SHOWN_BY = 3
+"""What none of N rows shows may still be in 3 of N, in 95 of 100 cases (Hanley & Lippman-Hand 1983)."""
+
+
+def against_floor(
+    candidates: "Sequence[Candidate]", floor: "Candidate", production: "Candidate | None", metric: Metric, rows: int
+) -> dict[str, Any]:
+    """For the report: how teacher, best candidate and what is in production compare with the floor, and what follows.
+
+    `candidates`: the teacher first, none of them of the floor's model.
+    """
+    teacher, *others = candidates
+    best = max(others, key=lambda one: metric.sign * one.figures["score"], default=None)
+    told = {
+        role: compared(one, floor, metric) | {"candidate": one.name, "side": _side(one, floor, metric)}
+        for role, one in (("teacher", teacher), ("best", best), ("production", production))
+        if one is not None
+    }
+    scores = {role: one.figures for role, one in (("teacher", teacher), ("floor", floor))}
+    what, outcome = teacher.learning.floor, outcome_of(told["teacher"], scores["floor"], rows)
+    verdict = sentence(outcome, what, told, scores, metric, rows)
+    return {"candidate": floor.name, "what": what, "outcome": outcome, "verdict": verdict, **told}
+
+
+def outcome_of(teacher: dict[str, Any], floor: dict[str, Any], rows: int) -> FloorOutcome:
+    """Which of the two is the better one, by the side of the floor on which the teacher is, and by what the floor keeps."""
+    if teacher["side"] == "above":
+        return "teacher above"
+    keeps = rows * MARGIN >= SHOWN_BY and floor["kept_interval"][0] >= 1 - MARGIN
+    return "floor as good" if teacher["side"] == "below" or keeps else "cannot be told apart"
+
+
+def sentence(
+    outcome: FloorOutcome,
+    what: str,
+    told: dict[str, dict[str, Any]],
+    scores: dict[str, dict[str, Any]],
+    metric: Metric,
+    rows: int,
+) -> str:
+    """The verdict, in one sentence."""
+    teacher, best = scores["teacher"], told.get("best")
+    above = best is not None and best["side"] == "above"
+    also = f", but {_lead(best, what, metric)}" if best is not None and above else ""
+    if outcome == "teacher above":
+        short = "" if best is None or above else f"; {best['candidate']}, the best of the others, is not clearly above it"
+        return _lead(told["teacher"] | {"candidate": "the teacher"}, what, metric) + short
+    low, high = (_score(bound) for bound in scores["floor"]["interval"])
+    floor, unit = _score(scores["floor"]["score"]), "" if _is_share(metric) else f"{metric.name} "
+    if outcome == "floor as good":
+        figures = f"{unit}{floor}, {low}–{high}, against {_score(teacher['score'])} of the teacher"
+        return f"{what} does as well ({figures}){also or ': distilling brings nothing here'}"
+    figures = f"{unit}{_score(teacher['score'])} against {floor}, a gain of {_interval(told['teacher'], metric)}"
+    return f"the teacher and {what} cannot be told apart on so few test rows ({rows:,}: {figures}){also}"
+
+
+def _side(one: "Candidate", floor: "Candidate", metric: Metric) -> Literal["above", "below"] | None:
+    """On which side of the floor 95 of 100 resamples have a candidate, whether or not they are moved by their bias; else None.
+
+    Where the two differ in three rows at the most, some resamples lack all of them: their end is 0, and no bias.
+    """
+    drawn_R = metric.sign * (one.drawn_R - floor.drawn_R)
+    ends = [*np.percentile(drawn_R, PERCENTILES), *compared(one, floor, metric)["gain_interval"]]
+    return "above" if min(ends) > 0 else "below" if max(ends) < 0 else None
+
+
+def _lead(one: dict[str, Any], what: str, metric: Metric) -> str:
+    """How far a candidate is above the floor."""
+    interval = f"(interval {_interval(one, metric)})"
+    if _is_share(metric):
+        return f"{one['candidate']} is {100 * one['gain']:.1f} points above {what} {interval}"
+    return f"{one['candidate']} is better than {what} by {one['gain']:.3g} of {metric.name} {interval}"
+
+
+def _interval(one: dict[str, Any], metric: Metric) -> str:
+    low, high = one["gain_interval"]
+    return f"{100 * low:.1f} to {100 * high:.1f}" if _is_share(metric) else f"{low:.3g} to {high:.3g}"
+
+
+def _is_share(metric: Metric) -> bool:
+    """Whether a figure is said in percent, so that differences of it are points."""
+    return (metric.mode, metric.lowest, metric.highest) == ("max", 0.0, 1.0)
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.3g}"
