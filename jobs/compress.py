@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jobs.compression.heal import Healing
     from jobs.contracts.objective import Learner
     from jobs.tasks.supervised import Supervised
-    from serve.engines.engine import Engine
+    from serve.engines.base import Engine
 
 
 class CompressConfig(Quantization):

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from cluster.store.artifact import Kind
 from jobs.architectures.models import length_of, padding_told
-from jobs.architectures.settings import StudentInitialisation
+from jobs.architectures.settings import Student, StudentInitialisation
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 class DistillConfig(Mix, TaskConfig):
     """How the student learns from the teachers."""
 
-    student: StudentInitialisation | None = None
-    """Take a part of the base: {every: 2} or {layers: [0, 3]}, and with feed_forward: 0.5 half of their neurons."""
+    student: Student | None = None
+    """Take a part of the base: {every: 2} or {layers: [0, 3]}, and with feed_forward: 0.5 half of their neurons. Or what is no
+    transformer: {kind: linear}, {kind: static}."""
     teacher_weights: tuple[float, ...] | None = None
     """With several teachers: what each one's answers count, in the order of inputs.teacher (default: alike)."""
     match: dict[str, Match] = {}
@@ -67,15 +68,17 @@ def build(config: DistillConfig, inputs: Inputs) -> tuple["nn.Module", "Learner"
     length = length_of(base_origin(config, inputs), config.max_length)
     task = Supervised(examples, tokenizer, spec, length, inputs_of(model, spec), unlabelled=True)
     learner = Distilled(task, inputs["teacher"], config, config.teacher_weights)
-    if config.student is not None:
+    if isinstance(config.student, StudentInitialisation):
         model = initialise_student(model, config.student)
-        _prune(model, config, learner)
+        _prune(model, config.student, config, learner)
     if not config.match:
         return adapted(config, model), learner
     return _matched(config, inputs, model, tokenizer, learner)
 
 
-def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | None" = None) -> None:
+def _prune(
+    model: "PreTrainedModel", student: StudentInitialisation, config: DistillConfig, learner: "Learner | None" = None
+) -> None:
     """Take neurons out before the training that heals it: every worker, and a run that goes on, takes out the same.
 
     Those go that the loss would miss least; without a learner, those whose weights are shortest.
@@ -84,10 +87,9 @@ def _prune(model: "PreTrainedModel", config: DistillConfig, learner: "Learner | 
     from jobs.compression.settings import Prune
     from jobs.data.training_rows import epoch_batches
 
-    assert config.student is not None
-    if not config.student.feed_forward:
+    if not student.feed_forward:
         return
-    pruner = Pruner(model, Prune(feed_forward=config.student.feed_forward, importance="taylor" if learner else "magnitude"))
+    pruner = Pruner(model, Prune(feed_forward=student.feed_forward, importance="taylor" if learner else "magnitude"))
     for goal in pruner.goals:
         if learner is None:
             pruner.remove(goal)
@@ -118,9 +120,9 @@ def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Pr
     from jobs.training.student_initialisation import initialise_student
 
     model, tokenizer = shape_of_base(config, inputs)
-    if config.student is not None:
+    if isinstance(config.student, StudentInitialisation):
         model = initialise_student(model, config.student)
-        _prune(model, config)
+        _prune(model, config.student, config)
     return model, tokenizer
 
 

@@ -1,9 +1,11 @@
-"""What a recipe says of a model that is there already: a part of it, adapters beside its weights. No torch in here."""
+"""What a recipe says of a model's shape: a part of one that is there already, adapters beside its weights, or a bag of
+features that is no transformer. No torch in here."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from jobs.core.config import Config
 
@@ -43,3 +45,47 @@ class StudentInitialisation(Config):
         if self.layers is not None and (self.layers[0] < 0 or any(a >= b for a, b in pairwise(self.layers))):
             raise ValueError("layers are counted from 0 at the bottom and named in their order, each once")
         return self
+
+
+class LinearFit(Config):
+    """How a linear model of words and characters is fitted."""
+
+    strength: float | None = Field(None, gt=0)
+    """The inverse of the regularisation, as scikit-learn's C (default: the best of a few on the validation split)."""
+    megabytes: float = Field(20.0, gt=0)
+    """What the published model may take at most; of more features those stay along which the loss falls steepest."""
+
+
+class LinearStudent(LinearFit):
+    """A student that is a linear model of words and characters."""
+
+    kind: Literal["linear"]
+    """linear: weights for words and characters in a row, and nothing else."""
+
+
+class StaticStudent(Config):
+    """A student that has a vector a token and a small head."""
+
+    kind: Literal["static"]
+    """static: a vector a token, whose mean a small head reads."""
+
+
+PART = "part"
+
+
+def _student_kind(raw: Any) -> Any:
+    """A part of a base names no kind."""
+    return raw.get("kind", PART) if isinstance(raw, Mapping) else getattr(raw, "kind", PART)
+
+
+Student = Annotated[
+    Annotated[StudentInitialisation, Tag(PART)]
+    | Annotated[LinearStudent, Tag("linear")]
+    | Annotated[StaticStudent, Tag("static")],
+    Discriminator(
+        _student_kind,
+        custom_error_type="kind",
+        custom_error_message="There is no such kind of student. Known here: linear, static; a part of a base names none",
+    ),
+]
+"""What a student may be: told apart by `kind`."""

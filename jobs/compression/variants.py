@@ -29,8 +29,9 @@ from jobs.compression.settings import Method, Quantization
 from jobs.compression.worst_nodes import worst_nodes
 from jobs.core.metric import Metric
 from jobs.core.spaces import QuantizeKind
+from serve.engines.base import Engine
 from serve.engines.card import Card, Variant, read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 
 NAMES: dict[QuantizeKind, str] = {
     "dynamic": "int8",

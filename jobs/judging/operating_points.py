@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from jobs.judging.quality import Candidate, measure_latency, measure_throughput
-from serve.engines.engine import Engine, load_engine
+from serve.engines.base import Engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 
 

@@ -26,8 +26,9 @@ from jobs.data.training_rows import read_examples
 from jobs.judging.slices import goodness, slices_of
 from jobs.tasks import learning_of
 from jobs.tasks.figures import bootstrap, bootstrap_interval
+from serve.engines.base import Engine
 from serve.engines.card import Card, read_card, variant_files
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item, Outputs, Task
 from serve.tasks.shared.cutting import cut_short
 

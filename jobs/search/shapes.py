@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from jobs.compression.quantize import Feeds
+    from serve.engines.base import Engine
     from serve.engines.card import Card
-    from serve.engines.engine import Engine
     from serve.tasks.protocol import Item
 
 FILE = "shapes.json"

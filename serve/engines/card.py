@@ -31,6 +31,9 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 # What the engine itself reads; other tokenizer files (vocab.txt, merges.txt) say again what tokenizer.json says.
 REQUIRED = (CARD, "config.json", "tokenizer.json")
 OPTIONAL = ("tokenizer_config.json", "generation_config.json")
+BAG_FILE, GRAMS_FILE, TOKENIZER_FILE = "bag.json", "grams.json", "tokenizer.json"
+BAG_REQUIRED, BAG_OPTIONAL = (CARD, BAG_FILE), (GRAMS_FILE, TOKENIZER_FILE)
+"""The same of bags: what they are, and what their features are listed in, where anything lists them."""
 
 ObjectiveName = Literal["masked", "masked_next_sentence", "masked_sentence_order", "causal", "span_corruption"]
 WRITING_OBJECTIVES = ("causal", "span_corruption")
@@ -47,10 +50,10 @@ class Variant(BaseModel):
     """One form of the model's weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    backend: Literal["torch", "onnx"]
-    """What runs it: torch through transformers, or ONNX Runtime."""
+    backend: Literal["torch", "onnx", "numpy"]
+    """What runs it: torch through transformers, ONNX Runtime, or numpy alone, where the model is a bag of features."""
     file: str
-    """Path of its weights inside the model's directory: …model.safetensors, or ….onnx."""
+    """Path of its weights inside the model's directory: …model.safetensors, ….onnx, or of a bag bag….safetensors."""
     encoder: str | None = None
     """An encoder-decoder's encoder, a graph of its own beside that of the decoder; both have their weights in `file`.data."""
     precision: str
@@ -94,6 +97,8 @@ class Variant(BaseModel):
             raise ValueError(f"a torch variant's file is named model.safetensors, not {path.name}")
         if self.backend == "onnx" and path.suffix != ".onnx":
             raise ValueError(f"an onnx variant's file ends with .onnx, not {path.name}")
+        if self.backend == "numpy" and not (path.name.startswith("bag.") and path.suffix == ".safetensors"):
+            raise ValueError(f"a numpy variant's file is named bag.safetensors or bag.….safetensors, not {path.name}")
         return self
 
 
@@ -140,7 +145,7 @@ class Card(BaseModel):
     """How the texts were cleaned that it learned from, and how those are that it answers for; None: not at all. Prompts of
     language models stay as they are."""
     max_length: int = Field(ge=1)
-    """Tokens, special ones included; a longer text is cut."""
+    """Tokens, special ones included, or characters where a bag's features are words and characters; a longer text is cut."""
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     """What it was trained to read of a text's tokens."""
     variants: dict[str, Variant] = Field(min_length=1)
@@ -172,10 +177,17 @@ class Card(BaseModel):
             raise ValueError(f"the default variant {self.default} is not one of {', '.join(self.variants)}")
         if (self.task is None) == (self.language is None):
             raise ValueError("a model answers for a task or is a language model; give one of task and language")
+        if len({variant.backend == "numpy" for variant in self.variants.values()}) > 1:
+            raise ValueError("numpy variants are of a bag of features, and others of a transformer: no model is both")
         for name, variant in self.variants.items():
             if self.task is not None and (wrong := self.task.wrong_fitted(variant.fitted)) is not None:
                 raise ValueError(f"the variant {name}: {wrong}")
         return self
+
+    @property
+    def is_bag(self) -> bool:
+        """Whether the model is a bag of features, and no transformer."""
+        return self.variants[self.default].backend == "numpy"
 
     def variant(self, name: str | None) -> tuple[str, Variant]:
         """The variant of this name, or the default one, with its name; EngineError if there is none."""
@@ -211,10 +223,11 @@ def variant_names(card: Card, variant: str | None, available: Iterable[str]) -> 
     there = set(available)
     name, chosen = card.variant(variant)
     graphs = {chosen.file, *chosen.files, *([chosen.encoder] if chosen.encoder is not None else [])}
-    for needed in (*sorted(graphs), *REQUIRED):
+    required, optional = (BAG_REQUIRED, BAG_OPTIONAL) if card.is_bag else (REQUIRED, OPTIONAL)
+    for needed in (*sorted(graphs), *required):
         if needed not in there:
             raise EngineError(f"{needed}: not there, and the variant {name} needs it; publish the model again")
-    return sorted({*graphs, *REQUIRED, *(there & set(OPTIONAL)), *_external_data(chosen, there)})
+    return sorted({*graphs, *required, *(there & set(optional)), *_external_data(chosen, there)})
 
 
 def variant_files(directory: Path, card: Card, variant: str | None = None) -> list[Path]:

@@ -16,53 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
 from serve.engines.backends import Backend, Device, OnnxBackend, TorchBackend
+from serve.engines.bag import load_bag
+from serve.engines.bag_engine import BagEngine
+from serve.engines.base import Engine, of_length_1
 from serve.engines.card import Card, EngineError, read_card, variant_files
-from serve.engines.lengths import BatchBudget, batches
+from serve.engines.lengths import BatchBudget
 from serve.engines.reading import as_read
 from serve.engines.tokens import as_text, pad_id, read_json
-from serve.tasks.protocol import Item, Output, Outputs
-
-# Items tokenised and sorted together: long enough to make even batches, short enough to bound memory.
-TOGETHER_BATCHES = 64
+from serve.tasks.protocol import Item, Outputs
 
 
-class Engine:
-    """A model ready to answer. Calls from several threads at once are safe, but gain nothing over one at a time."""
+class TransformerEngine(Engine):
+    """A transformer ready to answer."""
 
     def __init__(
         self, card: Card, variant: str, tokenizer: Tokenizer, pad_id: int, backend: Backend, budget: BatchBudget, threads: int
     ) -> None:
-        assert card.task is not None, "the caller has looked"
-        self.card, self.task = card, card.task
-        self.variant = variant
-        self.fitted = card.variants[variant].fitted
+        super().__init__(card, variant, budget, threads, backend.embeds)
         self.tokenizer = tokenizer
         self.pad_id = pad_id
         self.backend = backend
-        self.budget = budget
-        self.threads = threads
-        # Then a batch of windows is a batch of items.
-        self.plain = self.task.dense and not self.task.windows
-
-    def outputs(self, items: Sequence[Item]) -> Outputs:
-        """What the model says of each item, as it says it: nothing that was fitted is applied. Batches are of like length."""
-        found: list[Output] = []
-        together = TOGETHER_BATCHES * self.budget.texts
-        for start in range(0, len(items), together):
-            found += self._outputs(items[start : start + together])
-        return self.task.stacked(found)
-
-    def settled(self, items: Sequence[Item]) -> Outputs:
-        """The same with what was fitted for the variant applied: what the engine answers by."""
-        return self.task.settled(self.outputs(items), self.fitted)
-
-    def answers(self, items: Sequence[Item], options: BaseModel | None = None) -> list[Any]:
-        """One answer an item, in their order; without options all that can be said."""
-        return self.task.answers(self.settled(items), items, options) if items else []
 
     def tokenise(self, items: Sequence[Item]) -> list[list[Encoding]]:
         """The windows of each item, cleaned as the model's training texts were and cut at its length. Offsets are places in
@@ -80,47 +56,12 @@ class Engine:
             return arrays[0]
         return [self.task.window_output([array[row] for array in arrays], len(window)) for row, window in enumerate(windows)]
 
-    def run(self, windows: Sequence[Encoding]) -> Outputs:
-        """`forward`, for `joined`: where a window is an item, what was fitted is applied to all at once."""
-        return self.task.settled(self.forward(windows), self.fitted) if self.plain else self.forward(windows)
-
-    def joined(self, item: Item, windows: Sequence[Encoding], outputs: Sequence[Output]) -> Output:
-        """The settled output of an item from what `run` gave for its windows."""
-        if self.plain:
-            return outputs[0]
-        return self.task.settled(self.task.stacked([self.task.combine(windows, outputs, item)]), self.fitted)[0]
-
     def embed(self, windows: Sequence[Encoding]) -> np.ndarray:
         """float32 vectors_BD of one batch: the mean of the last hidden states of each window's tokens, scaled to length 1."""
         feeds = self._feeds(windows)
         mask_BT = feeds["attention_mask"].astype(np.float32)
         sums_BD = np.einsum("btd,bt->bd", self.backend.hidden(feeds), mask_BT)
-        return _of_length_1(sums_BD / mask_BT.sum(axis=1, keepdims=True))
-
-    def joined_vectors(self, item: Item, windows: Sequence[Encoding], vectors: Sequence[np.ndarray]) -> np.ndarray:
-        """The vector of an item: the mean of its windows', each counted by its tokens."""
-        if len(vectors) == 1:
-            return vectors[0]
-        shares = np.array([len(window) for window in windows], dtype=np.float32)
-        return _of_length_1((shares[:, None] * np.stack(vectors)).sum(0, keepdims=True))[0]
-
-    def warm_up(self) -> None:
-        """Run a short and a full-length text, and raise EngineError unless the outputs are numbers that fit the task."""
-        full = " ".join(["a"] * self.card.max_length)
-        for text in ("a", full, "a"):
-            item = Item((text,) * len(self.task.fields))
-            tokens = max(len(window) for window in self.tokenise([item])[0])
-            try:
-                output = self.outputs([item])[0]
-            except Exception as error:
-                raise EngineError(f"the variant {self.variant} fails on a text of {tokens} tokens: {error}") from error
-            if wrong := self.task.wrong_output(output):
-                raise EngineError(f"the variant {self.variant} gives for one text what does not fit: {wrong}; export it anew")
-            arrays = output.values() if isinstance(output, dict) else [output]
-            if not all(np.isfinite(array).all() for array in arrays):
-                raise EngineError(
-                    f"the variant {self.variant} gives {np.asarray(output).tolist()}, not numbers; its weights are damaged"
-                )
+        return of_length_1(sums_BD / mask_BT.sum(axis=1, keepdims=True))
 
     def describe(self, directory: Path) -> dict[str, Any]:
         """What the model is: its shape in words, from the config in its directory, and its number of parameters."""
@@ -131,19 +72,6 @@ class Engine:
         neurons = getattr(config, "intermediate_size", None)
         shape = shape if neurons is None else f"{shape}, {neurons} neurons"
         return {"shape": shape, "parameters": self.card.parameters}
-
-    def _outputs(self, items: Sequence[Item]) -> list[Output]:
-        windows = self.tokenise(items)
-        places = [(item, number) for item, own in enumerate(windows) for number in range(len(own))]
-        flat = [window for own in windows for window in own]
-        said: list[list[Output]] = [[None] * len(own) for own in windows]
-        for rows in batches([len(window) for window in flat], self.budget):
-            for row, output in zip(rows, self.forward([flat[row] for row in rows]), strict=True):
-                item, number = places[row]
-                said[item][number] = output
-        if self.plain:
-            return [outputs[0] for outputs in said]
-        return [self.task.combine(*each) for each in zip(windows, said, items, strict=True)]
 
     def _feeds(self, windows: Sequence[Encoding]) -> dict[str, np.ndarray]:
         """int64 arrays of shape BT, padded to the longest, for just the inputs that the graph has."""
@@ -183,20 +111,32 @@ def load_engine(
     files = variant_files(directory, card, name)
     # Read by the tokenizer's Rust side at each call: one thread for the model means one for its tokens too.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
-    tokenizer = _load_tokenizer(directory, card)
+    together = 1 if chosen.batching == "alone" else max_batch
+    engine: Engine
+    if chosen.backend == "numpy":
+        bag = load_bag(directory, chosen.file, card.max_length, len(card.task.fields))
+        engine = BagEngine(card, name, bag, BatchBudget(together, max_tokens, padded=False), threads)
+    else:
+        engine = _transformer(directory, card, name, BatchBudget(together, max_tokens), threads, device)
+    try:
+        engine.warm_up()
+    except EngineError as error:
+        raise EngineError(f"{directory} ({len(files)} files): {error}") from error
+    return engine
+
+
+def _transformer(
+    directory: Path, card: Card, name: str, budget: BatchBudget, threads: int, device: Device
+) -> TransformerEngine:
+    assert card.task is not None
+    chosen, tokenizer = card.variants[name], _load_tokenizer(directory, card)
     backend: Backend
     if chosen.backend == "onnx":
         parts = [name for name, _ in card.task.graph_parts]
         backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device, parts)
     else:
         backend = TorchBackend(directory, card, chosen, threads, device)
-    together = BatchBudget(1 if chosen.batching == "alone" else max_batch, max_tokens)
-    engine = Engine(card, name, tokenizer, pad_id(directory, tokenizer), backend, together, threads)
-    try:
-        engine.warm_up()
-    except EngineError as error:
-        raise EngineError(f"{directory} ({len(files)} files): {error}") from error
-    return engine
+    return TransformerEngine(card, name, tokenizer, pad_id(directory, tokenizer), backend, budget, threads)
 
 
 def _load_tokenizer(directory: Path, card: Card) -> Tokenizer:
@@ -212,7 +152,3 @@ def _load_tokenizer(directory: Path, card: Card) -> Tokenizer:
             f"{place}: not a tokenizer for texts of {card.max_length} tokens ({error}); publish the model again"
         ) from error
     return tokenizer
-
-
-def _of_length_1(vectors_BD: np.ndarray) -> np.ndarray:
-    return vectors_BD / np.maximum(np.linalg.norm(vectors_BD, axis=1, keepdims=True), 1e-12)

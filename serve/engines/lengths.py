@@ -21,6 +21,8 @@ class BatchBudget:
     """Texts at most."""
     tokens: int
     """Tokens at most, padding included; a single text may have more."""
+    padded: bool = True
+    """Whether texts of a batch are filled up to the longest; else only `texts` bounds it."""
 
 
 def batches(lengths: Sequence[int], budget: BatchBudget) -> list[list[int]]:
@@ -36,6 +38,8 @@ def batches(lengths: Sequence[int], budget: BatchBudget) -> list[list[int]]:
 
 def _joins(texts: int, longest: int, longer: int, budget: BatchBudget) -> bool:
     """Whether one more, longer text goes into a batch of so many texts: all of them are padded to it then."""
+    if not budget.padded:
+        return texts < budget.texts
     return texts * (longer - longest) <= CALL_TOKENS and _fits(texts + 1, longer, budget)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve.engines.engine import Engine
+from serve.engines.base import Engine
 from serve.engines.reading import parts_of
 from serve.tasks.protocol import Item, Outputs, Part
 
@@ -32,7 +32,7 @@ def example_of(engine: Engine) -> Example:
     items = task.examples()
     first = items[0]
     vectors = []
-    if engine.backend.embeds:
+    if engine.embeds:
         (windows,) = engine.tokenise([first])
         vectors = [engine.joined_vectors(first, windows, list(engine.embed(windows))).round(4).tolist()]
     parts = [] if task.Whole is None else parts_of(task, first, engine.card.cleaning)

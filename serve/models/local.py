@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from serve.engines.engine import Engine
+from serve.engines.base import Engine
 from serve.models.batching import Batcher, Full, Work
 from serve.models.model import Model, ModelOutcome, ServedModel
 from serve.models.problems import FieldError, Refusal
@@ -25,7 +25,7 @@ class LocalModel:
 
     def __init__(self, engine: Engine, served: ServedModel, settings: ModelSettings) -> None:
         self.engine, self.served, self.task = engine, served, engine.task
-        self.cleaning, self.embeds = engine.card.cleaning, engine.backend.embeds
+        self.cleaning, self.embeds = engine.card.cleaning, engine.embeds
         # One thread: a forward pass uses all the threads that it was given, and the event loop stays free meanwhile.
         self._executor = executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
         waits = settings.batch_wait_seconds, settings.cache_texts, settings.max_waiting_texts

@@ -5,7 +5,8 @@ from typing import Any
 
 import litserve
 
-from serve.engines.engine import Engine, load_engine
+from serve.engines.base import Engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 
 

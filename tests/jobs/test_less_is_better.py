@@ -32,7 +32,7 @@ from jobs.search.trial_results import kept_of
 from jobs.select import SelectConfig, run, shortfalls
 from jobs.tasks import learning_of
 from jobs.tasks.figures import bootstrap_interval
-from serve.engines.engine import Engine
+from serve.engines.base import Engine
 from serve.tasks import task_of
 from serve.tasks.protocol import Item
 from tests.jobs.hill import climbing

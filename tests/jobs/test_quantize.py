@@ -24,8 +24,9 @@ from jobs.compression.variants import NAMES, Material, write_variants
 from jobs.core.metric import Metric
 from jobs.core.stage import Context, Inputs
 from jobs.judging.quality import Candidate, measure_batch_mates
+from serve.engines.base import Engine
 from serve.engines.card import read_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.protocol import Item
 from serve.tasks.shared.probabilities import softmax
 from tests.jobs.tiny import (

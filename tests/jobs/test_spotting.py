@@ -36,8 +36,9 @@ from jobs.tasks.windows import engine_tokenizer
 from jobs.training.loop import fit
 from jobs.training.settings import Training
 from serve.cleaning.cleaning import Cleaning
+from serve.engines.base import Engine
 from serve.engines.card import read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.tasks import kinds, task_of
 from serve.tasks.protocol import Item, Task
 from tests.jobs.tiny import publish_directory, same_weights

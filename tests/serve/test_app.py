@@ -16,8 +16,9 @@ import pytest
 import requests
 
 from serve.app import build
+from serve.engines.base import Engine
 from serve.engines.card import EngineError, read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.engines.published import open_model
 from serve.settings import MAX_BODY_BYTES, Arguments, BulkSettings
 from serve.tasks.classification import Classification

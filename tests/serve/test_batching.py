@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from tokenizers import Encoding
 
-from serve.engines.engine import Engine, load_engine
+from serve.engines.base import Engine
+from serve.engines.engine import load_engine
 from serve.engines.lengths import BatchBudget, batches
 from serve.models.batching import Batcher, Full, Work
 from serve.tasks.protocol import Output, Outputs

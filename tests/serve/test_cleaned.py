@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from serve import tasks
 from serve.cleaning.changes import Cleaned
 from serve.cleaning.cleaning import Cleaning
+from serve.engines.base import Engine
 from serve.engines.card import CARD, read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import TransformerEngine, load_engine
 from serve.engines.reading import as_read
 from serve.models.local import LocalModel
 from serve.models.model import ServedModel
@@ -99,6 +100,7 @@ def test_a_model_with_a_card_of_before_reads_what_was_sent(model_directory: Path
     assert "cleaning" not in (old / CARD).read_text()
     engine, items = load_engine(old), texts_as_items(list(SENT))
     assert [as_read(item, engine.card.cleaning).item for item in items] == items
+    assert isinstance(engine, TransformerEngine)
     assert engine.tokenise(items)[0][0].ids == engine.tokenizer.encode(items[0].values[0]).ids
 
 

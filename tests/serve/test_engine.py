@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from serve.engines.base import Engine
 from serve.engines.card import CARD, Card, EngineError, read_card, variant_files, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import TransformerEngine, load_engine
 from serve.tasks.classification import Classification, Options
 from tests.serve.tiny_model import LABELS, TEXTS, texts_as_items
 
@@ -75,7 +76,7 @@ def test_predict_ranks_the_labels(model_directory: Path) -> None:
 
 def test_onnx_variant_imports_no_torch(model_directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from serve.engines.engine import load_engine\n"
+        "import sys; from pathlib import Path; from serve.engines.engine import TransformerEngine, load_engine\n"
         "from serve.tasks.protocol import Item\n"
         f"print(load_engine(Path({str(model_directory)!r}), 'onnx').answers([Item(('a',))])[0].label)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
@@ -171,6 +172,7 @@ def test_a_variant_that_says_so_is_run_one_text_at_a_time(model_directory: Path,
     variants = json.loads((directory / CARD).read_text())["variants"]
     change_card(directory, variants={**variants, "onnx": {**variants["onnx"], "batching": "alone"}})
     engine, run = load_engine(directory, "onnx"), []
+    assert isinstance(engine, TransformerEngine)
     backend = engine.backend
 
     def counted(feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from serve.engines.base import Engine
 from serve.engines.card import read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.tasks.classification import Classification
 from serve.tasks.multi_label import MultiLabel
 from serve.tasks.protocol import Item

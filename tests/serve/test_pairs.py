@@ -11,8 +11,9 @@ import pytest
 import requests
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from serve.engines.base import Engine
 from serve.engines.card import read_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.models.local import LocalModel
 from serve.tasks.protocol import Item
 from serve.tasks.shared.explain import MOST_SPANS

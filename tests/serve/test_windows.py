@@ -12,8 +12,8 @@ from tokenizers import Encoding
 
 from serve import tasks
 from serve.app import build
+from serve.engines.base import Engine
 from serve.engines.card import EngineError
-from serve.engines.engine import Engine
 from serve.engines.lengths import BatchBudget
 from serve.models.batching import Batcher, Work
 from serve.models.local import LocalModel

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import BaseModel
 from tokenizers import Encoding, Tokenizer
 
+from serve.engines.base import Engine
 from serve.engines.card import Variant, read_card, write_card
-from serve.engines.engine import Engine, load_engine
+from serve.engines.engine import load_engine
 from serve.tasks import protocol
 from serve.tasks.protocol import Explained, Fitted, Item, Output, Outputs, Task, View
 from tests.serve.tiny_model import publish_tiny
