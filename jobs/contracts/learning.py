@@ -158,8 +158,8 @@ class Learning:
     """Whether words of a text may be left out and moved, and mean something still."""
     calibrates: ClassVar[bool] = False
     """Whether `further` gives a calibration_error."""
-    floor: ClassVar[str] = "a linear model"
-    """What the cheapest model of the kind is, which all others are compared with, as it is said in a sentence."""
+    cheapest: ClassVar[str] = "a linear model"
+    """What the floor of the kind is, which all others are compared with, as it is said in a sentence."""
 
     def metrics_in(self, settings: Any) -> tuple[Metric, ...]:
         """The figures of such a task, known from the recipe alone; just those of its `metrics_of`."""
@@ -204,10 +204,6 @@ class Learning:
     def says_how_sure_in(self, settings: Any) -> bool:
         """Whether answers of such a task have a confidence."""
         return task_type(self.kind).confidence is not Task.confidence
-
-    def has_floor(self, settings: Any) -> bool:
-        """Whether there is a cheapest model of such a task, by which evaluations say what all else is worth."""
-        return task_type(self.kind).width is not Task.width
 
     def stands_alone(self, settings: Any) -> str | None:
         """Why such a task cannot be one of several that are the heads of one model; None where it can. What depends on

@@ -48,7 +48,7 @@ def against_floor(
         if one is not None
     }
     scores = {role: one.figures for role, one in (("teacher", teacher), ("floor", floor))}
-    what, outcome = teacher.learning.floor, outcome_of(told["teacher"], scores["floor"], rows)
+    what, outcome = teacher.learning.cheapest, outcome_of(told["teacher"], scores["floor"], rows)
     verdict = sentence(outcome, what, told, scores, metric, rows)
     return {"candidate": floor.name, "what": what, "outcome": outcome, "verdict": verdict, **told}
 

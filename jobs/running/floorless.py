@@ -16,7 +16,7 @@ def no_floor(step: Step, steps: Mapping[str, Step]) -> str | None:
     settings, (examples, *_) = task_settings(step, steps), step.inputs["examples"]
     if settings is None:
         return f"{examples} has no task"
-    if not learning_of(settings.kind).has_floor(settings):
+    if not learning_of(settings.kind).has_floor():
         return f"there is no cheapest model of {settings.kind} yet"
     prepared: Any = steps[examples].config
     # Where a column divides the rows, only the data says whether some are there to learn from.
