@@ -13,6 +13,7 @@ N items, W windows, T tokens.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig
 
+    from cluster.store.artifact import Artifact
     from jobs.report.html import Html
 
 Truth = np.ndarray | Sequence[Any]
@@ -317,6 +319,11 @@ class Learning:
 
     def soft_criterion(self, spec: Any, mix: Any, weights_K: "Tensor") -> SoftCriterion:
         """The loss that compares student and teachers, by one of `soft_losses` (`mix.loss`)."""
+        raise NotImplementedError
+
+    def floor(self, spec: Any, examples: "Artifact", directory: Path) -> dict[str, float]:
+        """Make the cheapest model of a task without a `width` in a directory: card and files, which an engine loads; returns
+        its figures on the validation split."""
         raise NotImplementedError
 
     def forward(self, call: Call, inputs: Batch) -> Any:

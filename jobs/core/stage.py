@@ -23,7 +23,7 @@ from jobs.core.tracking_settings import Tracking
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-STAGES = ("prepare", "pretrain", "finetune", "predict", "distill", "compress", "evaluate", "select", "deploy")
+STAGES = ("prepare", "floor", "pretrain", "finetune", "predict", "distill", "compress", "evaluate", "select", "deploy")
 
 PROGRESS_MARK = "@progress "
 

@@ -76,7 +76,7 @@ def test_predict_ranks_the_labels(model_directory: Path) -> None:
 
 def test_onnx_variant_imports_no_torch(model_directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from serve.engines.engine import TransformerEngine, load_engine\n"
+        "import sys; from pathlib import Path; from serve.engines.engine import load_engine\n"
         "from serve.tasks.protocol import Item\n"
         f"print(load_engine(Path({str(model_directory)!r}), 'onnx').answers([Item(('a',))])[0].label)\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
