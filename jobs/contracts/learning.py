@@ -160,8 +160,6 @@ class Learning:
     """Whether words of a text may be left out and moved, and mean something still."""
     calibrates: ClassVar[bool] = False
     """Whether `further` gives a calibration_error."""
-    cheapest: ClassVar[str] = "a linear model"
-    """What the floor of the kind is, which all others are compared with, as it is said in a sentence."""
 
     def metrics_in(self, settings: Any) -> tuple[Metric, ...]:
         """The figures of such a task, known from the recipe alone; just those of its `metrics_of`."""

@@ -1,13 +1,13 @@
 """What the teacher and the best candidate are worth above the floor, the cheapest model of the kind: figures and a sentence.
 
-    told = against_floor(candidates, floor, metric, rows=931)
-    told["verdict"]      # "the teacher is 4.1 points above a linear model (interval 2.8 to 5.4)"
+    told = against_floor(candidates, floor, None, metric, rows=931, what="a linear model")
+    told["verdict"]            # "the teacher is 4.1 points above a linear model (interval 2.8 to 5.4)"
 
 The differences are paired: all answer the same rows, and their resamples are the same ones (jobs/judging/against.py).
 
 - The teacher is above the floor where the whole 95 % interval of teacher - floor is above 0.
 - The floor does as well where that interval is below 0, or where the lower end of the share of the teacher's score that it
-  keeps is at least 1 - MARGIN, over rows enough to show an error that one answer in 1 / MARGIN has.
+  keeps is at least 1 - MAY_LACK, over rows enough to show an error that one answer in 1 / MAY_LACK has.
 - Else these rows cannot tell the two apart.
 
 The best of the others is taken by its score on these very rows, which flatters it a little: it is named only where it says
@@ -27,18 +27,23 @@ if TYPE_CHECKING:
     from jobs.judging.quality import Candidate
 
 FloorOutcome = Literal["teacher above", "floor as good", "cannot be told apart"]
-MARGIN = 0.02
+MAY_LACK = 0.02
 """The share of the teacher's score that a floor may lack, and does as well all the same."""
 SHOWN_BY = 3
 """What none of N rows shows may still be in 3 of N, in 95 of 100 cases (Hanley & Lippman-Hand 1983)."""
 
 
 def against_floor(
-    candidates: "Sequence[Candidate]", floor: "Candidate", production: "Candidate | None", metric: Metric, rows: int
+    candidates: "Sequence[Candidate]",
+    floor: "Candidate",
+    production: "Candidate | None",
+    metric: Metric,
+    rows: int,
+    what: str,
 ) -> dict[str, Any]:
     """For the report: how teacher, best candidate and what is in production compare with the floor, and what follows.
 
-    `candidates`: the teacher first, none of them of the floor's model.
+    `candidates`: the teacher first, none of them of the floor's model; `what` it is, in words.
     """
     teacher, *others = candidates
     best = max(others, key=lambda one: metric.sign * one.figures["score"], default=None)
@@ -48,16 +53,23 @@ def against_floor(
         if one is not None
     }
     scores = {role: one.figures for role, one in (("teacher", teacher), ("floor", floor))}
-    what, outcome = teacher.learning.cheapest, outcome_of(told["teacher"], scores["floor"], rows)
+    outcome = outcome_of(told["teacher"], scores["floor"], rows)
     verdict = sentence(outcome, what, told, scores, metric, rows)
     return {"candidate": floor.name, "what": what, "outcome": outcome, "verdict": verdict, **told}
+
+
+def what_it_is(floor: "Candidate") -> str:
+    """A floor in words: the step's name, where a recipe has named a model of its own."""
+    if floor.artifact.manifest.stage != "floor":
+        return floor.name
+    return "a linear model" if floor.task.width is not None else "the cheapest model"
 
 
 def outcome_of(teacher: dict[str, Any], floor: dict[str, Any], rows: int) -> FloorOutcome:
     """Which of the two is the better one, by the side of the floor on which the teacher is, and by what the floor keeps."""
     if teacher["side"] == "above":
         return "teacher above"
-    keeps = rows * MARGIN >= SHOWN_BY and floor["kept_interval"][0] >= 1 - MARGIN
+    keeps = rows * MAY_LACK >= SHOWN_BY and floor["kept_interval"][0] >= 1 - MAY_LACK
     return "floor as good" if teacher["side"] == "below" or keeps else "cannot be told apart"
 
 

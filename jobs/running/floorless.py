@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.core.recipe import Step
-from jobs.tasks import learning_of
+from jobs.tasks.floors import NO_FLOOR, has_floor
 from jobs.tasks.resolved import task_settings
 
 
@@ -16,8 +16,8 @@ def no_floor(step: Step, steps: Mapping[str, Step]) -> str | None:
     settings, (examples, *_) = task_settings(step, steps), step.inputs["examples"]
     if settings is None:
         return f"{examples} has no task"
-    if not learning_of(settings.kind).has_floor():
-        return f"there is no cheapest model of {settings.kind} yet"
+    if not has_floor(settings.kind):
+        return f"of {settings.kind}, {NO_FLOOR}"
     prepared: Any = steps[examples].config
     # Where a column divides the rows, only the data says whether some are there to learn from.
     if not isinstance(prepared.source, str) and "train" not in prepared.source and prepared.split.by == "hash":

@@ -14,12 +14,12 @@ import pytest
 
 from cluster.store.artifact import Artifact
 from jobs.core.metric import Metric
-from jobs.judging.floor_verdict import against_floor
+from jobs.judging.floor_verdict import against_floor, what_it_is
 from jobs.judging.quality import Candidate, Rows, judge_quality
 from jobs.tasks import learning_of
 from serve.engines.engine import Engine
 from serve.tasks import task_of
-from serve.tasks.protocol import Item
+from serve.tasks.protocol import Item, Task
 from tests.jobs.stars import NAME, installed
 from tests.jobs.tiny import classification
 
@@ -50,7 +50,8 @@ def told(task: Any, metric: Metric, truth_N: np.ndarray, outputs: dict[str, np.n
     for one in made:
         judge_quality(one, rows, made[0], metric, 300)
     production = next((one for one in made if one.name == "production"), None)
-    return against_floor([one for one in made[:-1] if one is not production], made[-1], production, metric, len(truth_N))
+    others = [one for one in made[:-1] if one is not production]
+    return against_floor(others, made[-1], production, metric, len(truth_N), "a linear model")
 
 
 def labels(rows: int, **wrong: Any) -> dict[str, Any]:
@@ -117,6 +118,16 @@ def test_the_best_of_the_others_is_named_where_it_says_something_else() -> None:
 def test_what_is_in_production_is_no_candidate_and_has_its_figures() -> None:
     found = labels(1000, teacher=range(40), small=range(50), production=range(10), floor=range(81))
     assert found["best"]["candidate"] == "small" and found["production"]["gain"] == pytest.approx(0.071)
+
+
+@pytest.mark.parametrize(
+    ("stage", "width", "said"),
+    [("floor", 2, "a linear model"), ("floor", None, "the cheapest model"), ("distill", 2, "tiny")],
+)
+def test_what_a_floor_is_in_words(stage: str, width: int | None, said: str) -> None:
+    task = classification(["ham", "spam"]) if width else Task(kind="any")
+    artifact = cast(Artifact, SimpleNamespace(manifest=SimpleNamespace(stage=stage)))
+    assert what_it_is(Candidate("tiny", artifact, "torch", cast(Engine, Answering(task, np.zeros((0, 2)))), 9)) == said
 
 
 @pytest.fixture

@@ -340,7 +340,9 @@ def test_the_floor_is_marked_in_the_table_and_told_below_it(winner: str) -> None
     lines = comparison_table(report, winner).splitlines()
     assert lines[9].startswith("*_ floor " if winner == "floor" else "+_ floor ")
     assert [line for line in lines if "_" in line[:3]] == [lines[9], "_ the floor: a linear model"]
-    assert lines[-1] == report["floor"]["verdict"] and {display_width(line) for line in lines[:10]} == {display_width(lines[1])}
+    assert lines[-1] == report["floor"]["verdict"] and {display_width(line) for line in lines[:10]} == {
+        display_width(lines[1])
+    }
     report["floor"]["verdict"] = "a linear model does as well; " * 6
     assert max(map(display_width, comparison_table(report, winner).splitlines())) <= 120
     front = front_of(report)
