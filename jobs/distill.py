@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from cluster.store.artifact import Kind
 from jobs.architectures.models import length_of, padding_told
-from jobs.architectures.settings import Student, StudentInitialisation
+from jobs.architectures.settings import BAG_STUDENTS, LinearStudent, Student, StudentInitialisation
 from jobs.core.config import BadInput, Problem
 from jobs.core.idle import Rule
 from jobs.core.stage import CHANGEABLE, Completion, Context, Input, Inputs, Outcome, Preflight, Searchable, Stage
@@ -119,6 +119,9 @@ def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Pr
     """The student with random weights; which of its neurons went makes no difference to its speed."""
     from jobs.training.student_initialisation import initialise_student
 
+    if isinstance(config.student, BAG_STUDENTS):
+        reason = "shapes of transformers alone are timed before they are trained"
+        raise BadInput([Problem("tune.budget", None, reason, "Leave it out: evaluate measures such a student.")])
     model, tokenizer = shape_of_base(config, inputs)
     if isinstance(config.student, StudentInitialisation):
         model = initialise_student(model, config.student)
@@ -128,6 +131,12 @@ def shape(config: DistillConfig, inputs: Inputs) -> tuple["PreTrainedModel", "Pr
 
 def run(config: DistillConfig, inputs: Inputs, context: Context) -> Outcome:
     """Train the student, and publish it with its tokenizer and card."""
+    if isinstance(config.student, LinearStudent):
+        from jobs.training.linear_model import linear_model
+        from jobs.training.taught import Taught
+
+        mix = Mix(**{key: getattr(config, key) for key in Mix.model_fields})
+        return linear_model(config.student, inputs, context, Taught(inputs["teacher"], mix, config.teacher_weights))
     from jobs.training.ray_train import train
 
     base = base_origin(config, inputs)
@@ -157,8 +166,26 @@ def _check_inputs(config: DistillConfig, inputs: Inputs, context: Context, lengt
     length_of(teacher, length)
 
 
+NOTHING_MOVES = ("temperature_end", "alpha_end", "annealing")
+"""Keys of what moves over a run."""
+LINEAR_RULES = tuple(
+    Rule(
+        key,
+        ("student",),
+        lambda config, _: not isinstance(config.student, LinearStudent),
+        "a linear student has neither a base nor layers: it is fitted at once, from all rows",
+        "Leave it out, or leave out student.kind.",
+    )
+    for key in (
+        *(key for key in TaskConfig.model_fields),
+        *("match", *NOTHING_MOVES),
+        *("inputs.init", "inputs.teacher_model"),
+    )
+)
+"""What a linear student has no use for."""
 DISTILL_RULES = (
     *TASK_RULES,
+    *LINEAR_RULES,
     *MIX_RULES,
     Rule(
         "teacher_weights",

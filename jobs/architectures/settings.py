@@ -70,6 +70,8 @@ class StaticStudent(Config):
     """static: a vector a token, whose mean a small head reads."""
 
 
+BAG_STUDENTS = (LinearStudent, StaticStudent)
+"""Students that are bags of features, and no transformers."""
 PART = "part"
 
 

@@ -48,7 +48,7 @@ def against_floor(
     teacher, *others = candidates
     best = max(others, key=lambda one: metric.sign * one.figures["score"], default=None)
     told = {
-        role: compared(one, floor, metric) | {"candidate": one.name, "side": _side(one, floor, metric)}
+        role: compared(one, floor, metric) | {"candidate": one.name, "gain_interval": _interval(one, floor, metric)}
         for role, one in (("teacher", teacher), ("best", best), ("production", production))
         if one is not None
     }
@@ -66,11 +66,12 @@ def what_it_is(floor: "Candidate") -> str:
 
 
 def outcome_of(teacher: dict[str, Any], floor: dict[str, Any], rows: int) -> FloorOutcome:
-    """Which of the two is the better one, by the side of the floor on which the teacher is, and by what the floor keeps."""
-    if teacher["side"] == "above":
+    """Which of the two is the better one, by the teacher's gain over the floor, and by what the floor keeps."""
+    low, high = teacher["gain_interval"]
+    if low > 0:
         return "teacher above"
     keeps = rows * MAY_LACK >= SHOWN_BY and floor["kept_interval"][0] >= 1 - MAY_LACK
-    return "floor as good" if teacher["side"] == "below" or keeps else "cannot be told apart"
+    return "floor as good" if high < 0 or keeps else "cannot be told apart"
 
 
 def sentence(
@@ -83,7 +84,7 @@ def sentence(
 ) -> str:
     """The verdict, in one sentence."""
     teacher, best = scores["teacher"], told.get("best")
-    above = best is not None and best["side"] == "above"
+    above = best is not None and best["gain_interval"][0] > 0
     also = f", but {_lead(best, what, metric)}" if best is not None and above else ""
     if outcome == "teacher above":
         short = "" if best is None or above else f"; {best['candidate']}, the best of the others, is not clearly above it"
@@ -93,29 +94,29 @@ def sentence(
     if outcome == "floor as good":
         figures = f"{unit}{floor}, {low}–{high}, against {_score(teacher['score'])} of the teacher"
         return f"{what} does as well ({figures}){also or ': distilling brings nothing here'}"
-    figures = f"{unit}{_score(teacher['score'])} against {floor}, a gain of {_interval(told['teacher'], metric)}"
+    figures = f"{unit}{_score(teacher['score'])} against {floor}, a gain of {_bounds(told['teacher'], metric)}"
     return f"the teacher and {what} cannot be told apart on so few test rows ({rows:,}: {figures}){also}"
 
 
-def _side(one: "Candidate", floor: "Candidate", metric: Metric) -> Literal["above", "below"] | None:
-    """On which side of the floor 95 of 100 resamples have a candidate, whether or not they are moved by their bias; else None.
+def _interval(one: "Candidate", floor: "Candidate", metric: Metric) -> list[float]:
+    """The 95 % interval of the paired difference, as it is drawn and as it is moved by its bias: what either of them holds.
 
     Where the two differ in three rows at the most, some resamples lack all of them: their end is 0, and no bias.
     """
     drawn_R = metric.sign * (one.drawn_R - floor.drawn_R)
-    ends = [*np.percentile(drawn_R, PERCENTILES), *compared(one, floor, metric)["gain_interval"]]
-    return "above" if min(ends) > 0 else "below" if max(ends) < 0 else None
+    ends = [*map(float, np.percentile(drawn_R, PERCENTILES)), *compared(one, floor, metric)["gain_interval"]]
+    return [min(ends[::2]), max(ends[1::2])]
 
 
 def _lead(one: dict[str, Any], what: str, metric: Metric) -> str:
     """How far a candidate is above the floor."""
-    interval = f"(interval {_interval(one, metric)})"
+    interval = f"(interval {_bounds(one, metric)})"
     if _is_share(metric):
         return f"{one['candidate']} is {100 * one['gain']:.1f} points above {what} {interval}"
     return f"{one['candidate']} is better than {what} by {one['gain']:.3g} of {metric.name} {interval}"
 
 
-def _interval(one: dict[str, Any], metric: Metric) -> str:
+def _bounds(one: dict[str, Any], metric: Metric) -> str:
     low, high = one["gain_interval"]
     return f"{100 * low:.1f} to {100 * high:.1f}" if _is_share(metric) else f"{low:.3g} to {high:.3g}"
 

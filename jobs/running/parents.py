@@ -14,6 +14,7 @@ from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
 from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
+from jobs.running.bags import bag_problems, learns_bag
 from jobs.running.known_splits import divides, has_split
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
@@ -43,7 +44,7 @@ def parent_problems(recipe: Recipe, names: Collection[str]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for name in names:
         step = recipe.steps[name]
-        for problem in (*_of_stage(recipe, step), *length_problems(recipe, step)):
+        for problem in (*_of_stage(recipe, step), *bag_problems(recipe, step), *length_problems(recipe, step)):
             told = Problem(f"steps.{name}.{problem.path}", problem.value, problem.reason, problem.remedy)
             found.setdefault(str(told), told)
     return [*found.values(), *nesting_problems(recipe, names)]
@@ -218,8 +219,8 @@ def _layers(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 
 def _distill(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
-    yield from _one_origin(step, config, ("model",))
-    yield from _layers(recipe, step, config)
+    if not learns_bag(config):
+        yield from (*_one_origin(step, config, ("model",)), *_layers(recipe, step, config))
     yield from soft_loss_problems(recipe, step, config, "loss")
     teachers, inside = step.inputs["teacher"], step.inputs.get("teacher_model", ())
     yield from _soft_labels(recipe, step)

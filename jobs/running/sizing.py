@@ -21,6 +21,7 @@ from jobs.compression.settings import kept_neurons
 from jobs.core.config import Config
 from jobs.core.recipe import Recipe, Step
 from jobs.core.spaces import count_trials, shape_spaces
+from jobs.running.bags import makes_bag
 from jobs.running.training_memory import (
     CONTEXT_BYTES,
     FLOAT,
@@ -189,13 +190,16 @@ def _largest_shape(shapes: Iterable[ModelShape | None]) -> ModelShape | None:
 
 def _shape(recipe: Recipe, step: Step, values: Mapping[str, Any]) -> ModelShape | None:
     named = values.get("model") or values.get("base")
+    if makes_bag(step):
+        return None
     if isinstance(named, Mapping):
         return _new_shape(recipe, step, named)
     if isinstance(named, str):
         return _shape_of_student(named_shape(named), values.get("student"))
     given = [step.inputs[key] for key in ("init", "model", "teacher", "candidates") if key in step.inputs]
     asked = itertools.chain(*(given if step.stage.name == "evaluate" else given[:1]))
-    shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked)
+    # Beside transformers a bag of features takes next to nothing.
+    shape = _largest_shape(model_shape(recipe, recipe.steps[name]) for name in asked if not makes_bag(recipe.steps[name]))
     return _shape_of_student(shape, values.get("student"))
 
 

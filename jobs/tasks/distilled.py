@@ -32,7 +32,7 @@ class Distilled(Wrapping):
     ) -> None:
         super().__init__(task)
         self.task, self.mix, self.steps = task, mix, 1
-        weights_K = _shares(weights, len(teachers))
+        weights_K = teacher_shares(weights, len(teachers))
         chosen = mix.model_copy(update={"loss": mix.loss or task.learning.soft_losses_of(task.spec)[0]})
         self.compare = task.learning.soft_criterion(task.spec, chosen, weights_K)
         self.soft_K = [SoftLabels(teacher, task.train.keys, task.spec) for teacher in teachers]
@@ -83,7 +83,7 @@ class Distilled(Wrapping):
         return alpha * soft + (1 - alpha) * self.task.criterion.loss(outputs, batch)
 
 
-def _shares(weights: Sequence[float] | None, teachers: int) -> Tensor:
+def teacher_shares(weights: Sequence[float] | None, teachers: int) -> Tensor:
     """The teachers' weights, together 1; BadInput unless there is one for each."""
     if weights is None:
         return torch.full((teachers,), 1 / teachers)

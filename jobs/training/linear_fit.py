@@ -61,7 +61,7 @@ class LinearProblem:
             flat.grad = torch.from_numpy(slopes)
             return torch.tensor(value, dtype=torch.float64)
 
-        optimizer.step(closure)  # type: ignore[arg-type]  # it takes tensors, and says floats
+        optimizer.step(closure)
         self.start = flat.detach().numpy()
         found = self.start.reshape(-1, self.outputs)
         return found[:-1], found[-1]

@@ -1,17 +1,17 @@
 """The linear model of a task: its words and characters counted, its weights fitted, its MODEL written, in one process.
 
     outcome = linear_model(settings, inputs, context)                      # from the labels
-    outcome = linear_model(settings, inputs, context, taught)              # from what teachers say too
+    outcome = linear_model(settings, inputs, context, taught)              # from what teachers say too (taught.py)
 
 How strongly weights are drawn to 0 is chosen on the validation split by the kind's own score, unless the settings say it.
 K outputs or teachers, N items, R rows of the table.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from cluster.store.artifact import upload
 from jobs.architectures.settings import LinearFit
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.tasks import cleaning_of, spec_of
+from jobs.tasks.floors import row_width
 from jobs.tasks.telling import TEXTS_CUT, told_of_model
 from jobs.training.bag_rows import BagRows
 from jobs.training.gram_choice import READ_CHARACTERS, GramChoice, as_json, as_matrix
 from jobs.training.linear_fit import LinearProblem
+from jobs.training.taught import Loss, Taught, of_labels
 from serve.engines.bag import BIAS, IDF, Bag, BagModel
 from serve.engines.bag_reading import GramCutter
 from serve.engines.bag_table import packed
@@ -30,16 +32,11 @@ from serve.engines.card import BAG_FILE, GRAMS_FILE, Card, TrainingData, Variant
 from serve.tasks.protocol import Fitted, Task
 from serve.watch.drift import training_data
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Taught = Callable[[BagRows], Callable[["Tensor"], "Tensor"]]
-"""Of training rows: what their outputs_NK cost, a sum over them."""
 STRENGTHS = (1.0, 4.0, 16.0, 64.0)
 """What is tried, from small weights to large ones."""
 USUAL_STRENGTH = 16.0
 """Where there is nothing to choose by."""
-MOST_CHARACTERS = 6_000_000
+LEARNED_CHARACTERS = 6_000_000
 """Of all training texts: so much is counted and fitted in a minute on a core."""
 FILES = {"numpy": ("bag.safetensors", "fp32"), "fp16": ("bag.fp16.safetensors", "fp16")}
 """The variants: the file of each, and its precision."""
@@ -103,9 +100,8 @@ def make_here(settings: LinearFit, inputs: Inputs, context: Context, taught: Tau
     loss = (taught or of_labels)(rows)
     fitted, lengths, cut, dropped = _fitted(settings, choice, rows, validation, loss, context)
     if dropped:
-        told.append(
-            f"{dropped} of {dropped + len(fitted.choice)} features are left out, so that it takes {settings.megabytes:g} MB"
-        )
+        features = dropped + len(fitted.choice)
+        told.append(f"{dropped} of {features} features are left out: it may take {settings.megabytes:g} MB")
     known = rows.at(np.flatnonzero(rows.learning.known(rows.truth)).tolist())
     answers = rows.learning.training_answers(spec, known.truth)
     training = training_data(answers, lengths) if answers else None
@@ -126,26 +122,17 @@ def make_here(settings: LinearFit, inputs: Inputs, context: Context, taught: Tau
     return Outcome(metrics=metrics, details=details | told_of_model(spec, metrics))
 
 
-def of_labels(rows: BagRows) -> Callable[["Tensor"], "Tensor"]:
-    """The kind's own loss against the targets."""
-    settings = rows.learning.loss_of(rows.spec)()
-    criterion, targets = rows.learning.criterion(rows.spec, settings, rows.truth), rows.targets()
-    return lambda outputs: criterion.loss(outputs, {"labels": targets})
-
-
 def _affordable(rows: BagRows) -> tuple[BagRows, list[str]]:
     """As many rows as a minute is enough for, drawn evenly, those with a target first; and what is left out, in words."""
-    if rows.characters <= MOST_CHARACTERS:
+    if rows.characters <= LEARNED_CHARACTERS:
         return rows, []
     order = np.random.default_rng(0).permutation(len(rows))
     order = order[np.argsort(~rows.learning.known(rows.truth)[order], kind="stable")]
     sizes = np.cumsum([sum(min(READ_CHARACTERS, len(value)) for value in rows.items[place].values) for place in order])
-    kept = np.sort(order[: max(1, int(np.searchsorted(sizes, MOST_CHARACTERS, side="right")))])
+    kept = np.sort(order[: max(1, int(np.searchsorted(sizes, LEARNED_CHARACTERS, side="right")))])
     if len(kept) == len(rows):
         return rows, []
-    told = (
-        f"a linear model learns from {len(kept)} of {len(rows)} rows: {MOST_CHARACTERS:,} characters are what a minute is for"
-    )
+    told = f"it learns from {len(kept)} of {len(rows)} rows: {LEARNED_CHARACTERS:,} characters are read in a minute"
     return rows.at(kept.tolist()), [told]
 
 
@@ -154,11 +141,11 @@ def _fitted(
     choice: GramChoice,
     rows: BagRows,
     validation: BagRows,
-    loss: Callable[["Tensor"], "Tensor"],
+    loss: Loss,
     context: Context,
 ) -> tuple[FittedLinear, Sequence[int], float, int]:
     """The best strength's model, the texts' lengths, the share of them that is cut, and how many features are left out."""
-    width, fields, features = rows.spec.width, len(rows.spec.fields), len(choice)
+    width, fields, features = row_width(rows.spec), len(rows.spec.fields), len(choice)
     assert width is not None, "the stage has looked"
     reader = choice.reader(fields)
     matrix_NR, lengths, cut = as_matrix(reader, rows.items)

@@ -42,7 +42,7 @@ class LocalModel:
     async def embeddings(self, items: Sequence[Item]) -> ModelOutcome:
         """As Model.embeddings; Refusal 409 where the variant gives no hidden states."""
         if not self.embeds:
-            raise no_embeddings(self.served)
+            raise no_embeddings(self.served, self.engine.card.is_bag)
         vectors, requests, lengths = await self._ask(self.embeddings_batcher, items)
         return ModelOutcome(np.stack(vectors), self.served, requests, lengths)
 
@@ -67,10 +67,12 @@ def overloaded() -> Refusal:
     return Refusal(503, "Too many requests wait; try again later", headers={"retry-after": str(RETRY_AFTER_SECONDS)})
 
 
-def no_embeddings(served: ServedModel) -> Refusal:
+def no_embeddings(served: ServedModel, is_bag: bool) -> Refusal:
     """The refusal of embeddings that a variant cannot give."""
-    message = (
-        f"The variant {served.variant} of {served.name} gives no hidden states; compress it with `embeddings: true`, or "
-        "serve its torch variant"
+    remedy = (
+        "it is a model of words and their weights: serve a transformer beside it, and name that in `model`"
+        if is_bag
+        else "compress it with `embeddings: true`, or serve its torch variant"
     )
+    message = f"The variant {served.variant} of {served.name} gives no hidden states; {remedy}"
     return Refusal(409, "This model has no embeddings", [FieldError(field="model", message=message)])

@@ -135,11 +135,57 @@ def test_a_key_that_does_nothing_is_refused_by_name(
         assert problems(stage, good) == {}
 
 
+TRAINING: dict[str, Any] = {
+    "model": "sample:minilm_l6",
+    "max_length": 64,
+    "dropout": 0.2,
+    "adapter": {"rank": 2},
+    "freeze": {"layers": 1},
+    "optimizer": {"learning_rate": 1e-3},
+    "schedule": {"name": "cosine"},
+    "stability": {"limit": 3},
+    "clip_norm": 2.0,
+    "epochs": 2,
+    "max_steps": 5,
+    "batch_size": 8,
+    "gradient_accumulation": 2,
+    "average": 0.9,
+    "compile": True,
+    "activation_checkpointing": True,
+    "precision": "fp32",
+    "seed": 1,
+    "evaluations": 4,
+    "monitor": "accuracy",
+    "patience": 1,
+    "keep": "last",
+    "checkpoint_seconds": 5.0,
+    "checkpoint_steps": 5,
+    "match": MATCH["match"],
+    "temperature_end": 1.0,
+    "alpha_end": 0.5,
+    "annealing": "cosine",
+    "inputs.init": "large",
+    "inputs.teacher_model": "large",
+}
+"""A value of each key that is of no use to what is no transformer."""
+
+
+@pytest.mark.parametrize("key", TRAINING)
+def test_a_linear_student_has_no_use_for_what_trains_layers(key: str) -> None:
+    plain = {"inputs": PLAIN["distill"]["inputs"], "student": {"kind": "linear"}, "alpha": 0.5}
+    assert problems("distill", plain) == {}
+    given = {"stage": "distill", **merged(plain, nested(key, TRAINING[key]))}
+    recipe = parse_recipe({"name": "tiny", "steps": {**WORLD, "it": given}})
+    told = [problem.reason for problem in recipe_problems([recipe.steps["it"]]) if problem.path == f"steps.it.{key}"]
+    assert any("a linear student has neither a base nor layers" in reason for reason in told)
+
+
 def test_every_rule_is_tried() -> None:
     """By its key, where it is one of a section's that healing shares by that of training or distilling."""
     tried = {(stage, key) for stage, key, *_ in IDLE} | {("pretrain", "mix"), ("compress", "heal")}
     keys = {key for _, key in tried} | {f"heal.{key}" for _, key in tried}
     keys |= {f"heal.{key}" for key in ("alpha", "alpha_end")}  # as heal.loss
+    keys |= TRAINING.keys()
     for stage in PLAIN:
         assert {rule.key for rule in load_stage(stage).preflight.rules} <= keys
     assert {f"tune.{rule.key}" for rule in TUNE_RULES} <= keys

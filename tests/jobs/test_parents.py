@@ -358,3 +358,38 @@ def test_a_length_that_surely_fits_is_checked_without_torch(tmp_path: Path, toke
         "sys.exit('torch' in sys.modules or len(told + check(made.steps['teacher'].config)))"
     )
     subprocess.run([sys.executable, "-c", code, str(file)], cwd=ROOT, check=True)
+
+
+FLOOR: dict[str, Any] = {"stage": "floor", "inputs": {"examples": "rows"}}
+LINEAR: dict[str, Any] = {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft"}, "student": {"kind": "linear"}}
+
+
+def test_a_linear_student_and_a_floor_are_judged_beside_the_others_and_are_teachers() -> None:
+    candidates = {"candidates": ["small", "cheap", "words"]}
+    assert not problems(cheap=FLOOR, words=LINEAR, judged={"inputs": candidates})
+    asked = {"stage": "predict", "inputs": {"model": "cheap", "examples": "rows"}}
+    assert not problems(cheap=FLOOR, said=asked, student={"inputs": {"teacher": "said"}})
+
+
+@pytest.mark.parametrize("bag", [FLOOR, LINEAR], ids=["floor", "linear"])
+@pytest.mark.parametrize(
+    ("changed", "key", "reason"),
+    [
+        ({"late": {"stage": "finetune", "inputs": {"examples": "rows", "init": "bag"}}}, "late.inputs.init", "no layers"),
+        ({"small": {"inputs": {"model": "bag"}}}, "small.inputs.model", "nothing in it to prune or to export"),
+        (
+            {"late": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft", "init": "bag"}}},
+            "late.inputs.init",
+            "no layers to make a student of",
+        ),
+        (
+            {"student": {"inputs": {"teacher_model": "bag"}, "match": {"last": {"what": "hidden"}}}},
+            "student.inputs.teacher_model",
+            "no inner states to match",
+        ),
+    ],
+)
+def test_a_model_of_words_is_no_base(bag: dict[str, Any], changed: dict[str, Any], key: str, reason: str) -> None:
+    told = problems(bag=bag, **changed)
+    assert [problem.path for problem in told] == [f"steps.{key}"]
+    assert reason in told[0].reason and "Name a step that makes a transformer." in told[0].remedy
