@@ -5,6 +5,9 @@
 Each variant (torch, onnx, int8, …) of each model is a candidate of its own; the teacher is their yardstick. Latencies are
 taken in turns, so that whatever else the machine does falls on all alike. With `inputs: {against: spam/production}` the model
 that this alias points at is judged on the same rows too, and each candidate is compared with it.
+
+The cheapest model of the kind (`inputs.floor`, which a step `floor` makes unless the recipe says `floor: false`) is judged
+like them, and one sentence says what the teacher is worth above it.
 """
 
 import json
@@ -16,10 +19,12 @@ from pydantic import Field, field_validator
 from cluster.store.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Context, Implied, Input, Inputs, Outcome, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
+from jobs.judging.results import AGAINST_FLOOR
 from jobs.running.cli import main
+from jobs.running.floorless import no_floor
 from jobs.tasks import spec_of
 from jobs.tasks.checks import no_such_figure
 from serve.engines import processor
@@ -74,7 +79,10 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
     for name, content in (("report.json", report), ("front.json", front_of(report))):
         (context.directory / name).write_text(json.dumps(content, ensure_ascii=False, indent=1))
     scores = {f"{row['candidate']}_{report['metric']}": row["score"] for row in report["rows"]}
-    return Outcome(metrics=scores)
+    if "floor" not in report:
+        return Outcome(metrics=scores)
+    print(report["floor"]["verdict"], flush=True)
+    return Outcome(metrics=scores, details={AGAINST_FLOOR: report["floor"]["verdict"]})
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
@@ -87,6 +95,7 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
     _measure(config, context, candidates, rows, metric, production)
     found = [candidate.row(yardstick) | _origin(candidate) for candidate in candidates]
     against = _compare(config, inputs, found, candidates, production, metric)
+    against |= _above_floor(inputs, found, candidates, production, metric, len(rows.items))
     if len(config.threads) > 1 or len(config.batch_size) > 1:
         context.report(state="measuring threads and batches")
         best = pareto_front(found, mode=metric.mode)
@@ -190,7 +199,10 @@ def _candidates(config: EvaluateConfig, inputs: Inputs) -> "list[Candidate]":
 
     teacher = inputs.one("teacher")
     named = [(teacher, variants_of(teacher)[0])]
-    named += [(one, name) for one in inputs.get("candidates", []) for name in variants_of(one)]
+    others = inputs.get("candidates", [])
+    judged = {one.fingerprint for one in [teacher, *others]}  # A floor may be named among the candidates too.
+    others = [*others, *(one for one in inputs.get("floor", []) if one.fingerprint not in judged)]
+    named += [(one, name) for one in others for name in variants_of(one)]
     found = [Candidate.load(artifact, name, config.threads[0], config.batch_size[0]) for artifact, name in named]
     check_tasks(found, spec_of(inputs.one("examples")))
     return found
@@ -235,6 +247,27 @@ def _compare(
     return {"against": production.row(candidates[0]) | {"learned_rows": learned}}
 
 
+def _above_floor(
+    inputs: Inputs,
+    found: list[dict[str, Any]],
+    candidates: "list[Candidate]",
+    production: "Candidate | None",
+    metric: Metric,
+    count: int,
+) -> dict[str, Any]:
+    """The floor's rows are marked, and what all else is worth above it is told, where there is one."""
+    from jobs.judging.floor_verdict import against_floor, what_it_is
+
+    floor = inputs.maybe("floor")
+    own = [] if floor is None else [one.artifact.fingerprint == floor.fingerprint for one in candidates]
+    if not any(own[1:]):
+        return {}  # There is none, or it is the yardstick itself.
+    found[:] = [row | ({"floor": True} if is_floor else {}) for row, is_floor in zip(found, own, strict=True)]
+    others = [one for one, is_floor in zip(candidates, own, strict=True) if not is_floor]
+    first = candidates[own.index(True)]
+    return {"floor": against_floor(others, first, production, metric, count, what_it_is(first))}
+
+
 def _origin(candidate: "Candidate") -> dict[str, Any]:
     """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
     precision = candidate.engine.card.variants[candidate.variant].precision
@@ -252,9 +285,16 @@ STAGE = Stage(
         "teacher": Input(Kind.MODEL, "the yardstick"),
         "candidates": Input(Kind.MODEL, "the models to judge, with all their variants", many=True),
         "against": Input(Kind.MODEL, "an alias: what it points at is judged beside them", optional=True, alias=True),
+        "floor": Input(
+            Kind.MODEL,
+            "the cheapest model of the kind, judged beside them: from a step `floor` that need not be written; "
+            "`floor: false`, in this step or for the whole recipe, leaves it out",
+            optional=True,
+            implied=Implied("floor", no_floor),
+        ),
     },
     output=Kind.REPORT,
-    version=6,
+    version=7,
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from cluster.submit import JobResult, Submitted, find_job, result, stop, stop_ch
 from jobs.core.places import Place, locate
 from jobs.core.recipe import Recipe, load_recipe
 from jobs.core.stage import Context
+from jobs.judging.results import AGAINST_FLOOR
 from jobs.running.cli import add_recipe_arguments, connect, guarded, stop_on_sigterm
 from jobs.running.events import (
     EVENT_MARK,
@@ -114,6 +115,8 @@ def _run(arguments: argparse.Namespace, events: EventWriter) -> int:
     events.open()
     began, refused = time.monotonic(), None
     recipe, storage = load_recipe(arguments.recipe, arguments.overrides), absolute(arguments.storage)
+    for line in recipe.not_implied:
+        print(line, flush=True)
     steps = tuple(RunStep(step=step.name, stage=step.stage.name) for step in recipe.steps.values())
     events.write(RunStarted(recipe=recipe.name, storage=storage, steps=steps))
     # Ray would end this process a minute after its cluster has gone, and without a word on what becomes of the step.
@@ -310,6 +313,8 @@ def headline(place: Place, artifact: Artifact) -> str:
         words = [f"{key} {value:.4f}" for key, value in manifest.metrics.items()]
     if (page := place.step.stage.completion.page) in manifest.files:
         words.append(f"look at {artifact.file(str(page))}")
+    if AGAINST_FLOOR in manifest.details and manifest.stage == "evaluate":
+        words.append(manifest.details[AGAINST_FLOOR])
     return "  ".join(words)
 
 
@@ -354,6 +359,9 @@ def publish_report(
 def _figures(report: dict[str, Any], winner: str | None) -> dict[str, Any]:
     teacher = report["rows"][0]
     figures = {"metric": report["metric"], "teacher_score": teacher["score"]}
+    scores = {row["candidate"]: row["score"] for row in report["rows"]}
+    if floor := report.get("floor"):
+        figures |= {"floor_score": scores[floor["candidate"]], AGAINST_FLOOR: floor["verdict"]}
     row = next((row for row in report["rows"] if row["candidate"] == winner), None)
     if row is None:
         return figures

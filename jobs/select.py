@@ -4,6 +4,7 @@
 
 Where none qualifies, nothing moves, and the error says what each one misses and by how much: so too where the evaluation has
 compared them with what is in production (`inputs.against`), and each may be worse than that by more than `maximum_loss`.
+The floor, the cheapest model of the kind, is a candidate like any other.
 Either way the verdict is a file in the registry: {storage}/.verdicts/{recipe}/winner/.
 """
 
@@ -18,7 +19,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Requirements, doubts
-from jobs.judging.results import read_report, read_verdict
+from jobs.judging.results import AGAINST_FLOOR, read_report, read_verdict
 from jobs.running.cli import main
 
 
@@ -41,6 +42,8 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     """Judge each candidate against the budget, write verdict.json."""
     report = read_report(inputs.one("report"))
     rows, metric = report["rows"], metric_of(report)
+    if "floor" in report:
+        print(report["floor"]["verdict"], flush=True)
     verdicts = [
         {"candidate": row["candidate"], "qualifies": not (reasons := shortfalls(row, rows[0], config)), "reasons": reasons}
         for row in rows[1:]
@@ -49,14 +52,14 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
         told = {"winner": None, "budget": config.model_dump(), "verdicts": verdicts, "report": inputs.one("report").uri}
-        told |= _production(report)
+        told |= _beside(report)
         place = record_verdict(context.storage, _alias(context), told)
         refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
         raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
     best = pareto_front(fit, mode=metric.mode)
     winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer, metric))
-    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_production(report)}
+    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_beside(report)}
     if "against" in winner:
         told = winner["against"]
         low, high = told["gain_interval"]
@@ -66,9 +69,11 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics=figures, details=details)
 
 
-def _production(report: dict[str, Any]) -> dict[str, Any]:
-    """For the verdict: the row of what was in production, where the evaluation has judged it too."""
-    return {"against": report["against"]} if "against" in report else {}
+def _beside(report: dict[str, Any]) -> dict[str, Any]:
+    """For the verdict, where the evaluation has judged them: the row of what was in production, and what all is worth above
+    the floor."""
+    floor = {AGAINST_FLOOR: report["floor"]["verdict"]} if "floor" in report else {}
+    return {"against": report["against"], **floor} if "against" in report else floor
 
 
 def _order(row: dict[str, Any], prefer: str, metric: Metric) -> float:
@@ -111,7 +116,8 @@ def settle(artifact: Artifact, context: Context) -> None:
     """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
     verdict = read_verdict(artifact)
     row = verdict["row"]
-    told: dict[str, Any] = {key: verdict[key] for key in ("winner", "budget", "verdicts", "against") if key in verdict}
+    keys = ("winner", "budget", "verdicts", "against", AGAINST_FLOOR)
+    told: dict[str, Any] = {key: verdict[key] for key in keys if key in verdict}
     reports = [parent.uri for parent in artifact.manifest.parents.get("report", [])]
     record_verdict(context.storage, _alias(context), {**told, "report": next(iter(reports), None)})
     move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"])

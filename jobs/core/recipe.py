@@ -7,6 +7,7 @@ recipe.steps["student"].inputs         # {"examples": ("messages",), …}
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import zip_longest
 from typing import Any
@@ -15,14 +16,15 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.store.artifact import RESERVED, Kind
 from jobs.core.config import BadInput, Config, Problem, identifying, nearest, problems_of
+from jobs.core.implied import FLOOR, switch_problems, with_implied
 from jobs.core.metric import Metric
 from jobs.core.recipe_file import read_tree
 from jobs.core.spaces import SHAPE, Space, Tune, budget_problems, fill, find_spaces, search_problems
 from jobs.core.stage import STAGES, Resources, Stage, load_stage
 from jobs.core.tracking_settings import Tracking
 
-RECIPE_KEYS = ("name", "steps", "tracking")
-STEP_KEYS = ("stage", "inputs", "once", "tune", "resources", "tracking")
+RECIPE_KEYS = ("name", "steps", "tracking", FLOOR)
+STEP_KEYS = ("stage", "inputs", "once", "tune", "resources", "tracking", FLOOR)
 NAME_PATTERN = re.compile(r"[a-z0-9_][a-z0-9_-]*")
 ALIAS = re.compile(rf"{NAME_PATTERN.pattern}/{NAME_PATTERN.pattern}")
 NAME_RULE = "lower-case letters, digits, - and _, and does not begin with -"
@@ -110,10 +112,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, checked: its steps in an order in which each comes after its inputs."""
+    """A recipe, checked: its steps in an order in which each comes after its inputs, and those that it implies among them."""
 
     name: str
     steps: Mapping[str, Step]
+    not_implied: tuple[str, ...] = ()
+    """Which steps would have been implied and were not, and why, a line each."""
 
 
 def load_recipe(path: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -136,23 +140,31 @@ def parse_recipe(tree: Mapping[str, Any]) -> Recipe:
     raw_steps = tree.get("steps")
     if not isinstance(raw_steps, Mapping) or not raw_steps:
         raise BadInput([*problems, Problem("steps", raw_steps, "a recipe needs steps", "Add at least one step.")])
+    tree = {**tree, "steps": {str(key): value for key, value in raw_steps.items()}}
     steps: dict[str, Step] = {}
-    for step_name, raw in raw_steps.items():
-        step, found = _parse_step(str(step_name), raw, tree.get("tracking", {}))
+    for step_name, raw in tree["steps"].items():
+        step, found = _parse_step(step_name, raw, tree.get("tracking", {}))
         problems += found
         if step is not None:
             steps[step.name] = step
-    problems += _check_edges(steps, {str(key) for key in raw_steps})
+    problems += switch_problems(tree, steps) + _check_edges(steps, set(tree["steps"]))
     order, found = _order(steps)
     if problems + found:
         raise BadInput(problems + found)
-    return Recipe(str(name), {step_name: _judged(steps[step_name], steps) for step_name in order})
+    steps, told = with_implied(steps, tree, partial(_implied, watched=tree.get("tracking", {})))
+    order, _ = _order(steps)
+    return Recipe(str(name), {step_name: _judged(steps[step_name], steps) for step_name in order}, tuple(told))
 
 
 def _judged(step: Step, steps: Mapping[str, Step]) -> Step:
     """The step with its metrics: what it learns from may decide them."""
     metrics = step.stage.metrics
     return replace(step, metrics=metrics if isinstance(metrics, tuple) else metrics(step, steps))
+
+
+def _implied(name: str, stage: Stage, inputs: Mapping[str, tuple[str, ...]], watched: Any) -> Step:
+    """A step that no one has written down: with its stage's own settings, tracked like the recipe."""
+    return Step(name, stage, {}, {}, inputs, Tune(), Resources(), _parse_tracking(watched, {}, "")[0])
 
 
 def _is_name(value: Any) -> bool:

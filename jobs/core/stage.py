@@ -67,6 +67,16 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
+class Implied:
+    """How an input is made that a recipe has not named: by a step that need not be written down."""
+
+    stage: str
+    """The stage that makes it, of what the step has under the names of that stage's own inputs."""
+    lacking: Callable[[Any, Mapping[str, Any]], str | None]
+    """Why it cannot be made for a step, of these steps of the recipe; None where it can."""
+
+
+@dataclass(frozen=True)
 class Input:
     """A named input of a stage."""
 
@@ -76,6 +86,8 @@ class Input:
     optional: bool = False
     alias: bool = False
     """Whether it names an alias of the registry (spam/production) and no step: the model that this points at, or none yet."""
+    implied: Implied | None = None
+    """Where a recipe names none and does not say `false` under the input's name: the step that makes it."""
 
 
 class Pointed(NamedTuple):

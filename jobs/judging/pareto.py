@@ -27,6 +27,7 @@ FRONT_KEYS = (
     "size_ratio",
     "shape",
     "made",
+    "floor",
 )
 
 
@@ -52,7 +53,7 @@ def beaten_by(
 
 
 def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The front, fastest first, who beats the others, and which candidates are controls."""
+    """The front, fastest first, who beats the others, which candidates are controls, and what all is worth above the floor."""
     rows, mode = report["rows"], metric_of(report).mode
     beaters = {row["candidate"]: beaten_by(row, rows, mode=mode) for row in rows}
     best = sorted((row for row in rows if not beaters[row["candidate"]]), key=lambda row: row["latency_p95_ms"])
@@ -66,6 +67,7 @@ def front_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "front": [{key: row[key] for key in FRONT_KEYS if key in row} for row in best],
         "beaten": beaten,
         "controls": {name: [row["candidate"] for row in controls(rows, name)] for name in ("distilled", "pruned")},
+        **({"floor": report["floor"]} if "floor" in report else {}),
     }
 
 
@@ -76,8 +78,8 @@ def controls(rows: Sequence[Mapping[str, Any]], without: str) -> list[Mapping[st
 
 
 def _is_student(row: Mapping[str, Any], teacher: Mapping[str, Any]) -> bool:
-    """The teacher's own variants are no students."""
-    return bool(row["parameters"] < teacher["parameters"])
+    """The teacher's own variants are no students, and the floor is no student of a teacher's kind."""
+    return not row.get("floor") and bool(row["parameters"] < teacher["parameters"])
 
 
 def _point(row: Mapping[str, Any], lower: Sequence[str], mode: Mode) -> tuple[float, ...]:

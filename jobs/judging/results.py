@@ -9,6 +9,9 @@ from typing import Any
 
 from cluster.store.artifact import Artifact
 
+AGAINST_FLOOR = "against_floor"
+"""In a manifest's details and in summary.json: the sentence on what all else is worth above the floor."""
+
 
 def read_report(artifact: Artifact) -> dict[str, Any]:
     """The report.json of an evaluation."""

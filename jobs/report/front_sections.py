@@ -64,7 +64,7 @@ def front_table(report: Mapping[str, Any], winner: str | None) -> Html:
             megabytes(row["bytes"]),
             times(row.get("speedup")),
             times(row.get("size_ratio")),
-            ", ".join(PLAIN[trait] for trait in PLAIN if row in controls(rows, trait)),
+            "the floor" if row.get("floor") else ", ".join(PLAIN[trait] for trait in PLAIN if row in controls(rows, trait)),
             ", ".join(beaten[row["candidate"]][:3]),
         ]
         for row in ordered

@@ -46,11 +46,13 @@ def quality_plot(
     minimum_kept: float | None = None,
     size: tuple[int, int] = (1000, 460),
     name: str = "quality",
+    floor: Mapping[str, Any] | None = None,
 ) -> str:
     """Score against p95 latency (log), bubbles by bytes, the front of the two axes as a line, the budget as a dashed one.
 
     `rows[0]` is the teacher: the budget keeps `minimum_kept` of its score. Candidates on the front of score, latency
-    and bytes are solid, beaten ones faint.
+    and bytes are solid, beaten ones faint. The floor (what a report says under this name) is a square that says what it is,
+    with a dotted line at its score.
     """
     best, alone = set(pareto_front(rows, mode=metric.mode)), pareto_front(rows, ("latency_p95_ms",), metric.mode)
     edge = sorted((row for row in rows if row["candidate"] in alone), key=_latency)
@@ -65,14 +67,17 @@ def quality_plot(
             if row.get("interval"):
                 axes.plot([_latency(row)] * 2, row["interval"], color=colour, linewidth=1, alpha=0.55, zorder=2)
             face: dict[str, Any] = {"alpha": 0.9 if won else 0.42 if kept else 0.2, "edgecolors": colour, "linewidths": 1.2}
+            face["marker"] = "s" if row.get("floor") else "o"
             axes.scatter(_latency(row), row["score"], s=_points(row, rows) ** 2, c=colour, zorder=4 if won else 3, **face)
+            if floor and row["candidate"] == floor["candidate"]:
+                axes.axhline(row["score"], color=MUTED, linewidth=1.1, dashes=(1, 3), zorder=0, gid="floor")
         caption(axes, f"{named}, with its interval")
         axes.set_xlabel("p95 latency, ms (log scale): faster to the left")
         _logarithmic(axes, [_latency(row) for row in rows], 0.2 if size[0] < NARROW_PIXELS else 0.13)
         asked = None if minimum_kept is None else metric.keeping(minimum_kept, rows[0]["score"])
         shown = _roomy(axes, rows, asked)
         budget = _budget_line(axes, asked, minimum_kept) if shown and asked and minimum_kept else None
-        _label_bubbles(axes, rows, best, edge, winner, budget)
+        _label_bubbles(axes, rows, best, edge, winner, budget, floor)
 
     return draw_svg(name, f"{metric_name(metric.name)} against latency, bubble area by size on disk", size, paint)
 
@@ -269,10 +274,12 @@ def _label_bubbles(
     edge: Sequence[Mapping[str, Any]],
     winner: str | None,
     budget: Annotation | None,
+    floor: Mapping[str, Any] | None,
 ) -> None:
-    """Name and size beside each bubble, the winner's first; the error bars and the budget's text stay readable.
+    """Name and size beside each bubble, the winner's first; the error bars and the budget's text stay readable. The floor's
+    name also says what it is.
 
-    Of many bubbles those on the front and the teacher alone are named; the table has the others.
+    Of many bubbles those on the front, the teacher and the floor alone are named; the table has the others.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -281,14 +288,19 @@ def _label_bubbles(
     figure.set_layout_engine("none")
     labels, narrow = [], figure.bbox.width < NARROW_PIXELS
     reserved = [budget.get_window_extent()] if budget else []
-    named = [row for row in rows if len(rows) <= MANY or row is rows[0] or row["candidate"] in {*best, winner}]
+    always = {*best, winner, rows[0]["candidate"], floor and floor["candidate"]}
+    named = [row for row in rows if len(rows) <= MANY or row["candidate"] in always]
     for row in sorted(named, key=lambda row: row["candidate"] != winner):
         won = row["candidate"] == winner
         colour = ACCENT if won else INK if row["candidate"] in best else MUTED
         style = {"color": colour, "fontsize": 12, "weight": "bold" if won else "normal"}
         size = "" if narrow else f" · {megabytes(row['bytes'])} MB"
-        text = shorten(row["candidate"], 16 if narrow else 26) + size
-        labels.append(Label(text, _latency(row), row["score"], _points(row, rows) / 2, style))
+        text = shorten(row["candidate"], 16 if narrow else 26)
+        if floor and row["candidate"] == floor["candidate"]:
+            text += f": {floor['what']}"
+            level = axes.transData.transform((_latency(row), row["score"]))[1]
+            reserved.append(Bbox.from_extents(axes.bbox.x0, level - 1.5, axes.bbox.x1, level + 1.5))
+        labels.append(Label(text + size, _latency(row), row["score"], _points(row, rows) / 2, style))
         if row.get("interval"):
             x, low = axes.transData.transform((_latency(row), row["interval"][0]))
             high = axes.transData.transform((_latency(row), row["interval"][1]))[1]

@@ -48,15 +48,16 @@ CHANGES = (
 
 
 def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] | None) -> Html:
-    """The outcome in one sentence and, where there is a winner, its three figures."""
+    """The outcome in one sentence, what all is worth above the floor in another and, of a winner, its three figures."""
     kicker = element("p", "Raystill · ", recipe, class_="kicker")
     rows = report["rows"]
+    floor = element("p", _capital(report["floor"]["verdict"]), ".", class_="floor") if "floor" in report else None
     if winner is None:
         sentence = f"{len(rows)} candidate{'s' if len(rows) > 1 else ''} measured, none chosen"
-        return element("header", kicker, element("h1", sentence))
+        return element("header", kicker, element("h1", sentence), floor)
     if winner["candidate"] == rows[0]["candidate"]:
         sentence = ", the teacher itself, is the winner: no smaller candidate was chosen"
-        return element("header", kicker, element("h1", element("em", winner["candidate"]), sentence))
+        return element("header", kicker, element("h1", element("em", winner["candidate"]), sentence), floor)
     metric, kept = metric_name(report["metric"]), winner.get("kept")
     speed = _compared(winner.get("speedup"), "faster", "slower")
     size = _compared(winner.get("size_ratio"), "smaller", "larger")
@@ -74,6 +75,7 @@ def headline(recipe: str, report: Mapping[str, Any], winner: Mapping[str, Any] |
         "header",
         kicker,
         element("h1", element("em", winner["candidate"]), f" {sentence}"),
+        floor,
         element("div", *figures, class_="figures"),
     )
 
@@ -84,7 +86,7 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
     others = other_figures(report)
     header = ["candidate", metric_name(report["metric"]), "kept", *map(metric_name, others), *COLUMNS]
     best = next((position for position, row in enumerate(rows) if row["candidate"] == winner), None)
-    cells = (_cells(row, others, position == 0, position == best) for position, row in enumerate(rows))
+    cells = (_cells(row, others, _roles(row, position == 0, position == best)) for position, row in enumerate(rows))
     body = table(header, cells, best=best)
     cut = max((row.get("texts_cut", 0.0) for row in rows), default=0.0)
     read = f" Of the texts {percent(cut)} are longer than a candidate reads: their rest is cut." if cut else ""
@@ -95,9 +97,11 @@ def comparison(report: Mapping[str, Any], winner: str | None) -> Html:
 def trade_off(report: Mapping[str, Any], winner: str | None, budget: Mapping[str, Any]) -> Html:
     """Quality against latency, once for a wide screen and once for a narrow one."""
     kept = budget.get("minimum_kept")
-    wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept)
-    narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW_SIZE, "quality-narrow")
+    floor = report.get("floor")
+    wide = plots.quality_plot(report["rows"], metric_of(report), winner, kept, floor=floor)
+    narrow = plots.quality_plot(report["rows"], metric_of(report), winner, kept, NARROW_SIZE, "quality-narrow", floor)
     note = "Bubbles grow with size on disk. Faint ones are beaten: another candidate is at least as good, fast and small."
+    note += f" The square is the floor: {floor['what']}; the dotted line is at its score." if floor else ""
     return section("Quality against latency", element("p", note, class_="note"), _both(Html(wide), Html(narrow)))
 
 
@@ -273,12 +277,19 @@ def _compared(ratio: float | None, more: str, less: str) -> tuple[str, str] | No
     return (times(ratio)[:-1], more) if ratio >= 1 else (times(1 / ratio)[:-1], less)
 
 
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str, written: Any, unit: str) -> str:
     return f"{written(before.get(key))} → {written(after.get(key))} {unit}"
 
 
-def _cells(row: Mapping[str, Any], others: Iterable[str], teacher: bool, won: bool) -> list[str]:
-    roles = ", ".join(word for word, held in (("teacher", teacher), ("winner", won)) if held)
+def _roles(row: Mapping[str, Any], teacher: bool, won: bool) -> str:
+    return ", ".join(word for word, held in (("teacher", teacher), ("floor", row.get("floor")), ("winner", won)) if held)
+
+
+def _cells(row: Mapping[str, Any], others: Iterable[str], roles: str) -> list[str]:
     role = element("span", roles, class_="role") if roles else None
     score = join_html([fraction(row["score"]), element("small", f" {interval_text(row.get('interval'))}")])
     numbers = [percent(row.get("kept")), *(fraction(row.get(name)) for name in others)]

@@ -5,6 +5,7 @@ print(comparison_table(report, winner="small:int8"))
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from jobs.judging.pareto import metric_of, pareto_front
@@ -17,18 +18,21 @@ ABBREVIATIONS = ("auc", "f1", "bleu", "em", "mae", "map", "mcc", "rmse")
 
 
 def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> str:
-    """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`, the front a `+`."""
+    """All candidates of a report as an aligned table of at most 120 columns; the winner carries a `*`, the front a `+`, the
+    floor a `_`, and what all else is worth above it stands below."""
     others = other_figures(report)
     heads = [short or metric_name(name) for name, short in others.items()]
     shown = [*report["rows"], *([report["against"]] if "against" in report else [])]
     header, *rows = [_header(report["metric"], heads), *(_cells(row, others) for row in shown)]
     widths = [max(display_width(line[column]) for line in [header, *rows]) for column in range(1, len(header))]
-    room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - 2)
+    floors = {row["candidate"] for row in report["rows"] if row.get("floor")}
+    room = max(12, TABLE_WIDTH - sum(widths) - len(GAP) * len(widths) - (3 if floors else 2))
     names = [shorten(line[0], room) for line in [header, *rows]]
     widths.insert(0, max(map(display_width, names)))
     lines, best = [], pareto_front(report["rows"], mode=metric_of(report).mode)
     for name, cells in zip(names, [header, *rows], strict=True):
-        mark = "* " if winner is not None and cells[0] == winner else "+ " if cells[0] in best else "  "
+        mark = "*" if winner is not None and cells[0] == winner else "+" if cells[0] in best else " "
+        mark += ("_ " if cells[0] in floors else "  ") if floors else " "
         numbers = [_pad(cell, width, right=True) for cell, width in zip(cells[1:], widths[1:], strict=True)]
         lines.append(mark + GAP.join([_pad(name, widths[0], right=False), *numbers]))
     rule = "─" * max(map(display_width, lines))
@@ -36,8 +40,12 @@ def comparison_table(report: Mapping[str, Any], winner: str | None = None) -> st
     notes.append(f"+ the front: no other is at least as good in {metric_name(report['metric'])}, p95 latency and size")
     if "against" in report:
         notes.append(f"  {shorten(report['against']['candidate'], TABLE_WIDTH - 30)}: in production, on the same rows")
+    if floor := report.get("floor"):
+        notes.append(f"_ the floor: {floor['what']}")
     if winner is not None:
         notes.append(f"* {shorten(winner, TABLE_WIDTH - 16)}: the winner")
+    if floor:
+        notes += wrap(floor["verdict"], TABLE_WIDTH)
     return "\n".join([lines[0], rule, *lines[1:], rule, *notes])
 
 

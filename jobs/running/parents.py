@@ -16,6 +16,7 @@ from jobs.core.recipe import Recipe, Step
 from jobs.judging.against import idle_loss
 from jobs.losses.settings import Mix, TokenMix
 from jobs.running.bags import bag_problems, learns_bag
+from jobs.running.known_splits import divides, has_split
 from jobs.running.max_length import length_problems
 from jobs.running.nesting import EXCLUDE, nesting_problems
 from jobs.running.students import inner_state_problems, layer_problems, static_problems
@@ -58,7 +59,7 @@ def _of_stage(recipe: Recipe, step: Step) -> Iterator[Problem]:
     if step.stage.name in CHECKS_BY_STAGE:
         for config in configs:
             yield from CHECKS_BY_STAGE[step.stage.name](recipe, step, config)
-    if step.spaces and has_split(recipe, step, "validation") is False:
+    if step.spaces and has_split(recipe.steps, step, "validation") is False:
         reason = "a search compares its trials on the validation split, and there is none"
         yield Problem("tune", sorted(step.spaces), reason, "Give prepare one (split.validation), or give single values.")
 
@@ -72,26 +73,6 @@ def learned_by(recipe: Recipe, step: Step) -> str:
         found = {learned_by(recipe, recipe.steps[name]) for name in step.inputs["model"]}
         return next((objective for objective in found if objective in WRITING_OBJECTIVES), A_TASK)
     return A_TASK
-
-
-def has_split(recipe: Recipe, step: Step, split: str) -> bool | None:
-    """Whether the step's examples or tokens have rows for a split; None where only the data says it."""
-    names = [name for key in ("examples", "tokens") for name in step.inputs.get(key, ())]
-    found = [_divides(recipe.steps[name].config, split) for name in names]
-    return None if None in found or not found else any(found)
-
-
-def _divides(config: Any, split: str) -> bool | None:
-    named = () if isinstance(config.source, str) else tuple(config.source)
-    if split in named:
-        return True
-    if config.split.by != "hash":
-        return None
-    if split == "train":
-        return not named or bool({"train", "unlabelled"} & set(named))
-    if split == "test":
-        return not named and config.split.test > 0
-    return (not named or "train" in named) and config.split.validation > 0
 
 
 def _one_origin(step: Step, config: Any, keys: tuple[str, ...]) -> Iterator[Problem]:
@@ -205,10 +186,10 @@ def _token_teacher(recipe: Recipe, step: Step, config: Any, soft: Step) -> Itera
 
 def _prepare(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
     for name in step.inputs.get(EXCLUDE, ()):
-        if not any(_divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
+        if not any(divides(recipe.steps[name].config, split) in (True, None) for split in ("test", "validation")):
             remedy = "Give it one (split.test, split.validation), or leave it out here."
             yield Problem(f"inputs.{EXCLUDE}", name, "it has neither a test nor a validation split to take out", remedy)
-    yield from unfitted_problems(config, _divides(config, "validation"))
+    yield from unfitted_problems(config, divides(config, "validation"))
 
 
 def _finetune(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
@@ -270,7 +251,7 @@ def _compress(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
             for key in sorted(config.heal.model_fields_set & Mix.model_fields.keys()):
                 reason = "there are no soft labels to weigh: the labels alone heal"
                 yield Problem(f"heal.{key}", getattr(config.heal, key), reason, "Give inputs.teacher.")
-        if config.allowed_loss is not None and has_split(recipe, step, "validation") is False:
+        if config.allowed_loss is not None and has_split(recipe.steps, step, "validation") is False:
             remedy = "Give prepare a validation split (split.validation), or leave allowed_loss out."
             yield Problem("allowed_loss", config.allowed_loss, "there is nothing to measure the loss on", remedy)
 
@@ -307,7 +288,7 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
             reason = f"it has learned {learned}, and no task to answer for"
             yield Problem("inputs.model", name, reason, "Name a model of the task, or predict over tokens.")
         yield from other_task(recipe, step, name, "inputs.model")
-        if all(has_split(recipe, step, split) is False for split in config.splits):
+        if all(has_split(recipe.steps, step, split) is False for split in config.splits):
             reason = f"{step.inputs['examples'][0]} has no rows in these splits"
             yield Problem("splits", list(config.splits), reason, "Name splits that are there.")
         return
@@ -321,13 +302,13 @@ def _predict(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
 
 
 def _evaluate(recipe: Recipe, step: Step, config: Any) -> Iterator[Problem]:
-    if has_split(recipe, step, config.split) is False:
+    if has_split(recipe.steps, step, config.split) is False:
         remedy = f"Give prepare a {config.split} split (split.{config.split}, or a source for {config.split})."
         yield Problem("split", config.split, f"{step.inputs['examples'][0]} has no such split", remedy)
-    if config.cascade is not None and has_split(recipe, step, "validation") is False:
+    if config.cascade is not None and has_split(recipe.steps, step, "validation") is False:
         remedy = "Give prepare a validation split (split.validation), or leave `cascade` out."
         yield Problem("cascade", config.cascade, "the threshold is fitted on validation, and there is none", remedy)
-    for key in ("teacher", "candidates"):
+    for key in ("teacher", "candidates", "floor"):
         for name in step.inputs.get(key, ()):
             learned = learned_by(recipe, recipe.steps[name])
             if learned != A_TASK:

@@ -34,6 +34,7 @@ def print_plan(arguments: argparse.Namespace) -> int:
     places, notes = look(recipe, storage)
     demands = recipe_demands(recipe)
     placements = {name: place(demands[name], supply) for name in recipe.steps}
+    notes = [*(["", *recipe.not_implied] if recipe.not_implied else []), *notes]
     for line in [*plan_table(places, placements), *notes, "", *cluster_lines(supply), *cost_lines(places, placements)]:
         print(line)
     refused = [placement_problem(placement) for placement in placements.values() if placement.refused]

@@ -64,6 +64,8 @@ ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"
 """Architectures that turn queries and keys by their positions, of which they have no table, and gate their neurons."""
 SHAPED_BY = ("model", "base", "student")
 """The keys that say what a model's shape is."""
+FLOOR_BYTES = 1 << 30
+"""Counts of the words and characters of the training texts, and what a search for the weights above them holds."""
 ADAPTED = 0.02
 """Share of the weights that learn with adapters."""
 
@@ -116,6 +118,8 @@ def _demand(recipe: Recipe, step: Step) -> Demand:
 
 def _memory(recipe: Recipe, step: Step, config: Config) -> tuple[int | None, int | None]:
     """Bytes of a worker on its node and on its GPU."""
+    if step.stage.name == "floor":
+        return PROCESS_BYTES + FLOOR_BYTES, None
     training = config if isinstance(config, Training) else getattr(config, "heal", None)
     shape = model_shape(recipe, step)
     if shape is None:

@@ -63,7 +63,8 @@ class Run:
     @classmethod
     def of(cls, name: str, data: DataSet, source: Mapping[str, str], place: str) -> "Run":
         """Prepare the rows, and pretrain the base where the set has none."""
-        recipe = parse_recipe({"name": name, "steps": steps(data, source)})
+        # It has floors of its own (kinds_floor.py), of every kind, to compare the teachers with.
+        recipe = parse_recipe({"name": name, "steps": steps(data, source), "floor": False})
         base = [made(recipe, step, place) for step in base_steps(data, source)][-1] if data.base is not None else None
         return cls(name, data, recipe, place, source, made(recipe, "rows", place), base)
 

@@ -81,7 +81,7 @@ def test_from_shapes_to_a_winner_on_the_front(ray_driver: Cluster, tmp_path: Pat
     assert uri is not None
     timed = [row | {"fits": row["p95_ms"] <= budget} for row in (small, large)]
     write_bytes(f"{storage}/.scratch/tiny/{uri.rpartition('/')[2]}/{FILE}", json.dumps(timed).encode())
-    made |= {name: execute(whole, name, storage) for name in ("students", "small", "judged", "winner")}
+    made |= {name: execute(whole, name, storage) for name in ("floor", "students", "small", "judged", "winner")}
 
     details = made["students"].manifest.details
     assert [(row["values"]["student.layers"], row["fits"]) for row in details["shapes"]] == [(SMALL, True), (LARGE, False)]
@@ -93,11 +93,13 @@ def test_from_shapes_to_a_winner_on_the_front(ray_driver: Cluster, tmp_path: Pat
 
     report, front = (json.loads(made["judged"].local().joinpath(name).read_text()) for name in ("report.json", "front.json"))
     rows = {row["candidate"]: row for row in report["rows"]}
-    assert len(rows) == 1 + 2 * 3, "the teacher, and two students in torch, ONNX and int8"
+    floor = {name for name, row in rows.items() if row.get("floor")}
+    assert len(rows) == 1 + 2 * 3 + len(floor), "the teacher, two students in torch, ONNX and int8, and the floor"
+    assert "floor" in floor and front["floor"] == report["floor"]
     on_front = [row["candidate"] for row in front["front"]]
     assert sorted(on_front) == sorted(pareto_front(report["rows"]))
     assert sorted(tuple(row["made"]) for name, row in rows.items() if name.endswith(":int8")) == [(), ("distilled",)]
-    assert set(front["controls"]["distilled"]) == {name for name, row in rows.items() if not row["made"]} - {"teacher"}
+    assert set(front["controls"]["distilled"]) == {name for name, row in rows.items() if not row["made"]} - {"teacher"} - floor
     measured = {name: [point["threads"] for point in row["points"]] for name, row in rows.items() if "points" in row}
     assert measured == {name: [1, 2] for name in on_front if name.endswith((":onnx", ":int8"))}
 

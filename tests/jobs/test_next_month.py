@@ -72,7 +72,7 @@ def recipe(directory: Path, **changes: dict[str, Any]) -> Recipe:
     for name, keys in changes.items():
         own = steps[name]
         steps[name] = {**own, **keys, "inputs": {**own.get("inputs", {}), **keys.get("inputs", {})}}
-    return parse_recipe({"name": "tiny", "steps": steps})
+    return parse_recipe({"name": "tiny", "steps": steps, "floor": False})
 
 
 def run(chosen: Recipe, storage: Path) -> dict[str, Artifact]:

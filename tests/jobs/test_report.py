@@ -15,7 +15,7 @@ import pytest
 
 from cluster.store.artifact import Artifact, ArtifactError, Kind, publish
 from jobs.core.metric import Metric
-from jobs.judging.pareto import pareto_front
+from jobs.judging.pareto import front_of, pareto_front
 from jobs.report import cascade_section as cascade
 from jobs.report.lineage import arrange
 from jobs.report.page import write_page
@@ -324,6 +324,52 @@ def test_table_is_aligned_with_wide_characters_and_fits() -> None:
     # The same column ends at the same place in every line, whatever stands before it.
     assert {display_width(line[: line.rindex("×") + 1]) for line in body} == {display_width(header)}
     assert "–" in body[4].split() and "学生模型:量化" in body[2] and "…" in body[3]
+
+
+def with_floor(run: Run, score: float) -> Run:
+    """The run, evaluated beside a floor of this score."""
+    run.report["rows"].append(candidate("floor", score, 0.3, 2.0, 90_000, 5) | {"floor": True, "made": []})
+    verdict = "the teacher is 4.1 points above a linear model (interval 2.8 to 5.4)"
+    run.report["floor"] = {"candidate": "floor", "what": "a linear model", "outcome": "teacher above", "verdict": verdict}
+    return run
+
+
+@pytest.mark.parametrize("winner", ["small:int8", "floor"])
+def test_the_floor_is_marked_in_the_table_and_told_below_it(winner: str) -> None:
+    report = with_floor(Run(Path()), 0.942).report
+    lines = comparison_table(report, winner).splitlines()
+    assert lines[9].startswith("*_ floor " if winner == "floor" else "+_ floor ")
+    assert [line for line in lines if "_" in line[:3]] == [lines[9], "_ the floor: a linear model"]
+    assert lines[-1] == report["floor"]["verdict"] and {display_width(line) for line in lines[:10]} == {
+        display_width(lines[1])
+    }
+    report["floor"]["verdict"] = "a linear model does as well; " * 6
+    assert max(map(display_width, comparison_table(report, winner).splitlines())) <= 120
+    front = front_of(report)
+    (row,) = [one for one in front["front"] if one["candidate"] == "floor"]
+    assert row["floor"] is True and front["floor"] == report["floor"]
+    assert front["controls"] == {"distilled": [], "pruned": []}, "it is no control: nothing was left out of it"
+
+
+@pytest.mark.parametrize("size", [(1000, 460), (360, 430)])
+def test_the_floor_is_drawn_as_a_square_with_a_line_at_its_score(size: tuple[int, int]) -> None:
+    report = with_floor(Run(Path()), 0.942).report
+    drawn = quality_plot(report["rows"], Metric("macro_f1"), "small:int8", 0.97, size, floor=report["floor"])
+    plot = ElementTree.fromstring(drawn)
+    words = [text for one in plot.iter(f"{SVG}text") if (text := "".join(one.itertext())).startswith("floor")]
+    assert len(words) == 1 and words[0].startswith("floor: a linear model")
+    assert len([one for one in plot.iter() if one.attrib.get("id") == "quality-floor"]) == 1
+    plain = quality_plot(report["rows"][:-1], Metric("macro_f1"), "small:int8", 0.97, size)
+    assert "quality-floor" not in plain
+
+
+def test_the_page_says_what_all_is_worth_above_the_floor(tmp_path: Path) -> None:
+    run = with_floor(Run(tmp_path), 0.942).judged("")
+    write_page("spam", run.artifacts, tmp_path / "report.html")
+    page = Page(tmp_path / "report.html")
+    assert "The teacher is 4.1 points above a linear model (interval 2.8 to 5.4)." in page.text
+    assert "floorfloor" in page.heads, "the row says what it is"
+    assert "The square is the floor: a linear model" in page.text and "the floor" in page.text.split("The front")[1]
 
 
 def test_one_candidate_alone_can_be_drawn() -> None:

@@ -67,8 +67,14 @@ def test_the_pipeline_ends_well_and_says_what_won(story: Story) -> None:
     assert summary["teacher_score"] == row["score"]
     assert summary["teacher_score"] > 0.95, "the tiny task is easy"
     assert summary["winner_score"] >= 0.9 * summary["teacher_score"]
-    assert summary["winner"].split(":")[0] in MODELS
-    assert summary["size_ratio"] > 1
+    assert summary["winner"].split(":")[0] == "floor", (
+        "each label has words of its own: a linear model is as good, and the fastest"
+    )
+    assert summary["floor_score"] > 0.95 and summary["against_floor"] in story.ran.text
+    assert summary["against_floor"] in Path(summary["report"]).read_text().lower()
+    assert list(story.recipe.steps).index("floor") == 1 + list(story.recipe.steps).index("messages"), (
+        "told before all else is made"
+    )
     for step in story.recipe.steps:
         assert story.ran.state(step)[-1] == "done", step
 
@@ -105,10 +111,11 @@ def test_the_winner_answers_over_http(story: Story) -> None:
     fingerprint = reply.json()["model"]["fingerprint"]
     assert fingerprint == registry.read(story.storage, "tiny/production").target.fingerprint
     assert fingerprint == registry.read(story.storage, "tiny/winner").target.fingerprint
+    assert fingerprint == story.artifact("floor").fingerprint, "the linear model answers, explains and is rolled back like any"
 
 
 def test_what_is_sent_is_cleaned_as_the_training_texts_were(story: Story) -> None:
-    assert {read_card(story.artifact(step).local()).cleaning for step in MODELS} == {Cleaning(strip_tags=True)}
+    assert {read_card(story.artifact(step).local()).cleaning for step in (*MODELS, "floor")} == {Cleaning(strip_tags=True)}
     clean, sent = "claim your cash bonus 7", "<p>claim\u200b your <b>cash</b> bonus 7</p>"
     reply = requests.post(story.ran.summary["url"], json={"inputs": [clean, sent]}, timeout=30).json()
     assert reply["answers"][0] == reply["answers"][1]
@@ -180,7 +187,9 @@ def test_the_base_is_a_masked_language_model(story: Story) -> None:
 def test_the_report_and_the_lineage_are_there(story: Story) -> None:
     page = Path(story.ran.summary["report"]).read_text()
     assert story.ran.summary["winner"] in page and "A cascade" in page
-    assert story.artifact("judged").manifest.parents["teacher"][0].uri == story.artifact("teacher").uri
+    for key in ("teacher", "floor"):
+        assert story.artifact("judged").manifest.parents[key][0].uri == story.artifact(key).uri
+    assert "floor from messages" in page and registry.verdicts(story.storage, "tiny/winner")[0]["against_floor"]
     assert len(story.artifact("student").manifest.details["trials"]) == 2
     assert not list(Path(story.storage, ".scratch", "tiny").iterdir()), "trials and checkpoints go when a step is done"
 

@@ -23,6 +23,7 @@ from cluster.connection.embedded import free_ports
 from cluster.store import registry
 from cluster.store.artifact import Artifact, open_artifact
 from jobs.data.training_rows import read_examples
+from jobs.tasks.floors import NO_FLOOR
 from tests.spotting.installed import KIND, installed, seen
 from tests.spotting.world import ASKED, OTHERS, recipe, rows, write_world
 from tests.story.running import ROOT, Ran, run_job
@@ -94,7 +95,8 @@ def test_rows_become_examples(story: Story) -> None:
 def test_all_have_learned_which_word_is_asked_for(story: Story) -> None:
     report = json.loads(Path(story.artifact("judged").file("report.json")).read_text())
     chance = sum((len(row.passage.split()) + 1) / 2 for row in rows(60, seed=2)) / 60
-    assert report["metric"] == "mean_rank"
+    assert report["metric"] == "mean_rank" and "floor" not in report
+    assert f"judged has no floor: of {KIND}, {NO_FLOOR}" in story.ran.text
     by_name = {row["candidate"]: row for row in report["rows"]}
     assert set(by_name) == {"teacher", "small", "small:onnx", "small:int8"}
     for name, row in by_name.items():
