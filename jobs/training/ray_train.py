@@ -113,7 +113,8 @@ def _in_task(payload: dict[str, Any], number: int) -> Outcome | Exception:
     task = ray.remote(_task).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
     for left in reversed(range(resources.max_failures + 1)):
         try:
-            outcome: Outcome | Exception = ray.get(task.remote(payload))
+            outcome = ray.get(task.remote(payload))
+            assert isinstance(outcome, Outcome | Exception), "the only worker returns the outcome"
             return outcome
         except RayError as error:
             if not left:
