@@ -1,4 +1,4 @@
-"""Models that meet with a fault while they train, in whatever process that is.
+"""What meets with a fault while it works, in whatever process that is: models that train, actors that answer.
 
 build = partial(unlucky, marks, die, 2, 0.0)      # of the processes that train it, the first two are killed at STEP
 """
@@ -58,3 +58,19 @@ def refuse(config: PretrainConfig, inputs: Inputs) -> tuple[nn.Module, Learner]:
     with Path(inputs.one("tokens").uri + "-asked").open("a") as file:
         file.write("asked\n")
     raise BadInput([Problem("model", None, "it is no good", "Take another.")])
+
+
+class Mortal:
+    """An actor that says by which process a piece was done; the first one that does piece `fatal` is killed."""
+
+    def __init__(self, mark: str, fatal: int) -> None:
+        if fatal < 0:
+            raise BadInput([Problem("fatal", fatal, "pieces are counted from 0", "Give another.")])
+        self.mark, self.fatal = Path(mark), fatal
+
+    def answer(self, number: int) -> int:
+        time.sleep(0.05)
+        if number == self.fatal and not self.mark.exists():
+            self.mark.touch()
+            die()
+        return os.getpid()
