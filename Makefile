@@ -1,7 +1,7 @@
 # Each target sets itself up. Needs Python 3.11 and make.
 PYTHON ?= python3.11
 VENV := .venv
-RECIPE ?= jobs/recipes/spam.yaml
+RECIPE ?= jobs/recipes/questions.yaml
 BENCH ?= all
 ROUNDS ?= 4
 PROCESSES ?= 2

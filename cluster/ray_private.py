@@ -126,6 +126,17 @@ def growable_resources() -> Mapping[str, float] | None:
     return most
 
 
+def draining() -> bool:
+    """Whether the node that this process runs on is being drained: a spot node that its cloud wants back.
+
+    Publicly only Ray Train's workers learn of it. Without it a worker in a task of its own loses its steps since the last
+    checkpoint when its node goes.
+    """
+    import ray
+
+    return ray.get_runtime_context().get_node_id() in ray._private.state.state.get_draining_nodes()
+
+
 def serve_controller() -> Any:
     """This process's client of Serve's controller, which knows where Serve listens (`http_config`) and takes configs.
 

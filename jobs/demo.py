@@ -1,8 +1,8 @@
 """demo: a recipe from its raw text to answers over HTTP, on the cluster that is there or one of its own.
 
     make demo
-    python -m jobs.demo jobs/recipes/spam.yaml            keeps serving until Ctrl-C
-    python -m jobs.demo jobs/recipes/spam.yaml --exit     shuts down what it started and leaves
+    python -m jobs.demo jobs/recipes/questions.yaml            keeps serving until Ctrl-C
+    python -m jobs.demo jobs/recipes/questions.yaml --exit     shuts down what it started and leaves
 
 The recipe's pipeline is submitted as a Ray job; here the events on its log become one live line a step. The very last line
 on standard output is the summary as JSON.

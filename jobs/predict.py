@@ -6,8 +6,8 @@ With --model it answers for files instead, see jobs/offline/command.py:
 
     ray job submit --working-dir . -- python -m jobs.predict --model spam/production --input s3://bucket/*.csv --output …
 
-Ray Data runs the serving engine on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its
-own blocks of rows and writes what the model says of them, in half precision unless that loses something
+The serving engine runs on a pool of actors, `resources.workers` of them, each with `resources.gpus`. Each reads its own blocks
+of rows and writes what the model says of them, in half precision unless that loses something
 (jobs/tasks/soft_labels.py): the same files, however many workers there are. A language model's answers for TOKENS are the
 likeliest ones at each target and what is left for all others (jobs/offline/soft_tokens.py).
 
@@ -32,6 +32,7 @@ from cluster.store.verifying import Verifying
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.places import made_before
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Stage
+from jobs.offline.actor_pool import answered_by
 from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.soft_labels import DIRECTORY, SUFFIX, TASK_DETAIL, EarlierAnswers, packed
@@ -124,19 +125,14 @@ class AnswerBlocks:
         except (ArtifactError, StorageError, OSError) as error:  # deleted meanwhile: it is no input of the step
             print(f"earlier answers are gone, and all rows are asked: {error}", flush=True)
 
-    def __call__(self, asked: dict[str, Any]) -> dict[str, list[Any]]:
-        """Of each block: the file that was written, its rows, how many of them were answered before, and the most that an
-        output of them lost in half precision."""
-        written = [self.write(self.blocks[int(number)]) for number in asked["number"]]
-        return {name: [one[name] for one in written] for name in written[0]}
-
-    def write(self, block: Block) -> dict[str, Any]:
-        """Answer for one block."""
+    def answer(self, number: int) -> dict[str, Any]:
+        """Answer for one block: the file that was written, its rows, how many of them were answered before, and the most that
+        an output of them lost in half precision."""
         from jobs.training.parallel import computing_in
         from serve.tasks.protocol import Item
 
         task = self.engine.task
-        rows = _rows(self.examples, block, ("key", *task.fields)).to_pydict()
+        rows = _rows(self.examples, self.blocks[number], ("key", *task.fields)).to_pydict()
         items = [Item(values) for values in zip(*(rows[name] for name in task.fields), strict=True)]
         known = self.earlier.find(items) if self.earlier is not None else {}
         unknown = [place for place in range(len(items)) if place not in known]
@@ -178,8 +174,6 @@ def run(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
 
 def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) -> Outcome:
     """Answer for every row of the splits; nothing of it goes through this process."""
-    import ray.data
-
     examples, model = inputs.one("examples"), inputs.one("model")
     task = _task(model, spec_of(examples))
     files = [path for split in config.splits for path in examples.files(f"{split}/", ".parquet")]
@@ -187,19 +181,18 @@ def _answer_examples(config: PredictConfig, inputs: Inputs, context: Context) ->
     if not blocks:
         reason = f"{examples.manifest.step} has no rows in these splits"
         raise BadInput([Problem("splits", list(config.splits), reason, "Name splits that are there.")])
-    numbers = [{"number": number} for number in range(len(blocks))]
-    earlier = _earlier(config, model, context)
-    answered = ray.data.from_items(numbers, override_num_blocks=len(blocks)).map_batches(
+    earlier, asked = _earlier(config, model, context), context.resources
+    answered = answered_by(
         AnswerBlocks,
-        fn_constructor_args=(model, examples, blocks, context.output, config, max(1, int(context.resources.cpus)), earlier),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(len(blocks), context.resources.workers)),
-        num_cpus=context.resources.cpus,
-        num_gpus=context.resources.gpus,
+        (model, examples, blocks, context.output, config, max(1, int(asked.cpus)), earlier),
+        range(len(blocks)),
+        asked.workers,
+        num_cpus=asked.cpus,
+        num_gpus=asked.gpus,
     )
     written: dict[str, File] = {}
     done, reused, lost = 0, 0, 0.0
-    for row in answered.iter_rows():
+    for _, row in answered:
         written[row["path"]] = File(size=row["size"], sha256=row["sha256"])
         done, reused, lost = done + int(row["rows"]), reused + int(row["reused"]), max(lost, float(row["lost"]))
         context.report(rows=done, answers_reused=reused)
@@ -329,7 +322,7 @@ def _write_table(batch: dict[str, np.ndarray], name: str, output: str) -> tuple[
 
 STAGE = Stage(
     name="predict",
-    purpose="answer with Ray Data for a whole data set (soft labels), or with --model for files of your own",
+    purpose="answer for a whole data set (soft labels), or with --model for files of your own",
     config=PredictConfig,
     run=run,
     inputs={

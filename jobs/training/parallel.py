@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
-from peft import PeftModel
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import apply_tensor_parallelism
 
+from jobs.architectures.adapter import has_adapters
 from jobs.architectures.layers import LAYER, layer_modules
 from jobs.contracts.learning import Batch
 from jobs.core.config import BadInput, Problem
@@ -181,7 +181,7 @@ def _numbered(model: nn.Module, optimizer: Any) -> Iterable[tuple[int, tuple[str
 
 def _cut_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
     """Cut the matrices by transformers' own plan for the architecture; BadInput where it has none."""
-    transformer, adapters = _transformer(model), any(isinstance(part, PeftModel) for part in model.modules())
+    transformer, adapters = _transformer(model), any(map(has_adapters, model.modules()))
     if not transformer.tp_plan or adapters:
         what = "adapters" if adapters else type(transformer).__name__
         reason = f"transformers has no tensor-parallel plan for {what}"

@@ -1,4 +1,5 @@
-"""Where the loop runs: in Ray Train workers, or in this process (a trial of a search, healing after pruning).
+"""Where the loop runs: in Ray Train's workers, in one task where one worker is asked for, or in this process (a trial of a
+search, healing after pruning).
 
     outcome = train(build, config, inputs, context)
 
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +19,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from cluster.connection.follow import in_a_line
+from cluster.ray_private import draining
 from cluster.store.artifact import File, upload
 from cluster.store.storage import filesystem, is_local, join
 from jobs.contracts.objective import Learner, Preempted
@@ -38,10 +42,12 @@ Build = Callable[[Any, Inputs], tuple[nn.Module, Learner]]
 
 
 def train(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
-    """Train with Ray Train on the workers that the context asks for, or right here inside a search."""
+    """Train on the workers that the context asks for, or right here inside a search."""
     if context.trial is not None:
         return train_in_process(build, config, inputs, context)
-    return _train_with_ray(build, config, inputs, context)
+    payload = {"build": build, "config": config, "inputs": inputs, "context": context}
+    start = partial(_in_task, payload) if context.resources.workers == 1 else partial(_in_group, payload)
+    return _until_trained(start)
 
 
 def train_in_process(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
@@ -74,19 +80,47 @@ def _outcome(fitted: TrainingResult, figures: dict[str, float], files: dict[str,
     return Outcome(metrics={**fitted.metrics, **figures}, details=details, files=files)
 
 
-def _train_with_ray(build: Build, config: Training, inputs: Inputs, context: Context) -> Outcome:
-    """One run of Ray Train after another, until one ends otherwise than by a notice that a node will be taken away."""
-    payload = {"build": build, "config": config, "inputs": inputs, "context": context}
+def _until_trained(start: Callable[[int], Outcome | Exception]) -> Outcome:
+    """One run after another, by number, until one ends otherwise than by a notice that a node will be taken away."""
     for number in count():
-        outcome = _trainer(payload, f"train-{context.attempt}-{number}").fit().return_value
+        outcome = start(number)
         if isinstance(outcome, Preempted):
             print(f"a node is about to be taken away ({outcome}); going on elsewhere", flush=True)
         elif isinstance(outcome, Exception):
             raise outcome
         else:
-            break
-    assert isinstance(outcome, Outcome), "the first worker returns the outcome"
+            return outcome
+    raise AssertionError("numbers do not end")
+
+
+def _in_group(payload: dict[str, Any], number: int) -> Outcome | Exception:
+    """A run of Ray Train's: several workers that find each other, and start together again where one is lost."""
+    outcome = _trainer(payload, f"train-{payload['context'].attempt}-{number}").fit().return_value
+    assert isinstance(outcome, Outcome | Exception), "the first worker returns the outcome"
     return outcome
+
+
+def _in_task(payload: dict[str, Any], number: int) -> Outcome | Exception:
+    """A run of one worker, which needs no group: controller and group of Ray Train take longer to start than a small step.
+
+    Where its process or its node is lost, or it fails, it starts again from the newest checkpoint, as often as Train would.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    resources = payload["context"].resources
+    # Ray's own retries would count neither errors nor workers that ran out of memory.
+    task = ray.remote(_task).options(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=0)
+    for left in reversed(range(resources.max_failures + 1)):
+        try:
+            outcome = ray.get(task.remote(payload))
+            assert isinstance(outcome, Outcome | Exception), "the only worker returns the outcome"
+            return outcome
+        except RayError as error:
+            if not left:
+                raise
+            print(f"the worker was lost, and is started again ({in_a_line(error)}); {left - 1} more may be lost", flush=True)
+    raise AssertionError("the last failure is raised")
 
 
 def _trainer(payload: dict[str, Any], name: str) -> Any:
@@ -115,28 +149,37 @@ def _trainer(payload: dict[str, Any], name: str) -> Any:
     )
 
 
+def _task(payload: dict[str, Any]) -> Outcome | Exception | None:
+    """What the one worker does, in a task."""
+    return _answered(partial(_train_in_worker, payload, 0, 1, draining))
+
+
 def _worker(payload: dict[str, Any]) -> Outcome | Exception | None:
-    """What each Ray Train worker does; errors that Ray Train is not to answer with another try are returned."""
+    """What each Ray Train worker does."""
+    import ray.train
+
+    place = ray.train.get_context()
+    return _answered(partial(_train_in_worker, payload, place.get_world_rank(), place.get_world_size(), _preempted))
+
+
+def _answered(work: Callable[[], Outcome | None]) -> Outcome | Exception | None:
+    """What the work returns; errors that are not to be answered with another try are returned as well."""
     try:
-        return _train_in_worker(payload)
+        return work()
     except (BadInput, Diverged, Preempted) as error:
         return error
 
 
-def _train_in_worker(payload: dict[str, Any]) -> Outcome | None:
+def _train_in_worker(payload: dict[str, Any], rank: int, workers: int, preemption: Callable[[], bool]) -> Outcome | None:
     """Train; the first worker publishes the model and returns the outcome."""
-    import ray.train
-
     context: Context = payload["context"]
-    place = ray.train.get_context()
-    rank, workers = place.get_world_rank(), place.get_world_size()
     torch.set_num_threads(max(1, int(context.resources.cpus)))
     os.environ.setdefault("ACCELERATE_USE_CPU", str(not torch.cuda.is_available()).lower())
     model, learner = _seeded_build(payload["build"], payload["config"], payload["inputs"])
     track = trackers_opener(context, payload["config"])
     with (
         closing(Checkpoints(join(context.scratch, CHECKPOINTS), print)) as checkpoints,
-        RunHooks(context.report, checkpoints, rank, workers, track=track, preemption=_preempted) as hooks,
+        RunHooks(context.report, checkpoints, rank, workers, track=track, preemption=preemption) as hooks,
     ):
         fitted = fit(model, learner, payload["config"], hooks, context.resources.parallel)
     if rank != 0:

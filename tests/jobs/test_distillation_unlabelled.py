@@ -173,7 +173,7 @@ def test_a_teacher_in_torch_answers_in_the_precision_that_is_asked_for(
     for precision in ("fp32", "bf16"):
         config = predict.PredictConfig.model_validate({"batch_size": 8, "precision": precision})
         output = tmp_path / precision
-        (said,) = predict.AnswerBlocks(model, examples, blocks, str(output), config, 1)({"number": [0]})["path"]
+        said = predict.AnswerBlocks(model, examples, blocks, str(output), config, 1).answer(0)["path"]
         draft = publish_directory(output, tmp_path / f"{precision}-made", Kind.PREDICTIONS, details={"task": TASK})
         assert draft.files("soft/") == [said]
         soft = SoftLabels(draft, [text_key(text) for text, _ in MESSAGES], classification())
