@@ -186,8 +186,8 @@ def load_engine(
     tokenizer = _load_tokenizer(directory, card)
     backend: Backend
     if chosen.backend == "onnx":
-        parts = [name for name, _ in card.task.graph_parts]
-        backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device, parts)
+        parts, exact = [name for name, _ in card.task.graph_parts], chosen.products != "wide"
+        backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device, parts, exact)
     else:
         backend = TorchBackend(directory, card, chosen, threads, device)
     together = BatchBudget(1 if chosen.batching == "alone" else max_batch, max_tokens)
