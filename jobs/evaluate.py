@@ -5,13 +5,15 @@
 Each variant (torch, onnx, int8, …) of each model is a candidate of its own; the teacher is their yardstick. Latencies are
 taken in turns, so that whatever else the machine does falls on all alike. With `inputs: {against: spam/production}` the model
 that this alias points at is judged on the same rows too, and each candidate is compared with it.
+
+Figures hold for one kind of processor: `for: avx2` names it, and the report of another kind is another report.
 """
 
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from cluster.store.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem
@@ -23,6 +25,7 @@ from jobs.running.cli import main
 from jobs.tasks import spec_of
 from jobs.tasks.checks import no_such_figure
 from serve.engines import processor
+from serve.engines.processor import ProcessorKind
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -37,6 +40,12 @@ MATE_ROUNDS = 3
 class EvaluateConfig(Config):
     """What is measured."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    judged_for: ProcessorKind = Field(alias="for", default_factory=processor.kind)
+    """The kind of processor that answers will be served on, and so is measured on: amx+bf16, vnni+bf16, vnni, avx2 (x86
+    without VNNI), i8mm+bf16, i8mm, dotprod, neon. Default: that of the host which drives the pipeline. A report for another
+    kind is another report: it is made anew, on a host of that kind, and refused where there is none."""
     split: Literal["test", "validation"] = "test"
     """The split that no candidate has learned from."""
     metric: str | None = None
@@ -66,9 +75,14 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
     """Measure all candidates in one worker process; write report.json and, beside it, front.json."""
     import ray
 
+    from jobs.judging.hosts import strategy_for
+
     resources = context.resources
     remote = ray.remote(_evaluate).options(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_retries=resources.max_failures,
+        scheduling_strategy=strategy_for(config.judged_for, resources.cpus, resources.gpus),
     )
     report: dict[str, Any] = ray.get(remote.remote(config, inputs, context))
     for name, content in (("report.json", report), ("front.json", front_of(report))):
@@ -78,9 +92,11 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
+    from jobs.judging.hosts import refuse_another_kind
     from jobs.judging.operating_points import measure_operating_points
     from jobs.judging.quality import ROUNDS
 
+    refuse_another_kind(config.judged_for)
     candidates = _candidates(config, inputs)
     yardstick, production = candidates[0], _production(config, inputs, candidates[0])
     metric, rows = _metric(config, yardstick.learning, yardstick.task), _rows(config, inputs, yardstick)
@@ -109,10 +125,16 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         **({"labels": list(labels)} if labels else {}),
         "split": config.split,
         "examples": len(rows.items),
-        "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
+        "conditions": _conditions(config),
         "rows": found,
         **against,
     }
+
+
+def _conditions(config: EvaluateConfig) -> dict[str, Any]:
+    """Under which speed is measured: part of what the figures mean."""
+    told = {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()}
+    return told | {"processor": str(processor.kind())}
 
 
 def _measure(
@@ -237,8 +259,8 @@ def _compare(
 
 def _origin(candidate: "Candidate") -> dict[str, Any]:
     """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
-    precision = candidate.engine.card.variants[candidate.variant].precision
-    products = {"int8_products": processor.int8_products()} if precision == "int8" else {}
+    variant = candidate.engine.card.variants[candidate.variant]
+    products = {"int8_products": processor.int8_products(variant.products)} if variant.precision == "int8" else {}
     return {"made": sorted(made_with(candidate.artifact)), **products}
 
 
@@ -254,7 +276,7 @@ STAGE = Stage(
         "against": Input(Kind.MODEL, "an alias: what it points at is judged beside them", optional=True, alias=True),
     },
     output=Kind.REPORT,
-    version=6,
+    version=7,
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Requirements, doubts
-from jobs.judging.results import read_report, read_verdict
+from jobs.judging.results import judged_on, read_report, read_verdict
 from jobs.running.cli import main
 
 
@@ -49,14 +49,14 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
         told = {"winner": None, "budget": config.model_dump(), "verdicts": verdicts, "report": inputs.one("report").uri}
-        told |= _production(report)
+        told |= _of_report(report)
         place = record_verdict(context.storage, _alias(context), told)
         refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
         raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
     best = pareto_front(fit, mode=metric.mode)
     winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer, metric))
-    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_production(report)}
+    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_of_report(report)}
     if "against" in winner:
         told = winner["against"]
         low, high = told["gain_interval"]
@@ -66,9 +66,9 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics=figures, details=details)
 
 
-def _production(report: dict[str, Any]) -> dict[str, Any]:
-    """For the verdict: the row of what was in production, where the evaluation has judged it too."""
-    return {"against": report["against"]} if "against" in report else {}
+def _of_report(report: dict[str, Any]) -> dict[str, Any]:
+    """For the verdict: the kind of processor that was judged on, and the row of what was in production, where there is one."""
+    return {"judged_on": judged_on(report), **({"against": report["against"]} if "against" in report else {})}
 
 
 def _order(row: dict[str, Any], prefer: str, metric: Metric) -> float:
@@ -111,10 +111,13 @@ def settle(artifact: Artifact, context: Context) -> None:
     """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
     verdict = read_verdict(artifact)
     row = verdict["row"]
-    told: dict[str, Any] = {key: verdict[key] for key in ("winner", "budget", "verdicts", "against") if key in verdict}
+    told: dict[str, Any] = {
+        key: verdict[key] for key in ("winner", "budget", "verdicts", "judged_on", "against") if key in verdict
+    }
     reports = [parent.uri for parent in artifact.manifest.parents.get("report", [])]
     record_verdict(context.storage, _alias(context), {**told, "report": next(iter(reports), None)})
-    move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"])
+    kind = verdict.get("judged_on")
+    move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"], judged_on=kind)
 
 
 def _alias(context: Context) -> str:
@@ -128,7 +131,7 @@ STAGE = Stage(
     run=run,
     inputs={"report": Input(Kind.REPORT, "the figures from evaluate")},
     output=Kind.REPORT,
-    version=2,
+    version=3,
     completion=Completion(headline=("kept", "speedup", "size_ratio"), settle=settle),
 )
 
