@@ -10,6 +10,7 @@ Figures hold for one kind of processor: `for: avx2` names it, and the report of 
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -154,20 +155,23 @@ def _measure(
         measure_parity,
         measure_throughput,
     )
-    from serve.engines.memory import peak_memory
+    from serve.engines.memory import peak_memories
 
     threads, batch_size = config.threads[0], config.batch_size[0]
     every = candidates if production is None else [*candidates, production]
-    for candidate in every:
-        context.report(state=f"judging {candidate.name}")
-        judge_quality(candidate, rows, candidates[0], metric, config.resamples)
-        candidate.figures |= candidate.cut_texts(rows.items)
-        measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
-    measure_parity(candidates)
-    context.report(state="measuring memory")
-    for candidate in every:
-        held = peak_memory(candidate.artifact.local(), candidate.variant, threads, batch_size)
-        candidate.figures["memory_bytes"] = held
+    subjects = [(candidate.artifact.local(), candidate.variant) for candidate in every]
+    with ThreadPoolExecutor(1) as beside:
+        # In processes of their own; whatever is timed waits for them.
+        memories = beside.submit(peak_memories, subjects, threads, batch_size)
+        for candidate in every:
+            context.report(state=f"judging {candidate.name}")
+            judge_quality(candidate, rows, candidates[0], metric, config.resamples)
+            candidate.figures |= candidate.cut_texts(rows.items)
+            measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
+        measure_parity(candidates)
+        context.report(state="measuring memory")
+        for candidate, held in zip(every, memories.result(), strict=True):
+            candidate.figures["memory_bytes"] = held
     context.report(state="measuring latency")
     measure_latency(every, rows.items, config.latency_texts, ROUNDS)
     measure_throughput(every, rows.items, batch_size, ROUNDS)
