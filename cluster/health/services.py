@@ -16,7 +16,7 @@ CHECK = "service"
 MOST_ASKED = 16
 """Each question reaches one replica that Serve chooses: as many are asked as there are replicas, but no more than so many."""
 WITHOUT_ADDRESS = ("", "0.0.0.0", "::")
-ANSWER_SECONDS = 5.0
+READY_SECONDS = 5.0
 
 
 def service_findings(dashboard: str) -> list[Finding]:
@@ -52,7 +52,7 @@ def _findings(name: str, url: str, replicas: int) -> Iterator[Finding]:
 def _asked(url: str) -> dict[str, Any] | None:
     """What it answers; None where nothing does. An application that is no Raystill's has nothing to say."""
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as reply:
+        with urllib.request.urlopen(url, timeout=READY_SECONDS) as reply:
             answer = json.loads(reply.read())
     except (urllib.error.HTTPError, ValueError):
         return {}

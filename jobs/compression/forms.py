@@ -31,7 +31,7 @@ NAMES: dict[QuantizeKind, str] = {
     "power_of_two": "pow2",
     "fp16": "fp16",
 }
-PRECISIONS: dict[QuantizeKind, str] = {"int4": "int4", "fp16": "fp16"}
+KEPT_IN: dict[QuantizeKind, str] = {"int4": "int4", "fp16": "fp16"}
 """Of the others it is int8."""
 PRODUCTS: dict[str, Products] = {"rowwise": "narrow", "reduced_range": "narrow", "unsigned": "unsigned"}
 """Ways to int8 whose products are exact on x86 without VNNI as they are; those of the others are wide."""

@@ -81,7 +81,7 @@ class _Rewriting:
         if name in self.rows:
             return
         self.rows.add(name)
-        steps = (
+        steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
             ("Abs", [name], "size", {}),
             ("ReduceMax", [f"{name}_size", LAST], "most", {"keepdims": 1}),
             ("Max", [f"{name}_most", LEAST], "largest", {}),

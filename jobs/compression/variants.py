@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from jobs.compression.export import Signature, export_onnx
-from jobs.compression.forms import FROM_WEIGHTS, NAMES, PRECISIONS, PRODUCTS
+from jobs.compression.forms import FROM_WEIGHTS, KEPT_IN, NAMES, PRODUCTS
 from jobs.compression.quantize import (
     Feeds,
     quantize_blockwise_int8,
@@ -87,7 +87,7 @@ def write_variants(
     made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32", hidden_states=config.embeddings)}
     tries: list[Try] = []
     for kind in config.quantize:
-        name, precision = NAMES[kind], PRECISIONS.get(kind, "int8")
+        name, precision = NAMES[kind], KEPT_IN.get(kind, "int8")
         file = f"onnx/model.{name}.onnx"
         variant = Variant(backend="onnx", file=file, precision=precision, hidden_states=config.embeddings)
         target, way = directory / variant.file, str(kind)

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.core.config import BadInput, Problem
 from serve.engines.processor import ProcessorKind, kind
 
-ANSWER_SECONDS = 60.0
+KIND_SECONDS = 60.0
 
 
 def strategy_for(wanted: ProcessorKind, cpus: float, gpus: float = 0) -> Any:
@@ -42,9 +42,9 @@ def kinds_of(nodes: list[str]) -> dict[str, ProcessorKind]:
         .remote(): node
         for node in nodes
     }
-    ready, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS)
+    ready, silent = ray.wait(list(asked), num_returns=len(asked), timeout=KIND_SECONDS)
     if silent:
-        print(f"of {len(silent)} node(s) the kind of processor is not known: no answer in {ANSWER_SECONDS:.0f} s", flush=True)
+        print(f"of {len(silent)} node(s) the kind of processor is not known: no answer in {KIND_SECONDS:.0f} s", flush=True)
     return {asked[one]: ray.get(one) for one in ready}
 
 

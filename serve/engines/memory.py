@@ -23,7 +23,7 @@ from serve.tasks.protocol import Item
 
 ROOT = Path(__file__).parents[2]
 STATUS, MAPPED = Path("/proc/self/status"), Path("/proc/self/smaps")
-LIBRARIES = {"onnx": ("onnxruntime",), "torch": ("torch", "transformers")}
+BACKEND_LIBRARIES = {"onnx": ("onnxruntime",), "torch": ("torch", "transformers")}
 """What a backend imports when it is chosen."""
 Subject = tuple[Path, str]
 """A published model's directory, and one of its variants."""
@@ -124,7 +124,7 @@ def _main() -> None:
         parser.exit(1, f"{error}\n")
     if len(backends) > 1:
         parser.error(f"these have several backends ({', '.join(sorted(backends))}), whose libraries would all be counted")
-    for library in LIBRARIES.get(*backends, ()):
+    for library in BACKEND_LIBRARIES.get(backends.pop(), ()):
         importlib.import_module(library)
     for subject in subjects:
         if (peak := _forked_peak(subject, given.threads, given.max_batch)) is None:
