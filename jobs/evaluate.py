@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, field_validator
 from cluster.store.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
-from jobs.core.stage import Context, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Context, Input, Inputs, Outcome, Preflight, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
 from jobs.running.cli import main
@@ -268,6 +268,13 @@ def _origin(candidate: "Candidate") -> dict[str, Any]:
     return {"made": sorted(made_with(candidate.artifact)), **products}
 
 
+def check(config: EvaluateConfig) -> list[Problem]:
+    """What would go wrong, found without running it."""
+    from jobs.judging.hosts import kind_problems
+
+    return kind_problems(config.judged_for)
+
+
 STAGE = Stage(
     name="evaluate",
     purpose="judge all candidates through the serving engine on the test split",
@@ -281,6 +288,7 @@ STAGE = Stage(
     },
     output=Kind.REPORT,
     version=7,
+    preflight=Preflight(check=check),
 )
 
 if __name__ == "__main__":

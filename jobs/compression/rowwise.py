@@ -10,6 +10,7 @@ K rows and N columns of a matrix.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -81,7 +82,7 @@ class _Rewriting:
         if name in self.rows:
             return
         self.rows.add(name)
-        steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
+        steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
             ("Abs", [name], "size", {}),
             ("ReduceMax", [f"{name}_size", LAST], "most", {"keepdims": 1}),
             ("Max", [f"{name}_most", LEAST], "largest", {}),

@@ -2,11 +2,13 @@
 
 strategy = strategy_for(ProcessorKind.AVX2, cpus=1)          # of Ray's scheduling, for the options of a remote function
 refuse_another_kind(ProcessorKind.AVX2)                      # BadInput on a host of another kind
+kind_problems(ProcessorKind.AVX2)                            # the same, as far as the cluster's hosts tell it beforehand
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.fleet.supply import connected_supply
 from jobs.core.config import BadInput, Problem
 from serve.engines.processor import ProcessorKind, kind
 
@@ -29,6 +31,22 @@ def strategy_for(wanted: ProcessorKind, cpus: float, gpus: float = 0) -> Any:
     if not fitting or len(fitting) == len(large):
         return "DEFAULT"
     return NodeAffinitySchedulingStrategy(fitting[0], soft=False)
+
+
+def kind_problems(wanted: ProcessorKind) -> list[Problem]:
+    """Whether no host of the connected cluster is of this kind, and none can come: known before hours of training."""
+    import ray
+
+    if not ray.is_initialized() or any(type_.most > type_.living for type_ in connected_supply().types):
+        return []
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and _holds(node["Resources"], 1, 0)]
+    if wanted is kind() and ray.get_runtime_context().get_node_id() in nodes:
+        return []
+    there = kinds_of(nodes).values()
+    if wanted in there:
+        return []
+    reason = f"no host of this cluster is of that kind: they are {', '.join(sorted(set(there))) or 'none that have CPUs'}"
+    return [Problem("for", str(wanted), reason, "Name one of these, or run on a cluster with such a host.")]
 
 
 def kinds_of(nodes: list[str]) -> dict[str, ProcessorKind]:

@@ -46,6 +46,9 @@ class ProcessorKind(StrEnum):
     OTHER = "other"
     """No x86 and no aarch64."""
 
+    def __repr__(self) -> str:
+        return repr(str(self))
+
     @property
     def saturating(self) -> bool:
         """Whether products of unsigned with signed numbers saturate."""

@@ -109,6 +109,12 @@ def test_judged_selected_and_kept_with_its_kind_and_refused_on_another(ray_drive
     assert SELECT.version == 3
 
 
+def test_a_kind_that_no_host_has_is_told_before_anything_runs(ray_driver: Cluster) -> None:
+    assert STAGE.preflight.check(EvaluateConfig()) == []
+    (problem,) = STAGE.preflight.check(EvaluateConfig.model_validate({"for": ANOTHER}))
+    assert str(problem).startswith(f"for = '{ANOTHER}': no host of this cluster is of that kind: they are {kind()}. ")
+
+
 def test_of_several_hosts_each_is_asked_of_which_kind_it_is(ray_driver: Cluster) -> None:
     import ray
 
