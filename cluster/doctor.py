@@ -3,7 +3,8 @@
     python -m cluster.doctor s3://bucket/raystill                                  the cluster of RAY_ADDRESS
     ray job submit --working-dir . -- python -m cluster.doctor s3://bucket/raystill     from inside it
 
-Looks at every node: versions, storage, clock, disk, shared memory, GPUs, ports; and at the token and the dashboard.
+Looks at every node: versions, storage, clock, disk, shared memory, GPUs, ports; at the token and the dashboard; and asks what
+runs on Serve whether it answers on the kind of processor that it was judged on.
 Exit code 0: nothing wrong (warnings apart); 1: something is; 2: the cluster cannot be looked at.
 """
 
@@ -24,6 +25,7 @@ from cluster.connection.embedded import StartError
 from cluster.health.access import access_findings, ask
 from cluster.health.findings import CHECKS, Finding, Level, node_findings
 from cluster.health.probes import MARKER, NodeReport, Probe
+from cluster.health.services import service_findings
 from cluster.store.storage import StorageError, absolute, delete, exists, join, write_bytes
 from cluster.submit import current_job_id
 from cluster.submit import main as submit_and_follow
@@ -75,7 +77,7 @@ def examine(cluster: Cluster, storage: str) -> list[Finding]:
         findings = _examine_nodes(nodes, storage, found := Examination(), urlsplit(cluster.dashboard).port or 8265)
     finally:
         ray.shutdown()
-    return findings + access_findings(cluster.dashboard, found.outside)
+    return findings + access_findings(cluster.dashboard, found.outside) + service_findings(cluster.dashboard)
 
 
 def conclude(findings: Sequence[Finding]) -> int:

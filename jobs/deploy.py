@@ -69,13 +69,14 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
         fingerprint=row["fingerprint"],
         variant=row["variant"],
         name=context.recipe,
+        judged_on=verdict.get("judged_on"),
         threads=config.threads or point["threads"],
         max_batch_size=point["batch_size"],
         max_ongoing_requests=2 * point["batch_size"],
         cpus=config.cpus,
         min_replicas=config.replicas,
         max_replicas=config.replicas,
-        **(behind(row, verdict["teacher"], config) if config.cascade else {}),
+        **(behind(verdict, config) if config.cascade else {}),
     )
     version = deployment_config(context.recipe, arguments, config.route)
     client = ServeClient()
@@ -90,7 +91,15 @@ def run(config: DeployConfig, inputs: Inputs, context: Context) -> Outcome:
     client.apply(wanted, context.recipe, lambda state: context.report(state=state))
     url = f"http://{address[0]}:{address[1]}{entry['route_prefix'].rstrip('/')}/v1/predict"
     answers = _ask(url, inputs.maybe("examples"), config.questions)
-    move(context.storage, f"{context.recipe}/production", row["uri"], row["fingerprint"], row["variant"], version)
+    move(
+        context.storage,
+        f"{context.recipe}/production",
+        row["uri"],
+        row["fingerprint"],
+        row["variant"],
+        version,
+        arguments.judged_on,
+    )
     details = {"url": url, "model": row["candidate"], "answers": answers, "carried_over": list(carried)}
     return Outcome(metrics={"answered": float(len(answers))}, details=details)
 
@@ -108,15 +117,20 @@ def named(config: DeployConfig, row: dict[str, Any]) -> frozenset[str]:
     return frozenset(keys)
 
 
-def behind(row: dict[str, Any], teacher: dict[str, Any], config: DeployConfig) -> dict[str, Any]:
+def behind(verdict: dict[str, Any], config: DeployConfig) -> dict[str, Any]:
     """The arguments that put the teacher behind the winner; BadInput where evaluate has fitted no threshold."""
     from serve.settings import CascadeSettings, ModelSettings
 
+    row, teacher = verdict["row"], verdict["teacher"]
     if "cascade" not in row:
         remedy = "Give evaluate `cascade`, the share of the teacher's score to keep, such as 0.99."
         raise BadInput([Problem("cascade", True, "evaluate has fitted no threshold for the winner", remedy)])
     large = ModelSettings(
-        model=teacher["uri"], fingerprint=teacher["fingerprint"], variant=teacher["variant"], cpus=config.cpus
+        model=teacher["uri"],
+        fingerprint=teacher["fingerprint"],
+        variant=teacher["variant"],
+        judged_on=verdict.get("judged_on"),
+        cpus=config.cpus,
     )
     return {"others": {"teacher": large}, "cascade": CascadeSettings(model="teacher", threshold=row["cascade"]["threshold"])}
 
@@ -177,7 +191,7 @@ STAGE = Stage(
         "examples": Input(Kind.EXAMPLES, "rows whose test split is asked", optional=True),
     },
     output=Kind.REPORT,
-    version=1,
+    version=2,
     completion=Completion(headline=("answered",), effect=True),
 )
 

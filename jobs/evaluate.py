@@ -8,18 +8,20 @@ that this alias points at is judged on the same rows too, and each candidate is 
 
 The cheapest model of the kind (`inputs.floor`, which a step `floor` makes unless the recipe says `floor: false`) is judged
 like them, and one sentence says what the teacher is worth above it.
+Figures hold for one kind of processor: `for: avx2` names it, and the report of another kind is another report.
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from cluster.store.artifact import Kind
 from jobs.core.config import BadInput, Config, Problem
 from jobs.core.metric import Metric
-from jobs.core.stage import Context, Implied, Input, Inputs, Outcome, Stage
+from jobs.core.stage import Context, Implied, Input, Inputs, Outcome, Preflight, Stage
 from jobs.judging.controls import made_with
 from jobs.judging.pareto import front_of, pareto_front
 from jobs.judging.results import AGAINST_FLOOR
@@ -28,6 +30,7 @@ from jobs.running.floorless import no_floor
 from jobs.tasks import spec_of
 from jobs.tasks.checks import no_such_figure
 from serve.engines import processor
+from serve.engines.processor import ProcessorKind
 from serve.tasks.protocol import Task
 
 if TYPE_CHECKING:
@@ -42,6 +45,12 @@ MATE_ROUNDS = 3
 class EvaluateConfig(Config):
     """What is measured."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    judged_for: ProcessorKind = Field(alias="for", default_factory=processor.kind)
+    """The kind of processor that answers will be served on, and so is measured on: amx+bf16, vnni+bf16, vnni, avx2 (x86
+    without VNNI), i8mm+bf16, i8mm, dotprod, neon. Default: that of the host which drives the pipeline. A report for another
+    kind is another report: it is made anew, on a host of that kind, and refused where there is none."""
     split: Literal["test", "validation"] = "test"
     """The split that no candidate has learned from."""
     metric: str | None = None
@@ -71,9 +80,14 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
     """Measure all candidates in one worker process; write report.json and, beside it, front.json."""
     import ray
 
+    from jobs.judging.hosts import strategy_for
+
     resources = context.resources
     remote = ray.remote(_evaluate).options(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.max_failures
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_retries=resources.max_failures,
+        scheduling_strategy=strategy_for(config.judged_for, resources.cpus, resources.gpus),
     )
     report: dict[str, Any] = ray.get(remote.remote(config, inputs, context))
     for name, content in (("report.json", report), ("front.json", front_of(report))):
@@ -86,9 +100,11 @@ def run(config: EvaluateConfig, inputs: Inputs, context: Context) -> Outcome:
 
 
 def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[str, Any]:
+    from jobs.judging.hosts import refuse_another_kind
     from jobs.judging.operating_points import measure_operating_points
     from jobs.judging.quality import ROUNDS
 
+    refuse_another_kind(config.judged_for)
     candidates = _candidates(config, inputs)
     yardstick, production = candidates[0], _production(config, inputs, candidates[0])
     metric, rows = _metric(config, yardstick.learning, yardstick.task), _rows(config, inputs, yardstick)
@@ -118,10 +134,16 @@ def _evaluate(config: EvaluateConfig, inputs: Inputs, context: Context) -> dict[
         **({"labels": list(labels)} if labels else {}),
         "split": config.split,
         "examples": len(rows.items),
-        "conditions": {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()},
+        "conditions": _conditions(config),
         "rows": found,
         **against,
     }
+
+
+def _conditions(config: EvaluateConfig) -> dict[str, Any]:
+    """Under which speed is measured: part of what the figures mean."""
+    told = {"threads": config.threads[0], "batch_size": config.batch_size[0], "cpu": processor.described()}
+    return told | {"processor": str(processor.kind())}
 
 
 def _measure(
@@ -141,20 +163,23 @@ def _measure(
         measure_parity,
         measure_throughput,
     )
-    from serve.engines.memory import peak_memory
+    from serve.engines.memory import peak_memories
 
     threads, batch_size = config.threads[0], config.batch_size[0]
     every = candidates if production is None else [*candidates, production]
-    for candidate in every:
-        context.report(state=f"judging {candidate.name}")
-        judge_quality(candidate, rows, candidates[0], metric, config.resamples)
-        candidate.figures |= candidate.cut_texts(rows.items)
-        measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
-    measure_parity(candidates)
-    context.report(state="measuring memory")
-    for candidate in every:
-        held = peak_memory(candidate.artifact.local(), candidate.variant, threads, batch_size)
-        candidate.figures["memory_bytes"] = held
+    subjects = [(candidate.artifact.local(), candidate.variant) for candidate in every]
+    with ThreadPoolExecutor(1) as beside:
+        # In processes of their own; whatever is timed waits for them.
+        memories = beside.submit(peak_memories, subjects, threads, batch_size)
+        for candidate in every:
+            context.report(state=f"judging {candidate.name}")
+            judge_quality(candidate, rows, candidates[0], metric, config.resamples)
+            candidate.figures |= candidate.cut_texts(rows.items)
+            measure_batch_mates(candidate, rows.items, batch_size, config.latency_texts, MATE_ROUNDS)
+        measure_parity(candidates)
+        context.report(state="measuring memory")
+        for candidate, held in zip(every, memories.result(), strict=True):
+            candidate.figures["memory_bytes"] = held
     context.report(state="measuring latency")
     measure_latency(every, rows.items, config.latency_texts, ROUNDS)
     measure_throughput(every, rows.items, batch_size, ROUNDS)
@@ -270,9 +295,17 @@ def _above_floor(
 
 def _origin(candidate: "Candidate") -> dict[str, Any]:
     """How a candidate was made: whether it was distilled or pruned, and of an int8 variant in which form its products ran."""
-    precision = candidate.engine.card.variants[candidate.variant].precision
-    products = {"int8_products": processor.int8_products()} if precision == "int8" else {}
+    variant = candidate.engine.card.variants[candidate.variant]
+    whole = variant.backend == "onnx" and variant.precision == "int8"
+    products = {"int8_products": processor.int8_products(variant.products)} if whole else {}
     return {"made": sorted(made_with(candidate.artifact)), **products}
+
+
+def check(config: EvaluateConfig) -> list[Problem]:
+    """What would go wrong, found without running it."""
+    from jobs.judging.hosts import kind_problems
+
+    return kind_problems(config.judged_for)
 
 
 STAGE = Stage(
@@ -295,6 +328,7 @@ STAGE = Stage(
     },
     output=Kind.REPORT,
     version=7,
+    preflight=Preflight(check=check),
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jobs.core.metric import Metric
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Refused, Stage
 from jobs.judging.pareto import metric_of, pareto_front
 from jobs.judging.requirements import Requirements, doubts
-from jobs.judging.results import AGAINST_FLOOR, read_report, read_verdict
+from jobs.judging.results import AGAINST_FLOOR, judged_on, read_report, read_verdict
 from jobs.running.cli import main
 
 
@@ -52,14 +52,14 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     if not fit:
         lines = [f"{verdict['candidate']}: {'; '.join(verdict['reasons'])}" for verdict in verdicts]
         told = {"winner": None, "budget": config.model_dump(), "verdicts": verdicts, "report": inputs.one("report").uri}
-        told |= _beside(report)
+        told |= _of_report(report)
         place = record_verdict(context.storage, _alias(context), told)
         refusal = "no candidate is within the budget, the alias has not moved:\n  " + "\n  ".join(lines)
         raise Refused(f"{refusal}\n  this verdict is kept in {place}")
     # Of equals in what is preferred, one that nothing else beats.
     best = pareto_front(fit, mode=metric.mode)
     winner = min((row for row in fit if row["candidate"] in best), key=lambda row: _order(row, config.prefer, metric))
-    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_beside(report)}
+    details = {"winner": winner["candidate"], "budget": config.model_dump(), "verdicts": verdicts, **_of_report(report)}
     if "against" in winner:
         told = winner["against"]
         low, high = told["gain_interval"]
@@ -69,11 +69,12 @@ def run(config: SelectConfig, inputs: Inputs, context: Context) -> Outcome:
     return Outcome(metrics=figures, details=details)
 
 
-def _beside(report: dict[str, Any]) -> dict[str, Any]:
-    """For the verdict, where the evaluation has judged them: the row of what was in production, and what all is worth above
-    the floor."""
+def _of_report(report: dict[str, Any]) -> dict[str, Any]:
+    """For the verdict: the kind of processor that was judged on; and where the evaluation has judged them, the row of what was
+    in production, and what all is worth above the floor."""
     floor = {AGAINST_FLOOR: report["floor"]["verdict"]} if "floor" in report else {}
-    return {"against": report["against"], **floor} if "against" in report else floor
+    against = {"against": report["against"]} if "against" in report else {}
+    return {"judged_on": judged_on(report), **against, **floor}
 
 
 def _order(row: dict[str, Any], prefer: str, metric: Metric) -> float:
@@ -116,11 +117,12 @@ def settle(artifact: Artifact, context: Context) -> None:
     """The alias {recipe}/winner points at the winner, also where the selection was found complete."""
     verdict = read_verdict(artifact)
     row = verdict["row"]
-    keys = ("winner", "budget", "verdicts", "against", AGAINST_FLOOR)
+    keys = ("winner", "budget", "verdicts", "judged_on", "against", AGAINST_FLOOR)
     told: dict[str, Any] = {key: verdict[key] for key in keys if key in verdict}
     reports = [parent.uri for parent in artifact.manifest.parents.get("report", [])]
     record_verdict(context.storage, _alias(context), {**told, "report": next(iter(reports), None)})
-    move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"])
+    kind = verdict.get("judged_on")
+    move(context.storage, _alias(context), row["uri"], row["fingerprint"], row["variant"], judged_on=kind)
 
 
 def _alias(context: Context) -> str:
@@ -134,7 +136,7 @@ STAGE = Stage(
     run=run,
     inputs={"report": Input(Kind.REPORT, "the figures from evaluate")},
     output=Kind.REPORT,
-    version=2,
+    version=3,
     completion=Completion(headline=("kept", "speedup", "size_ratio"), settle=settle),
 )
 

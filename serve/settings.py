@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cluster.store.storage import absolute
 from serve.engines.backends import Device
+from serve.engines.processor import ProcessorKind
 
 MAX_BODY_BYTES = 1 << 20
 MAX_TEXTS = 256
@@ -35,6 +36,8 @@ class ModelSettings(Settings):
     """The fingerprint that the model must have; by default the one that it has when it is deployed."""
     variant: str | None = None
     """The variant to serve; the card's default when not given."""
+    judged_on: ProcessorKind | None = None
+    """The kind of processor that it was judged on; where a replica runs on another one, its log and /readyz say so."""
     device: Device = "auto"
     """auto: the GPU for a torch variant where there is one, else the CPU."""
     threads: int = Field(default=1, ge=1)

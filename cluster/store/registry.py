@@ -38,6 +38,8 @@ class AliasTarget(BaseModel):
     moved: AwareDatetime
     config: dict[str, Any] | None = None
     """Of a deployment: the application's entry in a Serve config, without where its code lies."""
+    judged_on: str | None = None
+    """The kind of processor that it was judged on, such as vnni+bf16; None where the evaluation did not say it."""
 
     def models(self) -> list[tuple[str, str]]:
         """URI and fingerprint of each model that it needs: its own and those that its config names, such as a cascade's."""
@@ -61,15 +63,25 @@ def has_alias(storage: str, name: str) -> bool:
     return any(exists(place) for place in _places(storage, name))
 
 
-def move(storage: str, name: str, uri: str, fingerprint: str, variant: str, config: Mapping[str, Any] | None = None) -> Alias:
+def move(
+    storage: str,
+    name: str,
+    uri: str,
+    fingerprint: str,
+    variant: str,
+    config: Mapping[str, Any] | None = None,
+    judged_on: str | None = None,
+) -> Alias:
     """Point an alias at a model and how it is served; nothing is written if it points there already."""
     before = read(storage, name) if has_alias(storage, name) else None
     wanted = None if config is None else dict(config)
     if before is not None:
         now = before.target
-        if (now.fingerprint, now.variant, now.config) == (fingerprint, variant, wanted):
+        if (now.fingerprint, now.variant, now.config, now.judged_on) == (fingerprint, variant, wanted, judged_on):
             return before
-    target = AliasTarget(uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC), config=wanted)
+    target = AliasTarget(
+        uri=uri, fingerprint=fingerprint, variant=variant, moved=datetime.now(UTC), config=wanted, judged_on=judged_on
+    )
     alias = Alias(name=name, history=(*(before.history if before else ()), target))
     write_bytes(_places(storage, name)[0], alias.model_dump_json(indent=1).encode())
     return alias

@@ -15,11 +15,11 @@ from jobs.architectures.language_models import AUTO_CLASSES
 from jobs.architectures.models import learned_of
 from jobs.architectures.positions import longest_text
 from jobs.compression.export_language import data_of, encoder_of, export_language
+from jobs.compression.forms import FROM_WEIGHTS, NAMES
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
-from jobs.compression.quantize import FROM_WEIGHTS
 from jobs.compression.settings import Quantization
-from jobs.compression.variants import NAMES, SOURCE
+from jobs.compression.variants import SOURCE
 from jobs.core.config import BadInput, Problem
 from jobs.core.spaces import QuantizeKind
 from jobs.core.stage import Context, Inputs, Outcome

@@ -11,7 +11,7 @@ K rows and N columns of a matrix.
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -31,7 +31,6 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from jobs.compression.graph import fold_turned, is_large, save
 from jobs.compression.settings import Method
-from jobs.core.spaces import QuantizeKind
 
 Feeds = Mapping[str, np.ndarray]
 """Inputs of a graph by name, one batch."""
@@ -40,6 +39,7 @@ BLOCKS = {4: 32, 8: 64}
 """How many values share a scale, of weights of so many bits and of the activations that they meet."""
 INT8_PRODUCTS = 4
 """The accuracy level at which activations of blocks are int8 too, with scales for each block of each row."""
+HALF_MOST = float(np.finfo(np.float16).max)
 POWERS = 7
 """Magnitudes of power-of-two weights: with their signs and 0 they are 15 values, 4 bits."""
 METHODS = {
@@ -55,8 +55,25 @@ def quantize_dynamic_int8(source: Path, target: Path, exclude: Sequence[str] = (
     A table that is looked up is quantised too: at these sizes embeddings are half the bytes. The nodes named in
     `exclude` stay float.
     """
-    with _plain(source) as plain:
+    with plain_file(source) as plain:
         _quantize_dynamic(plain, target, QUANTIZED, exclude)
+
+
+def quantize_reduced_int8(source: Path, target: Path) -> None:
+    """The same with weights of 7 bits: a sum of two products with 8-bit activations fits the 16 bits of x86 without VNNI."""
+    with plain_file(source) as plain:
+        _quantize_dynamic(plain, target, QUANTIZED, reduce_range=True)
+
+
+def quantize_unsigned_int8(source: Path, target: Path) -> None:
+    """The same with unsigned weights (U8U8): exact everywhere, and slower than signed ones where there is VNNI."""
+    with plain_file(source) as plain:
+        _quantize_dynamic(plain, target, QUANTIZED, weight_type=QuantType.QUInt8)
+
+
+def quantize_tables(source: Path, target: Path) -> None:
+    """Embeddings alone to int8, of a file as `plain_file` gives it."""
+    _quantize_dynamic(source, target, ["Gather"])
 
 
 def quantize_static_int8(
@@ -64,7 +81,7 @@ def quantize_static_int8(
 ) -> None:
     """Weights and embeddings to int8, per channel; activations have fixed scales, found over these batches (QDQ, U8S8)."""
     # The calibrator prints what it does.
-    with _plain(source) as plain, redirect_stdout(StringIO()):
+    with plain_file(source) as plain, redirect_stdout(StringIO()):
         quantize_static(
             plain,
             target,
@@ -90,12 +107,14 @@ def quantize_static_int8(
 def quantize_blockwise_int8(source: Path, target: Path) -> None:
     """Weights and activations to int8, in blocks of 64 that share a scale (MatMulNBits); embeddings as in dynamic int8.
 
-    Each row of activations has scales of its own, so that answers are nearly float's and no batch mate moves them. It is
-    slower than one scale for all, and faster than float (ONNX Runtime's kernels for blocks: accuracy_level 4).
+    Each row of activations has scales of its own, so that answers are nearly float's and no batch mate moves them. Its
+    kernels are made for decoders, which read one row at a time: they add each block up in float, and for many rows take twice
+    as long as those of one scale a row (rowwise); without VNNI they are slower than float. accuracy_level 4 has them multiply
+    in int8 at all; below it weights become float anew at each call, which takes twice float's time.
     """
-    with _plain(source) as plain:
+    with plain_file(source) as plain:
         looked_up = plain.with_name("looked_up.onnx")
-        _quantize_dynamic(plain, looked_up, ["Gather"])
+        quantize_tables(plain, looked_up)
         _to_blocks(looked_up, target, 8, ("MatMul",))
 
 
@@ -105,16 +124,24 @@ def quantize_int4(source: Path, target: Path) -> None:
     The smallest file. Its speed is nearer to float than to int8, since weights are unpacked while the model runs: it is
     meant for large decoders, whose speed is that of reading their weights.
     """
-    with _plain(source) as plain:
+    with plain_file(source) as plain:
         _to_blocks(plain, target, 4, ("MatMul", "Gather"))
 
 
-def _quantize_dynamic(plain: Path, target: Path, kinds: list[str], exclude: Sequence[str] = ()) -> None:
+def _quantize_dynamic(
+    plain: Path,
+    target: Path,
+    kinds: list[str],
+    exclude: Sequence[str] = (),
+    weight_type: QuantType = QuantType.QInt8,
+    reduce_range: bool = False,
+) -> None:
     quantize_dynamic(
         plain,
         target,
-        weight_type=QuantType.QInt8,
+        weight_type=weight_type,
         per_channel=True,
+        reduce_range=reduce_range,
         op_types_to_quantize=kinds,
         nodes_to_exclude=_and_parts(exclude),
         use_external_data_format=is_large(onnx.load(str(plain))),
@@ -155,15 +182,6 @@ def quantize_power_of_two(source: Path, target: Path) -> None:
         rounded = Path(directory) / "rounded.onnx"
         save(model, rounded)
         quantize_dynamic_int8(rounded, target)
-
-
-FROM_WEIGHTS: dict[QuantizeKind, Callable[[Path, Path], None]] = {
-    "dynamic": quantize_dynamic_int8,
-    "blockwise": quantize_blockwise_int8,
-    "int4": quantize_int4,
-    "power_of_two": quantize_power_of_two,
-}
-"""The kinds that need nothing but the weights: no examples."""
 
 
 def to_powers_of_two(weight_KN: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -216,8 +234,26 @@ def split_gemms(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(stay)
 
 
+def quantize_half(source: Path, target: Path) -> None:
+    """Weights kept in 16 bits: half the file, and float's answers and speed, since a session widens them as it is loaded."""
+    model = onnx.load(str(source))
+    del model.graph.value_info[:]
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        half = np.clip(numpy_helper.to_array(tensor), -HALF_MOST, HALF_MOST).astype(np.float16)
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_widened", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    save(model, target)
+
+
 @contextmanager
-def _plain(source: Path) -> Iterator[Path]:
+def plain_file(source: Path) -> Iterator[Path]:
     """The file as the quantisers take it, and their warnings held back."""
     model = onnx.load(str(source))
     # Shapes that the exporter wrote down clash with the quantisers' own shape inference.

@@ -94,15 +94,18 @@ class Quantization(Config):
 
     quantize: tuple[QuantizeKind, ...] = ("dynamic",)
     """One kind, a list of them or none; each makes a variant that is judged as a candidate of its own. dynamic (int8): int8
-    weights and embeddings, activations scaled while running. static (int8_static): scales fixed beforehand, so that answers
-    do not depend on batch mates. blockwise (int8_block): scales for each 64 values of a row, nearly float's answers whatever
-    the batch mates, and slower than dynamic. int4 (int4): 4-bit weights, the smallest file, hardly faster than float.
-    power_of_two (pow2): weights of 15 values, run as int8, for hardware that shifts."""
+    weights and embeddings, activations scaled while running. rowwise (int8_row): a scale for each token, near float's
+    answers whatever the batch mates and the processor, and hardly slower. reduced_range (int8_reduced), unsigned
+    (int8_unsigned): dynamic with weights of 7 bits, or unsigned ones, which x86 without VNNI runs as they are. blockwise
+    (int8_block): scales for each 64 values of a row, nearest to float, slower than rowwise, and without VNNI than float.
+    static (int8_static): scales fixed beforehand. int4 (int4): 4-bit weights, the smallest file, hardly faster than float.
+    power_of_two (pow2): weights of 15 values, run as int8, for hardware that shifts. fp16 (fp16): half the file, float's
+    answers and speed."""
     calibration: Calibration = Calibration()
     """How the fixed scales of static int8 are found."""
     allowed_loss: float | None = Field(None, ge=0)
     """Points of the score on the validation split that `dynamic` may cost against float. Beyond it the nodes that int8 hurts
-    most stay float, then int8 in blocks is tried, then static int8, then training for int8 with the settings of heal."""
+    most stay float, then rowwise is tried, blockwise, static int8, then training for int8 with the settings of heal."""
     batching: Literal["free", "same"] = "free"
     """same: answers are the same alone and in a batch to 0.001 in probability; dynamic int8 then runs texts one at a time."""
 

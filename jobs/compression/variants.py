@@ -3,8 +3,8 @@
     figures, details = write_variants(model, directory, config, Material(feeds, judge, score, train))
 
 Every variant is a candidate of its own for `evaluate`. Where int8 may cost no more than `allowed_loss`, first all of it is
-quantised dynamically; then the nodes that int8 hurts most stay float, 1, 2, 4, … of them; then int8 in blocks is tried; then
-static int8; last, where there is something to train with, quantisation-aware training.
+quantised dynamically; then the nodes that int8 hurts most stay float, 1, 2, 4, … of them; then int8 by rows is tried, then in
+blocks, then static int8; last, where there is something to train with, quantisation-aware training.
 """
 
 import tempfile
@@ -18,13 +18,14 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from jobs.compression.export import Signature, export_onnx
+from jobs.compression.forms import FROM_WEIGHTS, KEPT_IN, NAMES, PRODUCTS
 from jobs.compression.quantize import (
-    FROM_WEIGHTS,
     Feeds,
     quantize_blockwise_int8,
     quantize_dynamic_int8,
     quantize_static_int8,
 )
+from jobs.compression.rowwise import quantize_rowwise_int8
 from jobs.compression.settings import Method, Quantization
 from jobs.compression.worst_nodes import worst_nodes
 from jobs.core.metric import Metric
@@ -33,14 +34,7 @@ from serve.engines.base import Engine
 from serve.engines.card import Card, Variant, read_card, write_card
 from serve.engines.engine import load_engine
 
-NAMES: dict[QuantizeKind, str] = {
-    "dynamic": "int8",
-    "static": "int8_static",
-    "blockwise": "int8_block",
-    "int4": "int4",
-    "power_of_two": "pow2",
-}
-ONE_SCALE = ("dynamic", "trained", "power_of_two")
+ONE_SCALE = ("dynamic", "reduced_range", "unsigned", "trained", "power_of_two")
 """Ways to int8 that scale the activations of a whole batch alike, so that batch mates move an answer."""
 SOURCE = "onnx/model.onnx"
 MAXIMUM_SHARE = 0.25
@@ -66,7 +60,7 @@ class Try:
     """One way to int8, and what it cost."""
 
     kind: str
-    """dynamic, blockwise, static or trained (dynamic int8 of weights that were trained for it)."""
+    """dynamic, rowwise, blockwise, static or trained (dynamic int8 of weights that were trained for it)."""
     excluded: tuple[str, ...]
     """The nodes that stayed float."""
     score: float
@@ -94,7 +88,7 @@ def write_variants(
     made = {"onnx": Variant(backend="onnx", file=SOURCE, precision="fp32", hidden_states=config.embeddings)}
     tries: list[Try] = []
     for kind in config.quantize:
-        name, precision = NAMES[kind], "int4" if kind == "int4" else "int8"
+        name, precision = NAMES[kind], KEPT_IN.get(kind, "int8")
         file = f"onnx/model.{name}.onnx"
         variant = Variant(backend="onnx", file=file, precision=precision, hidden_states=config.embeddings)
         target, way = directory / variant.file, str(kind)
@@ -105,8 +99,9 @@ def write_variants(
             way = tries[-1].kind
         else:
             quantize(kind, directory / SOURCE, target, material.feeds, config)
+        alone = way in ONE_SCALE and config.batching == "same"
         made[name] = variant.model_copy(
-            update={"batching": "alone" if way in ONE_SCALE and config.batching == "same" else "free"}
+            update={"batching": "alone" if alone else "free", "products": PRODUCTS.get(way, "wide")}
         )
         if kind == "power_of_two":
             figures[f"{name}_deflated_bytes"] = float(len(zlib.compress(target.read_bytes())))
@@ -166,6 +161,7 @@ def _ways(
         excluded = tuple(worst[:count])
         yield "dynamic", excluded, partial(quantize_dynamic_int8, source, target, excluded)
         count *= 2
+    yield "rowwise", (), partial(quantize_rowwise_int8, source, target)
     yield "blockwise", (), partial(quantize_blockwise_int8, source, target)
     yield "static", (), partial(quantize_static_int8, source, target, feeds, method)
     yield "static", excluded, partial(quantize_static_int8, source, target, feeds, method, excluded)

@@ -99,7 +99,7 @@ def _keys(config: type[BaseModel], location: list[str]) -> list[str]:
         if nested is None:
             return []
         config = nested
-    return list(config.model_fields)
+    return [field.alias or name for name, field in config.model_fields.items()]
 
 
 def tagged_configs(annotation: Any) -> dict[str, type[BaseModel]]:
@@ -158,7 +158,7 @@ def describe_config(config: type[BaseModel], prefix: str = "") -> list[tuple[str
     """Every key of a config, nested ones dotted, with NAME for names of one's own: (key, type, default, meaning)."""
     rows = []
     for name, field in config.model_fields.items():
-        nested = nested_config(field.annotation)
+        name, nested = field.alias or name, nested_config(field.annotation)
         default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
         if nested is not None:
             rows.append(

@@ -22,7 +22,9 @@ SHAPE = "shape"
 GOLDEN = (math.sqrt(5) - 1) / 2
 """What lies so far between two whole numbers is no whole number."""
 SPACE_KINDS = ("loguniform", "uniform", "randint", "choice", "grid")
-QuantizeKind = Literal["dynamic", "static", "blockwise", "int4", "power_of_two"]
+QuantizeKind = Literal[
+    "dynamic", "rowwise", "reduced_range", "unsigned", "blockwise", "static", "int4", "power_of_two", "fp16"
+]
 """What quantises a file; jobs/compression/settings.py says what each is."""
 
 

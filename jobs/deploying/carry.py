@@ -15,8 +15,8 @@ from serve.settings import Arguments, CascadeSettings, ModelSettings
 
 CANDIDATE = "candidate"
 """The name of a new version that is tried."""
-IDENTITY = frozenset({"name", "model", "fingerprint", "variant"})
-"""Which model answers."""
+IDENTITY = frozenset({"name", "model", "fingerprint", "variant", "judged_on"})
+"""Which model answers, and on which kind of processor it was judged."""
 STEP_ARGUMENTS = IDENTITY | {
     "route_prefix",
     "threads",

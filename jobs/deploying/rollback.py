@@ -80,7 +80,9 @@ def _run(parsed: argparse.Namespace) -> int:
     except DeployError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    moved = move(storage, alias_name, target.uri, target.fingerprint, target.variant, target.config)
+    moved = move(
+        storage, alias_name, target.uri, target.fingerprint, target.variant, target.config, judged_on=target.judged_on
+    )
     url = f"http://{address[0]}:{address[1]}{entry['route_prefix'].rstrip('/')}/v1/predict"
     print(f"{alias_name}: version {len(moved.history)} is {target.uri} ({target.variant}) again; it answers at {url}")
     return 0

@@ -140,8 +140,9 @@ def _build(
     """One shape with random weights, in the form in which it would be deployed."""
     from jobs.architectures.models import length_of
     from jobs.compression.export import Signature, export_onnx
+    from jobs.compression.forms import NAMES
     from jobs.compression.settings import Quantization
-    from jobs.compression.variants import NAMES, SOURCE, quantize
+    from jobs.compression.variants import SOURCE, quantize
     from jobs.tasks.heads import inputs_of
     from jobs.tasks.supervised import save_model
     from jobs.training.task_config import base_origin

@@ -1,5 +1,6 @@
 """What runs in the replicas of an application: the default model with its HTTP application, and the other models."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from cluster.ray_private import serve_controller, serve_logs_directory
 from serve.deployment.chores import start_chore
 from serve.deployment.feedback_desk import HANDED_OVER_SECONDS, RemoteFeedback
 from serve.engines.engine import load_engine
+from serve.engines.processor import unlike_judged
 from serve.engines.published import open_model
 from serve.http.application import build_application
 from serve.http.auth import Guard, check_exposure
@@ -33,6 +35,7 @@ from serve.watch.drift import DriftWindow, note_asked
 from serve.watch.metrics import DriftMetrics, ModelMetrics, RequestMetrics, SecondMetrics
 from serve.watch.questions import Questions
 
+LOGGER = logging.getLogger("ray.serve")
 CHORE_SECONDS = 1.0
 SLOW_CHORE_SECONDS = 10.0
 """How often what costs more is done: reading the keys again, counting over the window of drift, asking for replicas."""
@@ -131,7 +134,7 @@ class ModelServer(ModelReplica):
         example = example_of(self.model.engine)
         drift = self.drift_windows[self.arguments.default_name].report
         shadow = self.shadow.report if self.shadow else None
-        application = build_application(self.models, example, drift, shadow, self.feedback)
+        application = build_application(self.models, example, drift, shadow, self.feedback, self.arguments.judged_on)
         finished: list[Callable[[Exchange], None]] = [self.requests.note, partial(note_asked, self.drift_windows)]
         finished += [one.note for one in (self.log, self.shadow, self.questions) if one is not None]
         return Gate(application, self.arguments.request_timeout_seconds, self.guard, finished)
@@ -164,6 +167,8 @@ def load_local(settings: ModelSettings, described: Described) -> LocalModel:
     engine = load_engine(
         directory, settings.variant, settings.threads, settings.max_batch_size, settings.device, settings.max_batch_tokens
     )
+    if warning := unlike_judged(settings.judged_on):
+        LOGGER.warning(f"{described.served.name} ({described.served.variant}): {warning}")
     return LocalModel(engine, described.served, settings)
 
 

@@ -49,9 +49,17 @@ class Backend(Protocol):
 class OnnxBackend:
     """An ONNX graph in an onnxruntime session; it never imports torch."""
 
-    def __init__(self, file: Path, outputs: Sequence[str], threads: int, device: Device, parts: Sequence[str] = ()) -> None:
-        """`parts` name what the graph gives in place of its only output, where it has that in parts."""
-        self.session = open_session(file, threads, device)
+    def __init__(
+        self,
+        file: Path,
+        outputs: Sequence[str],
+        threads: int,
+        device: Device,
+        parts: Sequence[str] = (),
+        exact: bool = False,
+    ) -> None:
+        """`parts` name what the graph gives in place of its only output, where it has that in parts; `exact`: open_session."""
+        self.session = open_session(file, threads, device, exact)
         self.inputs = frozenset(node.name for node in self.session.get_inputs())
         names = [node.name for node in self.session.get_outputs()]
         # A graph from elsewhere may have its only output whole, and call it otherwise.
@@ -140,8 +148,11 @@ class TorchBackend:
         return {name: torch.from_numpy(array).to(self.device) for name, array in feeds.items() if name in self.inputs}
 
 
-def open_session(file: Path, threads: int, device: Device) -> "InferenceSession":
-    """An ONNX graph in a session of its own; EngineError where it cannot be loaded, or the device is not there."""
+def open_session(file: Path, threads: int, device: Device, exact: bool = False) -> "InferenceSession":
+    """An ONNX graph in a session of its own; EngineError where it cannot be loaded, or the device is not there.
+
+    Of an `exact` one the int8 products are right on every processor as they are.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -150,7 +161,7 @@ def open_session(file: Path, threads: int, device: Device) -> "InferenceSession"
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Threads that spin while they wait would take the core from the HTTP server beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if saturates():
+    if not exact and saturates():
         # Answers would become noise. Signed weights are turned to unsigned ones as they are loaded, whose products are exact.
         options.add_session_config_entry("session.x64quantprecision", "1")
     providers = _providers(device, onnxruntime.get_available_providers())

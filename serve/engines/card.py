@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from serve.cleaning.cleaning import Cleaning
+from serve.engines.processor import Products
 from serve.tasks import task_of
 from serve.tasks.protocol import Task
 
@@ -62,6 +63,10 @@ class Variant(BaseModel):
     """alone: texts are run one at a time, so that an answer never depends on what else is asked at the same time."""
     hidden_states: bool = False
     """Whether an onnx graph gives its last hidden states too; torch always does."""
+    products: Products = "wide"
+    """Of an int8 graph. wide: two products of unsigned with signed numbers may be more than the 16 bits hold in which x86
+    without VNNI adds them up, so that an engine there turns the weights to unsigned ones; narrow: they never are; unsigned:
+    its weights are unsigned already. The last two run everywhere as they are."""
 
     @property
     def embeds(self) -> bool:

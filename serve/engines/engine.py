@@ -132,8 +132,8 @@ def _transformer(
     chosen, tokenizer = card.variants[name], _load_tokenizer(directory, card)
     backend: Backend
     if chosen.backend == "onnx":
-        parts = [name for name, _ in card.task.graph_parts]
-        backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device, parts)
+        parts, exact = [name for name, _ in card.task.graph_parts], chosen.products != "wide"
+        backend = OnnxBackend(directory / chosen.file, card.task.graph_outputs, threads, device, parts, exact)
     else:
         backend = TorchBackend(directory, card, chosen, threads, device)
     return TransformerEngine(card, name, tokenizer, pad_id(directory, tokenizer), backend, budget, threads)

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.engines.processor import ProcessorKind, unlike_judged
 from serve.http.docs import docs_page
 from serve.http.example import Example
 from serve.http.explaining import explain_route
 from serve.http.feedback_routes import feedback_routes
 from serve.http.routes import listing_route, model_routes
-from serve.http.schema import Health
+from serve.http.schema import Health, Readiness
 from serve.models.exchange import KEY
 from serve.models.model import Models
 from serve.models.problems import Problem, Refusal, problem_response
@@ -66,12 +67,14 @@ def build_application(
     drift: Callable[[], Drift],
     shadow: Callable[[], Disagreement] | None = None,
     feedback: Feedback | None = None,
+    judged_on: ProcessorKind | None = None,
 ) -> HttpApplication:
     """The ASGI application.
 
     `drift` tells how far the default model's texts are from its training, `shadow` how often its shadow disagrees.
-    `feedback` keeps what people say is right.
+    `feedback` keeps what people say is right, `judged_on` is the kind of processor that the default model was judged on.
     """
+    ready = {"judged_on": judged_on, "warning": unlike_judged(judged_on)}
     default = models.get(None)
     application = FastAPI(title=default.served.name, version=default.served.fingerprint[:12], docs_url=None, redoc_url=None)
     application.add_exception_handler(Refusal, _refuse)
@@ -84,8 +87,8 @@ def build_application(
         return Health(status="ok", model=default.served)
 
     @application.get("/readyz", summary="Whether the default model is loaded and warm")
-    async def readiness() -> Health:
-        return Health(status="ready", model=default.served)
+    async def readiness() -> Readiness:
+        return Readiness(status="ready", model=default.served, **ready)
 
     @application.get("/v1/drift", summary="How far this replica's newest texts are from the training texts")
     async def drifted() -> Drift:

@@ -139,6 +139,13 @@ class Health(BaseModel):
     model: ServedModel
 
 
+class Readiness(Health):
+    """It is loaded and warm; and where it answers on another kind of processor than it was judged on, what that means."""
+
+    judged_on: str | None = None
+    warning: str | None = None
+
+
 def predict_form(task: Task) -> type[TextsRequest]:
     """The requests of a task for answers; tasks that take the same have the same one."""
     return _form("PredictRequest", "Texts to answer for.", task.fields, task.Options)

@@ -10,6 +10,7 @@ make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the 
 make bench BENCH=offline    answering for files against the bare engine, on one core each
 make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
 make bench BENCH=front      how fast models answer that are no transformers
+make bench BENCH=int8       each int8 form of MiniLM against float ONNX on this kind of processor: speed, points lost, parity
 make bench BENCH=unlabelled what texts without a label bring a student, and augmented ones
 DATA=DIRECTORY make bench BENCH=pairs       two texts classified together against the loop of an example script
 DATA=DIRECTORY SET=… make bench BENCH=kinds each kind of task against such a loop, and its winner against its teacher
@@ -20,17 +21,7 @@ import json
 import sys
 
 GROUPS = (
-    "train",
-    "data",
-    "prepare",
-    "month",
-    "scale",
-    "compress",
-    "front",
-    "unlabelled",
-    "pairs",
-    "kinds",
-    "serve",
+    *("train", "data", "prepare", "month", "scale", "compress", "int8", "front", "unlabelled", "pairs", "kinds", "serve"),
     "offline",
 )
 

@@ -15,6 +15,7 @@ from jobs.deploy import DeployConfig, behind
 from jobs.evaluate import EvaluateConfig, run
 from jobs.judging.cascade_threshold import Answers, fit_threshold, threshold_curve, thresholds_of
 from jobs.tasks.figures import accuracy, macro_f1
+from serve.engines.processor import kind
 from serve.tasks.protocol import Outputs
 from tests.jobs.tiny import (
     LABELS,
@@ -110,11 +111,13 @@ def test_evaluate_fits_it_on_validation_and_deploy_puts_the_teacher_behind(ray_d
     assert (points[-1]["asked"], points[-1]["score"]) == (1, pytest.approx(teacher["score"]))
     assert points[0]["ms"] == pytest.approx(row["latency_p50_ms"])
     assert found["validation"]["threshold"] == found["judged"]["threshold"] == found["threshold"]
-    arguments = behind(row, teacher, DeployConfig(cascade=True, cpus=0))
+    verdict = {"row": row, "teacher": teacher, "judged_on": str(kind())}
+    arguments = behind(verdict, DeployConfig(cascade=True, cpus=0))
+    assert arguments["others"]["teacher"].judged_on is kind()
     assert arguments["cascade"].threshold == found["threshold"]
     assert (arguments["others"]["teacher"].model, arguments["others"]["teacher"].variant) == (models[0].uri, "torch")
     with pytest.raises(BadInput, match="evaluate has fitted no threshold"):
-        behind(teacher, teacher, DeployConfig(cascade=True))
+        behind({**verdict, "row": teacher}, DeployConfig(cascade=True))
 
 
 def test_evaluate_refuses_a_model_of_other_labels_before_it_measures(ray_driver: Cluster, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ from tests.jobs.tiny import (
 
 TEXTS = [text for text, _ in MESSAGES]
 ITEMS = items_of(TEXTS)
-KINDS = ("dynamic", "static", "blockwise", "int4", "power_of_two")
+KINDS = ("dynamic", "rowwise", "reduced_range", "unsigned", "blockwise", "static", "int4", "power_of_two", "fp16")
+ONE_SCALE = ("int8", "int8_reduced", "int8_unsigned", "pow2")
 
 
 def feeds_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Feeds]:
@@ -81,10 +82,13 @@ def engines(everything: Path) -> dict[str, Engine]:
 
 def test_each_kind_is_a_variant_of_its_own(everything: Path, engines: dict[str, Engine]) -> None:
     card = read_card(everything)
-    assert list(card.variants) == ["torch", "onnx", "int8", "int8_static", "int8_block", "int4", "pow2"]
+    assert list(card.variants) == ["torch", "onnx", *(NAMES[kind] for kind in KINDS)]  # type: ignore[index]
     assert card.default == "int8"
+    products = {name: variant.products for name, variant in card.variants.items() if variant.products != "wide"}
+    assert products == {"int8_row": "narrow", "int8_reduced": "narrow", "int8_unsigned": "unsigned"}
     precisions = {name: variant.precision for name, variant in card.variants.items()}
-    assert precisions["int4"] == "int4" and precisions["int8_static"] == precisions["pow2"] == "int8"
+    assert precisions["int4"] == "int4" and precisions["fp16"] == "fp16" and precisions["int8_row"] == "int8"
+    assert precisions["int8_static"] == precisions["pow2"] == "int8"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,20 +99,21 @@ def test_each_kind_changes_the_numbers_a_little_and_shrinks_the_file(
     size = {name: (everything / variant.file).stat().st_size for name, variant in read_card(everything).variants.items()}
     found_NC = engines[name].outputs(ITEMS)
     apart = np.abs(found_NC - exact_NC).mean() / exact_NC.std()
-    assert 1e-4 < apart < {"int4": 0.3, "power_of_two": 0.8}.get(kind, 0.1)
+    assert {"fp16": 1e-6}.get(kind, 1e-4) < apart < {"int4": 0.3, "power_of_two": 0.8, "fp16": 1e-3}.get(kind, 0.1)
     assert size[name] < size["onnx"]
 
 
 def test_scales_for_blocks_are_nearer_to_float_than_scales_for_all(engines: dict[str, Engine]) -> None:
     exact_NC = np.asarray(engines["onnx"].outputs(ITEMS))
-    apart = {name: np.abs(engines[name].outputs(ITEMS) - exact_NC).mean() for name in ("int8", "int8_block")}
+    apart = {name: np.abs(engines[name].outputs(ITEMS) - exact_NC).mean() for name in ("int8", "int8_block", "int8_row")}
     assert apart["int8_block"] < apart["int8"] / 2, apart
+    assert apart["int8_row"] < apart["int8"], "though a row has 7 bits"
 
 
 def test_batch_mates_move_dynamic_int8_and_nothing_else(engines: dict[str, Engine], everything: Path) -> None:
     """A longer or louder mate changes the scales of a whole batch; padding alone changes nothing."""
     change = {name: _figures(everything, name)["batch_change"] for name in engines}
-    assert change.pop("int8") > 1e-3 and change.pop("pow2") > 1e-3
+    assert min(change.pop(name) for name in ONE_SCALE) > 1e-3
     assert max(change.values()) < 1e-4, change
 
 

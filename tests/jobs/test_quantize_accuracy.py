@@ -92,8 +92,8 @@ def test_what_is_tried_and_in_which_order(
     source, target = directory / "onnx" / "model.onnx", directory / "onnx" / "model.never.onnx"
     scores = iter([1.0, *np.linspace(0.5, 0.6, 20)])
     tries = int8_within(1, source, target, lambda file: next(scores), feeds_of(tokenizer, TEXTS[:4]), "minmax", lambda: source)
-    assert [one.kind for one in tries] == ["dynamic"] * 4 + ["blockwise"] + ["static"] * 2 + ["trained"]
-    assert [len(one.excluded) for one in tries] == [0, 1, 2, 4, 0, 0, 4, 0] and tries[1].excluded == (loud,)
+    assert [one.kind for one in tries] == ["dynamic"] * 4 + ["rowwise", "blockwise"] + ["static"] * 2 + ["trained"]
+    assert [len(one.excluded) for one in tries] == [0, 1, 2, 4, 0, 0, 0, 4, 0] and tries[1].excluded == (loud,)
     assert not any(one.kept for one in tries) and not target.exists(), "what costs too much is not left behind"
 
 

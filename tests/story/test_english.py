@@ -23,6 +23,7 @@ from jobs.core.recipe import Recipe, load_recipe
 from jobs.running.events import RunEnded, RunStarted, StepChanged, finite, in_words, read_event
 from serve.cleaning.cleaning import Cleaning
 from serve.engines.card import read_card
+from serve.engines.processor import kind
 from tests.story.running import ROOT, Ran, run_job
 from tests.story.tiny_world import recipe, write_recipe, write_world
 
@@ -112,6 +113,13 @@ def test_the_winner_answers_over_http(story: Story) -> None:
     assert fingerprint == registry.read(story.storage, "tiny/production").target.fingerprint
     assert fingerprint == registry.read(story.storage, "tiny/winner").target.fingerprint
     assert fingerprint == story.artifact("floor").fingerprint, "the linear model answers, explains and is rolled back like any"
+
+
+def test_the_service_knows_on_which_kind_of_processor_it_was_judged(story: Story) -> None:
+    ready = requests.get(story.ran.summary["url"].replace("/v1/predict", "/readyz"), timeout=30).json()
+    assert ready["judged_on"] == kind() and ready["warning"] is None
+    targets = [registry.read(story.storage, f"tiny/{name}").target for name in ("winner", "production")]
+    assert [target.judged_on for target in targets] == [kind(), kind()]
 
 
 def test_what_is_sent_is_cleaned_as_the_training_texts_were(story: Story) -> None:
