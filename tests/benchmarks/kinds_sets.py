@@ -81,7 +81,7 @@ def lowest_hashes(rows: list[Row], count: int) -> list[Row]:
     return sorted(rows, key=lambda row: hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest())[:count]
 
 
-def _table(file: Path, delimiter: str, names: list[str] | None = None) -> list[dict[str, str]]:
+def table_rows(file: Path, delimiter: str, names: list[str] | None = None) -> list[dict[str, str]]:
     """The rows of a table; without names its first line has them."""
     content = file.read_bytes()
     text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode("utf-8-sig")
@@ -93,7 +93,7 @@ def _goemotions(directory: Path) -> dict[str, list[Row]]:
     names = (directory / "labels.txt").read_text().split()
 
     def rows(file: str) -> list[Row]:
-        found = _table(directory / file, "\t", ["text", "numbers", "id"])
+        found = table_rows(directory / file, "\t", ["text", "numbers", "id"])
         return [{"text": row["text"], "labels": [names[int(one)] for one in row["numbers"].split(",")]} for row in found]
 
     train = lowest_hashes(rows("train.tsv.gz"), EMOTIONS + UNLABELLED)
@@ -102,7 +102,7 @@ def _goemotions(directory: Path) -> dict[str, list[Row]]:
 
 
 def _banking77(directory: Path) -> dict[str, list[Row]]:
-    rows = [{"text": row["text"], "label": row["category"]} for row in _table(directory / "train.csv.gz", ",")]
+    rows = [{"text": row["text"], "label": row["category"]} for row in table_rows(directory / "train.csv.gz", ",")]
     rows = lowest_hashes(rows, len(rows))
     return {"train": rows[:INTENTS], "unlabelled": [{"text": row["text"]} for row in rows[INTENTS:]]}
 
@@ -110,7 +110,7 @@ def _banking77(directory: Path) -> dict[str, list[Row]]:
 def _sick(directory: Path) -> dict[str, list[Row]]:
     def rows(file: str) -> list[Row]:
         names = ("sentence_A", "sentence_B", "relatedness_score")
-        found = [{name: row[name].strip() for name in names} for row in _table(directory / file, "\t")]
+        found = [{name: row[name].strip() for name in names} for row in table_rows(directory / file, "\t")]
         return [{**row, "rounded": str(round(float(row["relatedness_score"])))} for row in found]
 
     return {"train": rows("train.tsv.gz"), "test": rows("trial.tsv")}
@@ -129,7 +129,7 @@ def _banking77_none(directory: Path) -> dict[str, list[Row]]:
 def _reviews(directory: Path) -> dict[str, list[Row]]:
     """Each text once; those that stand there with two answers are left out."""
     found: dict[str, set[tuple[str, str]]] = {}
-    for row in _table(directory / "online_shopping_10_cats.csv.gz", ","):
+    for row in table_rows(directory / "online_shopping_10_cats.csv.gz", ","):
         if text := row["review"].strip():
             found.setdefault(text, set()).add((row["cat"], "好评" if row["label"] == "1" else "差评"))
     made = [(text, *next(iter(said))) for text, said in found.items() if len(said) == 1]
