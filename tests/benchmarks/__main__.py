@@ -9,7 +9,7 @@ make bench BENCH=scale      steps on one core and on two, prepare over 100,000 f
 make bench BENCH=serve      the service against FastAPI, LitServe, BentoML, the bare engine; Ray Serve's ingresses; needs wrk
 make bench BENCH=offline    answering for files against the bare engine, on one core each
 make bench BENCH=compress   what distilling, pruning and int8 make of MiniLM; the search against eight whole trials
-make bench BENCH=front      how fast models answer that are no transformers; with SET=… (DATA=…) the front of a set with few labels
+make bench BENCH=front      how fast models answer that are no transformers; with SET=… the front of a set with few labels
 make bench BENCH=int8       each int8 form of MiniLM against float ONNX on this kind of processor: speed, points lost, parity
 make bench BENCH=unlabelled what texts without a label bring a student, and augmented ones
 DATA=DIRECTORY make bench BENCH=pairs       two texts classified together against the loop of an example script
