@@ -69,7 +69,7 @@ class FrontSet:
     def _labelled(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """The rows that keep their label, and all others."""
         seen: Counter[str] = Counter()
-        kept, others = [], []
+        kept, others = list[Row](), list[Row]()
         for row in rows:
             counted = row["label"] if self.by_label else ""
             (kept if seen[counted] < self.labelled else others).append(row)
