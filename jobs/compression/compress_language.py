@@ -15,7 +15,7 @@ from jobs.architectures.language_models import AUTO_CLASSES
 from jobs.architectures.models import learned_of
 from jobs.architectures.positions import longest_text
 from jobs.compression.export_language import data_of, encoder_of, export_language
-from jobs.compression.forms import FROM_WEIGHTS, NAMES
+from jobs.compression.forms import FROM_WEIGHTS, KEPT_IN, NAMES
 from jobs.compression.graph import share_weights
 from jobs.compression.perplexity import perplexity
 from jobs.compression.settings import Quantization
@@ -137,7 +137,7 @@ def _quantize(kind: QuantizeKind, source: Path) -> tuple[Path, str]:
             FROM_WEIGHTS[kind](graph, quantised)
             made.append(quantised)
     share_weights(made, data_of(target))
-    return target, "int4" if kind == "int4" else "int8"
+    return target, KEPT_IN.get(kind, "int8")
 
 
 def _files(file: Path) -> list[Path]:

@@ -242,6 +242,7 @@ def quantize_half(source: Path, target: Path) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
+        # What masks scores out is the lowest number that there is: it stays so.
         half = np.clip(numpy_helper.to_array(tensor), -HALF_MOST, HALF_MOST).astype(np.float16)
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
