@@ -6,22 +6,28 @@ pytest tests/jobs/test_floor_verdict.py
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from cluster.store.artifact import Artifact
+from cluster.store.artifact import Artifact, Kind
+from cluster.store.registry import verdicts
 from jobs.core.metric import Metric
+from jobs.core.stage import Context, Inputs, Outcome, Refused
 from jobs.judging.floor_verdict import against_floor, what_it_is
 from jobs.judging.quality import Candidate, Rows, judge_quality
+from jobs.judging.results import AGAINST_FLOOR
+from jobs.select import SelectConfig, run
 from jobs.tasks import learning_of
 from serve.engines.engine import Engine
 from serve.tasks import task_of
 from serve.tasks.protocol import Item, Task
 from tests.jobs.stars import NAME, installed
-from tests.jobs.tiny import classification
+from tests.jobs.test_report import Run, with_floor
+from tests.jobs.tiny import classification, publish_directory
 
 ACCURACY = Metric("accuracy", highest=1.0)
 
@@ -128,6 +134,28 @@ def test_what_a_floor_is_in_words(stage: str, width: int | None, said: str) -> N
     task = classification(["ham", "spam"]) if width else Task(kind="any")
     artifact = cast(Artifact, SimpleNamespace(manifest=SimpleNamespace(stage=stage)))
     assert what_it_is(Candidate("tiny", artifact, "torch", cast(Engine, Answering(task, np.zeros((0, 2)))), 9)) == said
+
+
+def test_select_may_choose_the_floor_and_says_what_all_else_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = with_floor(Run(tmp_path), 0.962).report
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "report.json").write_text(json.dumps(report))
+    judged = publish_directory(tmp_path / "judged", tmp_path / "made", Kind.REPORT)
+
+    def chosen(**budget: Any) -> Outcome:
+        context = Context(str(tmp_path), "spam", "winner", str(tmp_path / "out"), "1", directory=tmp_path)
+        return run(SelectConfig(**budget), Inputs(report=[judged]), context)
+
+    assert chosen().details["winner"] == "floor", "it keeps 97.9 %, and is the fastest"
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert verdict["row"]["floor"] is True and verdict[AGAINST_FLOOR] == report["floor"]["verdict"]
+    assert capsys.readouterr().out.count(report["floor"]["verdict"]) == 1
+    assert chosen(minimum_kept=0.98).details["winner"] == "small:int8", "the budget is the same for all"
+    with pytest.raises(Refused, match=r"floor: keeps 97\.9% of the teacher's score, 190\.0% are asked"):
+        chosen(minimum_kept=1.9)
+    assert verdicts(str(tmp_path), "spam/winner")[-1][AGAINST_FLOOR] == report["floor"]["verdict"]
 
 
 @pytest.fixture
