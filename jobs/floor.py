@@ -14,7 +14,7 @@ from jobs.core.config import BadInput, Problem
 from jobs.core.stage import Completion, Context, Input, Inputs, Outcome, Searchable, Stage
 from jobs.running.cli import main
 from jobs.tasks import learning_of, spec_of
-from jobs.tasks.floors import NO_FLOOR, has_floor, row_width
+from jobs.tasks.floors import NO_FLOOR, has_floor, has_linear
 from jobs.tasks.resolved import task_metrics
 
 
@@ -27,7 +27,7 @@ def run(config: FloorConfig, inputs: Inputs, context: Context) -> Outcome:
     from jobs.training.linear_model import linear_model
 
     spec = spec_of(inputs.one("examples"))
-    if row_width(spec) is not None:
+    if has_linear(spec.kind):
         return linear_model(config, inputs, context)
     if not has_floor(spec.kind):
         examples = inputs.one("examples").manifest.step

@@ -7,10 +7,10 @@ bag_problems(recipe, step)                  # what the step cannot do with one
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.architectures.settings import BAG_STUDENTS
+from jobs.architectures.settings import BAG_STUDENTS, LinearStudent
 from jobs.core.config import Problem
 from jobs.core.recipe import Recipe, Step
-from jobs.tasks.floors import NO_FLOOR, has_floor
+from jobs.tasks.floors import NO_FLOOR, NO_ROW, has_floor, has_linear
 from jobs.tasks.resolved import task_settings
 
 NEEDS_LAYERS = {
@@ -42,5 +42,9 @@ def bag_problems(recipe: Recipe, step: Step) -> Iterator[Problem]:
                 told = f"{name} makes a model of words and their weights, no transformer: {reason}"
                 yield Problem(f"inputs.{key}", name, told, "Name a step that makes a transformer.")
     settings = task_settings(step, recipe.steps)
-    if step.stage.name == "floor" and settings is not None and not has_floor(settings.kind):
+    if settings is None:
+        return
+    if step.stage.name == "floor" and not has_floor(settings.kind):
         yield Problem("inputs.examples", step.inputs["examples"][0], f"for {settings.kind}: {NO_FLOOR}", "Leave the step out.")
+    if isinstance(getattr(step.config, "student", None), LinearStudent) and not has_linear(settings.kind):
+        yield Problem("student.kind", "linear", f"for {settings.kind}: {NO_ROW}", "Make a part of a base the student.")

@@ -1,4 +1,4 @@
-"""Which tasks have a floor: a cheapest model, by which all others are measured.
+"""Which tasks have a linear model, and which a floor: a cheapest model, by which all others are measured.
 
 has_floor("classification")            # known from the kind alone, so that a recipe can be checked by it
 row_width(spec)                        # how many outputs a linear model of this task has
@@ -9,15 +9,22 @@ from jobs.tasks import learning_of
 from serve.tasks import task_type
 from serve.tasks.protocol import Task
 
-NO_FLOOR = "what its model gives is not one row of numbers for each text, and the kind brings no cheapest model of its own"
-"""Why a task has none."""
+NO_ROW = "what its model gives is not one row of numbers for each text"
+"""Why a task has no linear model."""
+NO_FLOOR = f"{NO_ROW}, and the kind brings no cheapest model of its own"
+"""Why a task has no floor."""
 
 
 def has_floor(kind: str) -> bool:
-    """Whether tasks of this kind have one: a linear model where an output is a row of numbers, else the kind's own."""
-    task, learning = task_type(kind), type(learning_of(kind))
+    """Whether tasks of this kind have one: a linear model, else the kind's own."""
+    return has_linear(kind) or type(learning_of(kind)).floor is not Learning.floor
+
+
+def has_linear(kind: str) -> bool:
+    """Whether a linear model can answer for them: their losses take a row of numbers for each text."""
+    task = task_type(kind)
     rows = task.width is not Task.width or task.graph_parts is not Task.graph_parts
-    return (rows and learning.forward is Learning.forward) or learning.floor is not Learning.floor
+    return rows and type(learning_of(kind)).forward is Learning.forward
 
 
 def row_width(task: Task) -> int | None:

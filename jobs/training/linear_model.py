@@ -87,6 +87,7 @@ def _made_elsewhere(settings: LinearFit, inputs: Inputs, context: Context, taugh
 
 
 def make_here(settings: LinearFit, inputs: Inputs, context: Context, taught: Taught | None) -> Outcome:
+    """Fit it in this process, and leave it in the context's directory."""
     import torch
 
     torch.set_num_threads(max(1, int(context.resources.cpus)))
@@ -146,7 +147,7 @@ def _fitted(
 ) -> tuple[FittedLinear, Sequence[int], float, int]:
     """The best strength's model, the texts' lengths, the share of them that is cut, and how many features are left out."""
     width, fields, features = row_width(rows.spec), len(rows.spec.fields), len(choice)
-    assert width is not None, "the stage has looked"
+    assert width is not None, "recipes with other kinds were refused"
     reader = choice.reader(fields)
     matrix_NR, lengths, cut = as_matrix(reader, rows.items)
     problem = LinearProblem(matrix_NR, loss, width)

@@ -24,12 +24,14 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from cluster.store.artifact import Artifact, Kind
 from jobs.architectures.settings import LinearFit
 from jobs.core.config import BadInput
+from jobs.core.recipe import parse_recipe
 from jobs.core.stage import Context, Inputs, Outcome
 from jobs.data.clean import text_key
 from jobs.distill import DistillConfig
 from jobs.floor import FloorConfig
 from jobs.floor import run as floor
 from jobs.losses.settings import Mix
+from jobs.running.parents import parent_problems
 from jobs.tasks import learning_of
 from jobs.tasks.floors import has_floor
 from jobs.training.bag_rows import BagRows
@@ -357,6 +359,22 @@ def test_a_kind_without_a_row_of_numbers_has_no_floor_but_its_own(
     outcome = floor(FloorConfig(), Inputs(examples=[examples]), context)
     assert outcome.metrics == {"mae": 1.5} and outcome.files.keys() == {"nearest.json"}
     assert json.loads(Path(context.output, "nearest.json").read_text())["step"] == "made"
+
+
+def test_recipes_that_ask_for_one_all_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here of a kind whose losses take something else than a row of numbers."""
+    monkeypatch.setattr(type(learning_of("ordinal")), "forward", lambda self, call, inputs: call(**inputs))
+    made: dict[str, Any] = {
+        "rows": {"stage": "prepare", "source": "rows.csv", "task": {"kind": "ordinal", "label": "stars"}},
+        "large": {"stage": "finetune", "inputs": {"examples": "rows"}, "model": "sample:minilm_l6"},
+        "soft": {"stage": "predict", "inputs": {"model": "large", "examples": "rows"}},
+        "cheap": {"stage": "floor", "inputs": {"examples": "rows"}},
+        "words": {"stage": "distill", "inputs": {"examples": "rows", "teacher": "soft"}, "student": {"kind": "linear"}},
+    }
+    recipe = parse_recipe({"name": "tiny", "steps": made})
+    told = {problem.path: problem.reason for problem in parent_problems(recipe, ["cheap", "words"])}
+    assert told.keys() == {"steps.cheap.inputs.examples", "steps.words.student.kind"}
+    assert all("for ordinal: what its model gives is not one row of numbers" in reason for reason in told.values())
 
 
 def test_help_lists_the_keys() -> None:

@@ -105,4 +105,4 @@ def test_files_are_answered_by_it(story: LinearStory, serving_cluster: Cluster) 
     ran = run_job(serving_cluster, "jobs.predict", *command)
     assert ran.exit_code == 0, ran.text
     answers = [row for part in sorted(place.glob("*.csv")) for row in csv.DictReader(part.open())]
-    assert [row["label"] for row in answers] == ["spam", "ham"]
+    assert [row["predicted"] for row in answers] == ["spam", "ham"]
