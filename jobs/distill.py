@@ -157,6 +157,7 @@ def write_shape(config: DistillConfig, inputs: Inputs, directory: Path) -> bool:
         return False
     student, encoder = config.student.model_copy(update={"weights": "random"}), encoder_of(config.model, inputs)
     model, task = static_student(student, inputs.one("examples"), encoder, config.max_length, config.seed, lambda *_: {})
+    directory.mkdir(parents=True, exist_ok=True)
     task.save(model, directory)
     return True
 

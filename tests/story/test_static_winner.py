@@ -40,13 +40,14 @@ def steps_of(directory: Path) -> dict[str, Any]:
     whole = recipe(write_world(directory))["steps"]
     examples = {"examples": "messages"}
     student = {"kind": "static", "dimension": {"choice": [16, 32]}, "hidden": 16}
+    training = {"alpha": 0.2, "epochs": 30, "batch_size": 16, "optimizer": {"learning_rate": 1e-2}}
     return {
         "messages": whole["messages"],
         "teacher": {"stage": "finetune", "inputs": examples, "model": str(directory / "base"), "max_length": 32}
         | {"optimizer": {"learning_rate": 2e-3}, "epochs": 3, "batch_size": 16, "evaluations": 1},
         "soft": whole["soft"],
         "static": {"stage": "distill", "inputs": {**examples, "teacher": "soft", "teacher_model": "teacher"}}
-        | {"student": student, "temperature": {"uniform": [1, 4]}, "tune": {"trials": 2, "scheduler": "none"}},
+        | {"student": student, "temperature": {"uniform": [1, 4]}, "tune": {"trials": 2, "scheduler": "none"}, **training},
         "judged": {"stage": "evaluate", "latency_texts": 20, "resamples": 100}
         | {"inputs": {**examples, "teacher": "teacher", "candidates": "static"}},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.5, "prefer": "fastest"},
