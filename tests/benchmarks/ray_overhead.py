@@ -1,9 +1,10 @@
-"""What Ray Train costs: the step loop in its workers against two plain processes, and the seconds around the loop.
+"""What Ray Train costs: the step loop in its workers against two plain processes, and the seconds around the loop, there and
+in the task of a step that has one worker.
 
 Both sides run `fit` with the same model, data and batch, two workers of one thread each over gloo. They run in turns of a
 few seconds, one side stopped with all its processes while the other has the machine: whatever else goes on falls on both.
 
-python -m tests.benchmarks.ray_overhead plain|ray DIRECTORY STEPS NOTES      one side; ray prints the seconds around
+python -m tests.benchmarks.ray_overhead plain|ray|task DIRECTORY STEPS NOTES   one side; ray and task print the seconds around
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,19 +40,21 @@ def measures() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as directory:
         masked_rows.publish_rows(f"{directory}/tokens")
         pairs = _in_turns(directory)
-        around = [json.loads(_Side("ray", directory, SHORT_STEPS).finish()) for _ in range(PAIRS)]
+        names = ("ray", "task")
+        around = [[json.loads(_Side(name, directory, SHORT_STEPS).finish()) for name in names] for _ in range(PAIRS)]
     yield ratio("ray_train_against_plain_processes", 0.97, "steps/s", pairs, workers=WORKERS, seconds_a_turn=TURN_SECONDS)
-    yield {
-        "name": "ray_train_seconds_around_the_loop",
-        "value": round(median(around), 1),
-        "goal": None,
-        "better": "lower",
-        "unit": "s",
-        "detail": {
-            "rounds": [round(each, 1) for each in around],
-            "from": "train() called to outcome, less the loop's own time",
-        },
-    }
+    for name, seconds in zip(("ray_train", "one_worker"), zip(*around, strict=True), strict=True):
+        yield {
+            "name": f"{name}_seconds_around_the_loop",
+            "value": round(median(seconds), 1),
+            "goal": None,
+            "better": "lower",
+            "unit": "s",
+            "detail": {
+                "rounds": [round(each, 1) for each in seconds],
+                "from": "train() called to outcome, less the loop's own time",
+            },
+        }
 
 
 def _in_turns(directory: str) -> list[tuple[float, float]]:
@@ -176,7 +179,7 @@ def _plain(directory: str, steps: int, notes: str) -> None:
     together("tests.benchmarks.ray_overhead", "plain_worker", WORKERS, patience=1800, **arguments)
 
 
-def _ray(directory: str, steps: int, notes: str) -> None:
+def _ray(workers: int, directory: str, steps: int, notes: str) -> None:
     import ray
 
     from cluster.connection.connect import attach_or_start
@@ -187,7 +190,7 @@ def _ray(directory: str, steps: int, notes: str) -> None:
     with attach_or_start("local", cpus=WORKERS) as cluster:
         ray.init(cluster.address, log_to_driver=False)
         stamp = str(time.time_ns())
-        context = Context(directory, "bench", "base", f"{directory}/base-{stamp}", stamp, Resources(workers=WORKERS))
+        context = Context(directory, "bench", "base", f"{directory}/base-{stamp}", stamp, Resources(workers=workers))
         # Neither side writes TensorBoard's files.
         context = replace(context, report=partial(note, notes), tracking=Tracking(tensorboard=False))
         began = time.monotonic()
@@ -197,4 +200,9 @@ def _ray(directory: str, steps: int, notes: str) -> None:
 
 
 if __name__ == "__main__":
-    {"plain": _plain, "ray": _ray}[sys.argv[1]](sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    sides: dict[str, Callable[[str, int, str], None]] = {
+        "plain": _plain,
+        "ray": partial(_ray, WORKERS),
+        "task": partial(_ray, 1),
+    }
+    sides[sys.argv[1]](sys.argv[2], int(sys.argv[3]), sys.argv[4])
