@@ -344,7 +344,7 @@ def test_a_kind_without_a_row_of_numbers_has_no_floor_but_its_own(
     stars: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert has_floor("classification") and has_floor("several") and not has_floor("stars")
-    task = task_type("stars")()
+    task = task_type("stars")(kind="stars")
     examples = publish(tmp_path, task, {"train": {name: ["a b", "c d"] for name in task.fields}})
     context = Context(str(tmp_path), "tiny", "floor", str(tmp_path / "floor"), "one")
     with pytest.raises(BadInput, match="for stars: what its model gives is not one row of numbers.*Leave the step out"):
