@@ -38,6 +38,8 @@ LIKELY: dict[str, Any] = {"inputs": {"teacher": "likely"}}
 MATCH: dict[str, Any] = {"match": {"last": {"what": "hidden"}}}
 BY_TEACHER: dict[str, Any] = {"inputs": {"teacher": "answers"}}
 LANGUAGE: dict[str, Any] = {"inputs": {"model": "base", "examples": None}}
+STATIC: dict[str, Any] = {"student": {"kind": "static"}}
+GRAMS: dict[str, Any] = {"student": {"kind": "static", "features": "grams"}, "model": None}
 
 IDLE: list[tuple[str, str, Any, dict[str, Any], dict[str, Any], str]] = [
     # stage, key, its value, what else is said that makes it idle, what makes it do something, the reason
@@ -64,6 +66,11 @@ IDLE: list[tuple[str, str, Any, dict[str, Any], dict[str, Any], str]] = [
     ("distill", "teacher_weights", [2.0], {}, {"teacher_weights": [2.0, 1.0]}, "one teacher's answers"),
     ("distill", "match", MATCH["match"], {}, {"inputs": {"teacher_model": "large"}}, "looks into the teacher"),
     ("distill", "inputs.teacher_model", "large", {}, MATCH, "nothing is to match"),
+    ("distill", "optimizer.layer_decay", 0.9, STATIC, {}, "no layers whose rates"),
+    ("distill", "student.vocabulary", "all", {"student": {"kind": "static", "features": "words"}}, STATIC, "features: tokens"),
+    ("distill", "student.rows", 64, STATIC, GRAMS, "features: grams"),
+    ("distill", "student.weights", "random", GRAMS, STATIC, "share rows by their hash"),
+    ("distill", "student.smoothing", 0.1, {"student": {"kind": "static", "mean": "plain"}}, STATIC, "all count alike"),
     ("pretrain", "model", {"layers": 2}, {"inputs": {"init": "base"}}, {}, "names a base already"),
     ("pretrain", "base", "sample:minilm_l6", {"model": None, "inputs": {"init": "base"}}, {"model": None}, "names a base"),
     ("pretrain", "mask_probability", 0.3, {"objective": "causal", "model": {"architecture": "gpt2"}}, {}, "hides nothing"),
