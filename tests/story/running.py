@@ -1,6 +1,7 @@
 """Running a pipeline as a Ray job, as a user does, and reading what it said."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from cluster.connection.connect import Cluster
 from cluster.submit import follow, result, submit
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVING_PORT = 18_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Where what a story deploys is asked: stories that run beside each other have clusters of their own, on one host."""
 
 
 @dataclass

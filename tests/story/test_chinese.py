@@ -10,6 +10,7 @@ from cluster.connection.connect import Cluster
 from jobs.core.recipe import load_recipe
 from jobs.running.execute import execute
 from jobs.running.preflight import preflight
+from tests.story.running import SERVING_PORT
 
 RECIPE = "jobs/recipes/reviews_zh.yaml"
 SMALLER = [
@@ -29,7 +30,8 @@ SMALLER = [
     "steps.student.tune={trials: 2}",
     "steps.undistilled.optimizer={learning_rate: 2.0e-3}",
     "steps.winner.minimum_kept=0.9",
-    "steps.served={stage: deploy, route: /zh, port: 18000, cpus: 0, inputs: {winner: winner, examples: reviews}}",
+    "steps.served={stage: deploy, route: /zh, cpus: 0, inputs: {winner: winner, examples: reviews}}",
+    f"steps.served.port={SERVING_PORT}",
 ]
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, open_artifact
 from serve.tasks.shared.decisions import NONE_OF_THESE
-from tests.story.running import run_job
+from tests.story.running import SERVING_PORT, run_job
 from tests.story.tiny_world import write_base, write_recipe
 
 WISHES = {
@@ -86,7 +86,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.5, "prefer": "smallest"}
         | {"requirements_hold": False},
         "served": {"stage": "deploy", "inputs": {**examples, "winner": "winner"}, "route": "/letters"}
-        | {"port": 18000, "cpus": 0},
+        | {"port": SERVING_PORT, "cpus": 0},
     }
     # What is deployed is to be a transformer that reads by windows, and not a linear model, which is smaller.
     file = write_recipe(directory / "letters.yaml", {"name": "letters", "steps": steps, "floor": False})

@@ -19,7 +19,7 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, open_artifact
 from jobs.core.recipe import load_recipe
 from jobs.running.preflight import preflight
-from tests.story.running import run_job
+from tests.story.running import SERVING_PORT, run_job
 from tests.story.tiny_world import write_base, write_recipe
 
 ABOUT = {
@@ -88,7 +88,13 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
         "judged": {"stage": "evaluate", "inputs": {**examples, "teacher": "teacher", "candidates": "small"}}
         | {"latency_texts": 20, "resamples": 100, "cascade": 0.99},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.5, "prefer": "smallest"},
-        "served": {"stage": "deploy", "inputs": {**examples, "winner": "winner"}, "route": "/heads", "port": 18000, "cpus": 0},
+        "served": {
+            "stage": "deploy",
+            "inputs": {**examples, "winner": "winner"},
+            "route": "/heads",
+            "port": SERVING_PORT,
+            "cpus": 0,
+        },
     }
     file = write_recipe(directory / "heads.yaml", {"name": "heads", "steps": steps})
     ran = run_job(serving_cluster, "jobs.pipeline", file, "--storage", str(directory / "runs"))

@@ -14,7 +14,7 @@ from cluster.connection.connect import Cluster
 from cluster.store.artifact import Artifact, open_artifact
 from jobs.core.recipe import load_recipe
 from jobs.running.preflight import preflight
-from tests.story.running import run_job
+from tests.story.running import SERVING_PORT, run_job
 from tests.story.tiny_world import write_base, write_recipe
 
 SAYS = {
@@ -81,7 +81,7 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
             "stage": "deploy",
             "inputs": {**examples, "winner": "winner"},
             "route": "/remarks",
-            "port": 18000,
+            "port": SERVING_PORT,
             "cpus": 0,
         },
     }

@@ -69,10 +69,9 @@ def story(serving_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_each_table_is_judged_as_others_are(story: StaticStory) -> None:
     rows = {row["candidate"]: row for row in json.loads(Path(story.made["judged"].file("report.json")).read_text())["rows"]}
-    assert set(rows) == {"teacher", "static", "static:fp16", "static:int8", "static:int4"}
-    for name, row in rows.items():
-        if name == "teacher":
-            continue
+    students = {name: row for name, row in rows.items() if name != "teacher" and not row.get("floor")}
+    assert set(students) == {"static", "static:fp16", "static:int8", "static:int4"} and "floor" in rows
+    for row in students.values():
         assert row["score"] > 0.9 and row["shape"].startswith("static, ") and row["made"] == ["distilled"]
         assert 0 < row["latency_p50_ms"] < rows["teacher"]["latency_p50_ms"] and row["bytes"] < rows["teacher"]["bytes"]
     assert rows["static:int8"]["bytes"] < rows["static:fp16"]["bytes"] < rows["static"]["bytes"]

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from tests.story.running import SERVING_PORT
+
 SUBJECTS = ("the old river", "a small boat", "our neighbour", "the northern town", "her brother", "this narrow road")
 VERBS = ("carried", "followed", "remembered", "left", "crossed", "painted", "watched", "repaired")
 OBJECTS = ("the bridge", "a letter", "the morning train", "many songs", "the market", "an empty house", "the harbour")
@@ -72,7 +74,7 @@ def recipe(paths: dict[str, str], **changes: Any) -> dict[str, Any]:
         "judged": {"stage": "evaluate", "latency_texts": 20, "cascade": 0.99}
         | {"inputs": {"examples": "messages", "teacher": "teacher", "candidates": ["student", "undistilled", "small"]}},
         "winner": {"stage": "select", "inputs": {"report": "judged"}, "minimum_kept": 0.9},
-        "served": {"stage": "deploy", "inputs": {"winner": "winner", "examples": "messages"}, "port": 18000, "cpus": 0},
+        "served": {"stage": "deploy", "inputs": {"winner": "winner", "examples": "messages"}, "port": SERVING_PORT, "cpus": 0},
     }
     for name, keys in changes.items():
         steps[name] = steps[name] | keys
