@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 from jobs.core.config import BadInput
@@ -169,7 +170,10 @@ def test_the_plan_shows_it_and_says_where_there_is_none(tmp_path: Path, capsys: 
     tree = {"name": "tiny", "steps": steps(rows=rows, gold=gold, again=judging("gold"))}
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     given = Namespace(recipe=str(file), overrides=[], storage=str(tmp_path / "runs"), cluster=None, prices=None)
-    assert print_plan(given) == 0
+    try:
+        assert print_plan(given) == 0
+    finally:
+        ray.shutdown()  # It asks the cluster that other tests run, where there is one.
     lines = capsys.readouterr().out.splitlines()
     planned = [line.split() for line in lines[1:8]]
     assert [line[:3] for line in planned][:2] == [["rows", "prepare", "run"], ["floor", "floor", "run"]]

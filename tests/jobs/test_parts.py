@@ -140,7 +140,7 @@ def created_bytes() -> int:
     import ray
     from ray._private.internal_api import node_stats
 
-    (node,) = ray.nodes()
+    (node,) = [node for node in ray.nodes() if node["Alive"]]  # Other tests' nodes have come and gone.
     return int(node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False).store_stats.cumulative_created_bytes)
 
 
