@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.front_sets import SETS, FrontSet
-from tests.benchmarks.kinds import cluster, table
-from tests.benchmarks.kinds_sets import Unfit
+from tests.benchmarks.kinds import cluster, with_table
 
 
 def measures() -> Iterator[dict[str, Any]]:
@@ -30,14 +29,7 @@ def measures() -> Iterator[dict[str, Any]]:
     if asked not in SETS:
         print(f"front: SET={asked or '…'}: SET is one of {', '.join(SETS)}; no front was measured", file=sys.stderr)
         return
-    lines = []
-    try:
-        for line in _of_set(asked, SETS[asked]):
-            lines.append(line)
-            yield line
-    except Unfit as unfit:
-        print(f"front: {unfit}; nothing was measured", file=sys.stderr)
-    print(table(lines), file=sys.stderr)
+    yield from with_table("front", _of_set(asked, SETS[asked]))
 
 
 def _of_set(name: str, found: FrontSet) -> Iterator[dict[str, Any]]:

@@ -27,13 +27,18 @@ def measures() -> Iterator[dict[str, Any]]:
         told = f"SET={asked or '…'} DATA=DIRECTORY: SET is one of {', '.join(SETS)}, DATA the directory of its files"
         print(f"kinds: {told}; nothing was measured", file=sys.stderr)
         return
+    yield from with_table("kinds", _of_set(asked, SETS[asked]))
+
+
+def with_table(group: str, found: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines as they come; then a table of them, and why there are no more where files are missing, on stderr."""
     lines = []
     try:
-        for line in _of_set(asked, SETS[asked]):
+        for line in found:
             lines.append(line)
             yield line
     except Unfit as unfit:
-        print(f"kinds: {unfit}; nothing was measured", file=sys.stderr)
+        print(f"{group}: {unfit}; nothing was measured", file=sys.stderr)
     print(table(lines), file=sys.stderr)
 
 
