@@ -2,7 +2,7 @@
 
     SET=imdb make bench BENCH=front
     DATA=DIRECTORY SET=banking77 make bench BENCH=front              # front_sets.py says which sets there are
-    DATA=DIRECTORY SET=banking77 LIMIT=300 make bench BENCH=front    # so many rows of a split, an epoch: to see that it runs
+    DATA=DIRECTORY SET=banking77 LIMIT=300 make bench BENCH=front    # so many other rows, an epoch: to see that it runs
 
 Students learn once from the rows with a label alone, and once from the teacher's answers for all rows, as many steps of
 either. Intervals are of paired resamples of the test rows. With STORAGE=DIRECTORY what is made is kept there, and found again.

@@ -62,7 +62,9 @@ class FrontSet:
         source = {}
         for split, own in parts.items():
             source[split] = str(place / f"{split}.jsonl")
-            lines = (json.dumps(row, ensure_ascii=False) for row in lowest_hashes(own, min(limit or TESTED * 5, len(own))))
+            # Those with a label are few as it is, and each label must be among them.
+            most = len(own) if limit is None or split == "train" else limit
+            lines = (json.dumps(row, ensure_ascii=False) for row in lowest_hashes(own, most))
             Path(source[split]).write_text("".join(f"{line}\n" for line in lines))
         return source
 
