@@ -85,7 +85,7 @@ class FrontRun:
             fit = [row for row in rows[1:] if row["speedup"] >= faster and row["size_ratio"] >= smaller]
             best = max(fit, key=lambda row: row["kept"], default=None)
             unit = f"of the teacher's score, at {faster} × its speed and {smaller} × smaller"
-            detail = {"winner": best and best["candidate"], "front": shown, "verdict": report.get("verdict")}
+            detail = {"winner": best and best["candidate"], "front": shown, "verdict": report["floor"]["verdict"]}
             yield self._line(f"best_{bar}", best["kept"] if best else 0.0, KEPT, unit, detail)
 
     def _model(self, student: str) -> Artifact:
