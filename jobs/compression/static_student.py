@@ -18,6 +18,7 @@ from jobs.compression.static_task import Calibrate, StaticTask
 from jobs.core.config import BadInput, Problem
 from jobs.data.training_rows import read_examples
 from jobs.tasks import spec_of
+from jobs.tasks.floors import row_width
 from jobs.training.static_vectors import chance, encoded, frequency_weights, principal
 from serve.tasks.protocol import Task
 
@@ -51,7 +52,7 @@ def static_student(
 
 def outputs_of(spec: Task) -> int:
     """How many numbers a model of the task gives for a text; BadInput where that is no single row of them."""
-    outputs = spec.width if spec.width is not None else sum(columns for _, columns in spec.graph_parts)
+    outputs = row_width(spec)
     if not outputs or not spec.dense or spec.windows or spec.per_token:
         reason = f"a static student gives one row of numbers for a text, and {spec.kind} asks for more"
         raise BadInput([Problem("student.kind", "static", reason, "Take a part of a base, or a smaller base.")])

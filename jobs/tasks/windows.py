@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cluster.store.artifact import Artifact
-from jobs.contracts.learning import MISSING, Batch, Learning, Truth, targets_at
+from jobs.contracts.learning import MISSING, Batch, Learning
 from jobs.core.config import BadInput, Problem
 from jobs.data.tokenizer import served
-from jobs.data.training_rows import read_examples
+from jobs.tasks.learned_items import learned_items
 from serve.tasks.protocol import Item, Task
 from serve.tasks.shared.cutting import cut_short
 
@@ -66,17 +66,8 @@ class Windows:
         pad: int,
         unlabelled: bool = False,
     ) -> None:
-        table = read_examples(examples, split)
-        columns = table.to_pydict()
-        truth = learning.truth(spec, columns)
-        known = learning.known(truth)
-        wanted = learning.taught(spec, truth) if split == "train" else known
-        kept = np.flatnonzero(wanted | ~known if unlabelled else wanted).tolist()
         self.learning, self.spec, self.pad = learning, spec, pad
-        self.keys: list[str] = [columns["key"][row] for row in kept]
-        self.truth: Truth = targets_at(truth, kept)
-        texts = [columns[name] for name in spec.fields]
-        self.items = [Item(tuple(column[row] for column in texts)) for row in kept]
+        self.keys, self.items, self.truth = learned_items(examples, split, learning, spec, unlabelled)
         self._take(read(self.items) if self.items else [])
 
     def _take(self, encoded: Sequence[Sequence[ReadWindow]]) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from cluster.store.artifact import Artifact
 from jobs.contracts.learning import Learning, Truth, targets_at
-from jobs.data.training_rows import read_examples
 from jobs.tasks import learning_of
+from jobs.tasks.learned_items import learned_items
 from serve.tasks.protocol import Item, Task
 
 if TYPE_CHECKING:
@@ -38,14 +38,7 @@ class BagRows:
     @classmethod
     def read(cls, examples: Artifact, split: str, spec: Task, unlabelled: bool = False) -> "BagRows":
         """Those that are trained on or judged by; ones without a target only where asked for."""
-        columns, learning = read_examples(examples, split).to_pydict(), learning_of(spec.kind)
-        truth = learning.truth(spec, columns)
-        known = learning.known(truth)
-        wanted = learning.taught(spec, truth) if split == "train" else known
-        kept = np.flatnonzero(wanted | ~known if unlabelled else wanted).tolist()
-        texts = [columns[name] for name in spec.fields]
-        items = [Item(tuple(column[row] for column in texts)) for row in kept]
-        return cls(spec, [columns["key"][row] for row in kept], items, targets_at(truth, kept))
+        return cls(spec, *learned_items(examples, split, learning_of(spec.kind), spec, unlabelled))
 
     def __len__(self) -> int:
         return len(self.items)
